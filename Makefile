@@ -1,0 +1,75 @@
+# `make run` starts the server, `make test` checks everything a change needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+help:          ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.run: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.run    ## the server and the admin command in .venv
+
+run: install   ## start the server on the embedded default
+	$(BIN)/ankisyncd
+
+test: $(VENV)/.dev       ## lint, types, import rules and the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+test-clients: $(VENV)/.dev clients   ## the scenarios with older Anki clients beside the newest
+	$(BIN)/python -m pytest -m clients
+
+test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older Anki clients
+	$(BIN)/python -m pytest -m "slow or clients" --ignore=tests/terraform --ignore=tests/docker
+
+# The scenarios again, with three servers on one store: in turn, drawn at random, and without a table.
+test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three servers that share one store
+	for servers in cloud cloud-random cloud-s3; do \
+	  $(BIN)/python -m pytest tests/conformance --server=$$servers -m "not slow and not clients and not bench and not one_server" || exit 1; \
+	done
+
+bench-cloud: $(VENV)/.dev     ## time of syncs and throughput with the latencies of AWS
+	$(BIN)/python -m tests.bench.cloud
+
+# Clients of other times need libraries of their own: an environment for each, from pinned versions.
+clients: $(VENV)/.dev
+	$(BIN)/python -m tests.conformance.environments
+
+bench: $(VENV)/.dev      ## this server beside the official one, and which goals are reached (half an hour)
+	$(BIN)/python -m tests.bench.ankibench --official --ours --cache .cache/bench --json .cache/bench.json
+
+# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out.
+INFRA := .venv-infra/.made .venv-checkov/.made
+
+.venv-%/.made: requirements-%.lock
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --require-hashes -r requirements-$*.lock
+	@touch $@
+
+test-infra: $(VENV)/.dev $(INFRA)    ## Terraform, the image and the proxies, all on this machine
+	$(BIN)/python -m pytest tests/terraform tests/docker -m "slow or not slow"
+
+lock:          ## resolve the dependencies again (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements.lock
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -c requirements.lock -o requirements-dev.lock
+	uv pip compile --group infra --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-infra.lock
+	uv pip compile --group checkov --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-checkov.lock
+
+clean:         ## remove what make made
+	rm -rf $(VENV) .venv-infra .venv-checkov .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help install run test bench test-clients test-all test-cloud bench-cloud clients test-infra lock clean

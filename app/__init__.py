@@ -1,0 +1,1 @@
+"""Speaks HTTP and the Anki protocol; knows no bucket, table or SDK."""

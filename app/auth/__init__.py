@@ -1,0 +1,1 @@
+"""Who a request belongs to: users, passwords and host keys."""

@@ -1,0 +1,118 @@
+"""Password hashes: makes argon2id, verifies argon2id and PBKDF2, a bounded number at a time.
+
+Refuses to know users. Hashes are PHC strings; nothing here logs or repeats a password.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import threading
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import argon2
+
+from app.errors import ServiceUnavailable
+from storage.types import Offload
+
+DUMMY_ARGON2 = (
+    "$argon2id$v=19$m=32768,t=3,p=1$YW5raXN5bmNkIG5vYm9keQ$bm9ib2R5J3MgcGFzc3dvcmQsIG5vdCBhIGhhc2g0MzI"
+)
+"""Verified where there is no hash to verify, at the same cost; no password has it."""
+
+_HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
+"""About 55 ms of one core and 32 MiB; immutable."""
+
+T = TypeVar("T")
+
+_PBKDF2_DIGESTS = {"pbkdf2": "sha1", "pbkdf2-sha256": "sha256", "pbkdf2-sha512": "sha512"}
+_MAX_ITERATIONS = 10_000_000
+
+
+class Passwords:
+    """Hashes and verifies off the event loop; more than `at_once` callers wait their turn."""
+
+    def __init__(
+        self,
+        offload: Offload[Any],
+        *,
+        at_once: int = 2,
+        wait_s: float = 10,
+        verify: Callable[[str, str], bool] | None = None,
+    ) -> None:
+        self._offload, self._wait_s = offload, wait_s
+        self._verify = verify or verify_hash
+        self._turns = threading.BoundedSemaphore(at_once)
+
+    def hash(self, password: str) -> str:
+        """A new argon2id hash, salted."""
+        return self._in_turn(lambda: _HASHER.hash(normal_password(password)))
+
+    def verify(self, password: str, hashes: Sequence[str]) -> tuple[bool, ...]:
+        """Which of `hashes` the password has; all are tried, whatever the first ones say."""
+        return self._in_turn(lambda: tuple(self._verify(text, password) for text in hashes))
+
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        if not self._turns.acquire(timeout=self._wait_s):
+            raise ServiceUnavailable("too many logins at once")
+        try:
+            answer: T = self._offload(work)
+            return answer
+        finally:
+            self._turns.release()
+
+
+def normal_password(password: str) -> str:
+    """Passwords are compared in one normal form (RFC 8265), like names."""
+    return unicodedata.normalize("NFC", password)
+
+
+def verify_hash(text: str, password: str) -> bool:
+    """Whether `password` has the PHC hash `text`. Raises: ValueError when that is none we know."""
+    if text.startswith("$argon2id$"):
+        try:
+            return _HASHER.verify(text, normal_password(password))
+        except argon2.exceptions.VerificationError:
+            return False
+    digest, iterations, salt, expected = _read_pbkdf2(text)
+    # As typed: the hash was made elsewhere, from a text that was not normalised.
+    found = hashlib.pbkdf2_hmac(digest, password.encode(), salt, iterations, len(expected))
+    return hmac.compare_digest(found, expected)
+
+
+def check_hash(text: str) -> None:
+    """Raises: ValueError when `text` is no hash that `verify_hash` knows; never repeats it."""
+    if text.startswith("$argon2id$"):
+        try:
+            argon2.extract_parameters(text)
+        except argon2.exceptions.InvalidHashError:
+            raise ValueError("not a valid argon2id hash") from None
+    else:
+        _read_pbkdf2(text)
+
+
+def _read_pbkdf2(text: str) -> tuple[str, int, bytes, bytes]:
+    """`$pbkdf2-sha256$i=600000,l=32$salt$hash`: digest, iterations, salt, hash.
+
+    Source: the official server's manual ("hashed passwords") and the PHC string format.
+    """
+    fields = text.split("$")
+    if len(fields) != 5 or fields[0] or fields[1] not in _PBKDF2_DIGESTS:
+        raise ValueError("not a $pbkdf2-sha256$ or $argon2id$ hash")
+    try:
+        given = dict(part.split("=", 1) for part in fields[2].split(","))
+        iterations, salt, expected = int(given["i"]), _from_base64(fields[3]), _from_base64(fields[4])
+        length = int(given.get("l", len(expected)))
+    except (KeyError, ValueError):
+        raise ValueError("not a valid PBKDF2 hash") from None
+    if length != len(expected) or length < 10 or not 1 <= iterations <= _MAX_ITERATIONS:
+        raise ValueError("not a valid PBKDF2 hash")
+    return _PBKDF2_DIGESTS[fields[1]], iterations, salt, expected
+
+
+def _from_base64(text: str) -> bytes:
+    """PHC's base64 has no padding."""
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

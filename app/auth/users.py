@@ -1,0 +1,61 @@
+"""The port of the user directory: who may log in, and whether a login still stands.
+
+Refuses to hand out keys (`app.auth.authenticator`) and to count attempts (`app.auth.attempts`).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Protocol
+
+from storage.types import UserId
+
+NAME_LENGTH = 128
+
+
+class Identity:
+    """Who a password belonged to, and what that login rests on.
+
+    `proof` is the directory's own: whatever it needs to say later whether the login still stands
+    (a stamp of the password, a refresh token). It is stored only sealed under the host key.
+    """
+
+    __slots__ = ("proof", "user")
+
+    def __init__(self, user: UserId, proof: bytes) -> None:
+        self.user, self.proof = user, proof
+
+    def __repr__(self) -> str:
+        return f"Identity({self.user})"
+
+
+class UserDirectory(Protocol):
+    """Both methods raise ServiceUnavailable when the directory is away; a wrong password never does."""
+
+    recheck_after_ms: int
+    """How long a login that `confirm` found good may go on unasked; 0: asked at every request."""
+
+    outage_grace_ms: int
+    """How long after the last good answer keys go on working while the directory is away."""
+
+    def verify(self, username: str, password: str) -> Identity:
+        """Check a password; an unknown name costs the same time. Raises: AuthError."""
+
+    def confirm(self, identity: Identity) -> Identity | None:
+        """The identity with its proof as it now is; None once user or password are no longer good."""
+
+
+def normal_name(name: str) -> str:
+    """One spelling of a name: two keyboards may compose the same letter differently."""
+    return unicodedata.normalize("NFC", name)
+
+
+def fault_of_name(name: str) -> str | None:
+    """Why a new user may not be called so; None where it may."""
+    if not name or len(name) > NAME_LENGTH:
+        return f"a user name has 1 to {NAME_LENGTH} characters"
+    if name != name.strip():
+        return "a user name neither begins nor ends with a space"
+    if any(unicodedata.category(char).startswith("C") for char in name):
+        return "a user name has no control characters"
+    return None

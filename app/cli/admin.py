@@ -1,0 +1,202 @@
+"""`ankisyncctl`: users, host keys and the upkeep of the store; works beside a running server.
+
+Refuses passwords as arguments: other users of the machine could read them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from app.auth.environment import environment_id
+from app.auth.hostkeys import KeyRecord
+from app.auth.local import ListedUser
+from app.cli import store
+from app.cli.context import Admin
+from app.cli.importing import import_official
+from app.cli.init import init
+from app.cli.output import Row, show
+from app.config import Settings, SettingsError
+from app.errors import AppError
+from storage.errors import StorageError
+from storage.types import UserId
+
+_USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
+_KEY_COLUMNS = ("id", "user", "client", "created_ms", "used_ms")
+
+password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+
+
+class AdminGroup(click.Group):
+    """Turns errors that are raised on purpose into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Exit code 1: it could not be done; 2: asked for wrongly."""
+        try:
+            return super().invoke(ctx)
+        except SettingsError as exc:
+            raise click.UsageError(str(exc)) from exc
+        except (AppError, StorageError) as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+@click.group(cls=AdminGroup)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Look after an ankisyncd server. It reads the same settings as the server."""
+    ctx.obj = Admin(Settings.from_env(os.environ))
+
+
+@cli.group()
+def user() -> None:
+    """Who may log in."""
+
+
+@user.command("add")
+@click.argument("name")
+@password_stdin
+@click.option("--from-environment", is_flag=True, help="Take over the data of the SYNC_USERn of that name.")
+@click.option("--id", "user_id", help="Take over the data that a removed user left under this id.")
+@click.pass_obj
+def add_user(
+    admin: Admin, name: str, user_id: str | None, *, password_stdin: bool, from_environment: bool
+) -> None:
+    """Make the user NAME; no restart is needed."""
+    if from_environment and user_id:
+        raise click.UsageError("--from-environment and --id exclude each other")
+    if from_environment:
+        user_id = environment_id(name)
+    added = admin.users.add(
+        name, read_password(from_stdin=password_stdin), user=None if user_id is None else UserId(user_id)
+    )
+    click.echo(f"Added {added.name} ({added.id}).")
+
+
+@user.command("passwd")
+@click.argument("name")
+@password_stdin
+@click.pass_obj
+def change_password(admin: Admin, name: str, *, password_stdin: bool) -> None:
+    """Give NAME another password; all devices have to log in again."""
+    admin.find_user(name)
+    admin.users.change_password(name, read_password(from_stdin=password_stdin))
+    click.echo(f"Changed the password of {name}; its host keys are revoked.")
+
+
+@user.command("list")
+@store.as_json
+@click.pass_obj
+def list_users(admin: Admin, *, as_json: bool) -> None:
+    """All users, those of SYNC_USERn too."""
+    keys: dict[UserId, int] = {}
+    for record in admin.keys.list():
+        keys[record.user] = keys.get(record.user, 0) + 1
+    rows = [user_row(listed, keys.get(listed.id, 0)) for listed in admin.users.list()]
+    show(rows, _USER_COLUMNS, as_json=as_json)
+    for name in admin.users.shadowed():
+        click.echo(f"{name} is a SYNC_USERn too; the password there does nothing.", err=True)
+
+
+@user.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--delete-data", is_flag=True, help="Also delete collection and media, with all history.")
+@click.pass_obj
+def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> None:
+    """Remove NAME and its host keys; without --delete-data the data stays under the user's id."""
+    found = admin.find_user(name)
+    if not yes:
+        what = "delete all its data for good" if delete_data else "log out all its devices"
+        click.confirm(f"Remove {found.name} and {what}?", abort=True)
+    admin.users.remove(name)
+    if not delete_data:
+        click.echo(f"Removed {found.name}. Its data is kept under the id {found.id}.")
+        return
+    with admin.stores() as stores:
+        store.erase_data(stores, found.id)
+    click.echo(f"Removed {found.name} and deleted its data.")
+
+
+user.add_command(store.erase)
+for command in (store.status, store.doctor, store.maintain, import_official, init):
+    cli.add_command(command)
+
+
+@cli.group()
+def key() -> None:
+    """Host keys: one for each device that has logged in."""
+
+
+@key.command("list")
+@click.argument("name", required=False)
+@store.as_json
+@click.pass_obj
+def list_keys(admin: Admin, name: str | None, *, as_json: bool) -> None:
+    """The keys of the user NAME, or of all."""
+    chosen = admin.find_user(name).id if name else None
+    names = admin.names()
+    show([key_row(record, names) for record in admin.keys.list(chosen)], _KEY_COLUMNS, as_json=as_json)
+
+
+@key.command("revoke")
+@click.argument("key_id", required=False)
+@click.option("--user", "name", help="All keys of this user.")
+@click.pass_obj
+def revoke_keys(admin: Admin, key_id: str | None, name: str | None) -> None:
+    """Revoke the key KEY_ID, as `key list` shows it; the device has to log in again."""
+    if (key_id is None) == (name is None):
+        raise click.UsageError("give either KEY_ID or --user")
+    if name is not None:
+        count = admin.keys.revoke_all(admin.find_user(name).id)
+        click.echo(f"Revoked {count} keys of {name}.")
+        return
+    records = list(keys_named(admin, key_id or ""))
+    if len(records) != 1:
+        raise click.ClickException(f"{len(records) or 'no'} keys have the id {key_id!r}")
+    admin.keys.revoke(records[0].hash)
+    click.echo(f"Revoked the key {key_id}.")
+
+
+def read_password(*, from_stdin: bool) -> str:
+    """From the terminal, twice, or the first line of standard input."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return answer
+
+
+def keys_named(admin: Admin, key_id: str) -> Iterator[KeyRecord]:
+    """The keys with this id: one, unless ids collide."""
+    return (record for record in admin.keys.list() if record.id == key_id)
+
+
+def user_row(listed: ListedUser, keys: int) -> Row:
+    """One line of `user list`."""
+    return {
+        "name": listed.name,
+        "id": listed.id,
+        "source": listed.source,
+        "keys": keys,
+        "created_ms": listed.created_ms,
+        "changed_ms": listed.changed_ms,
+    }
+
+
+def key_row(record: KeyRecord, names: dict[UserId, str]) -> Row:
+    """One line of `key list`; a user that is gone is shown by its id."""
+    return {
+        "id": record.id,
+        "user": names.get(record.user, record.user),
+        "client": record.client,
+        "created_ms": record.created_ms,
+        "used_ms": record.used_ms,
+    }
+
+
+def main() -> None:
+    """The console command."""
+    cli(prog_name="ankisyncctl")

@@ -1,0 +1,43 @@
+"""What a command works with: the settings, the accounts, and the stores for those that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from app.auth.local import ListedUser
+from app.config import Settings
+from app.main import Stores, build_accounts, build_cloud, build_stores, now_ms
+from storage.types import UserId, run_here
+
+
+class Admin:
+    """One run of `ankisyncctl`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._cloud = build_cloud(settings)
+        accounts = build_accounts(settings, self._cloud, offload=run_here, clock_ms=now_ms)
+        self.users, self.keys = accounts.users, accounts.keys
+
+    @contextmanager
+    def stores(self) -> Iterator[Stores]:
+        """The stores, beside those of running workers; closed at the end."""
+        stores = build_stores(self.settings, self._cloud, offload=run_here, clock_ms=now_ms)
+        try:
+            yield stores
+        finally:
+            stores.close()
+
+    def find_user(self, name: str) -> ListedUser:
+        """The user called `name`, or an end with a clear line."""
+        found = self.users.find(name)
+        if found is None:
+            raise click.ClickException(f"there is no user {name!r}")
+        return found
+
+    def names(self) -> dict[UserId, str]:
+        """The name of each user."""
+        return {listed.id: listed.name for listed in self.users.list()}

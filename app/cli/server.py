@@ -1,0 +1,217 @@
+"""`ankisyncd`: checks the settings and the place it runs in, says where it listens, and serves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gunicorn.app.base import BaseApplication
+
+from app.auth.environment import EnvironmentUsers
+from app.config import Settings, SettingsError
+from app.http.accesslog import configure_logging
+from app.http.worker import SyncWorker, server_log
+
+_KEEPALIVE_S = 310
+"""Longer than the idle time of the proxy in front (300 s in terraform/ and docker/): a connection that we
+close while the proxy sends a request on it becomes a 502."""
+
+_CHECK_S = 60
+_STOP_S = 60
+_HANG_S = 120
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, set up by our settings alone; `build` makes each worker's `app.main.Process`."""
+
+    process: Any
+
+    def __init__(self, options: Mapping[str, Any], build: Callable[[], Any]) -> None:
+        self._options = options
+        self._build = build
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand our options to gunicorn."""
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Make the WSGI application; called after the fork."""
+        self.process = self._build()
+        gevent.spawn(self.process.keep_house)
+        return self.process.app
+
+
+def options_of(settings: Settings) -> dict[str, Any]:
+    """Gunicorn's options."""
+    log_stream = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
+    lines = configure_logging(settings.log_format, settings.log_level, log_stream)
+    shared_memory = Path("/dev/shm")  # noqa: S108 - heartbeat files, which must not wait for a disk
+    return {
+        "bind": f"{_bracketed(settings.host)}:{settings.port}",
+        "workers": settings.workers or len(os.sched_getaffinity(0)),
+        "worker_class": SyncWorker,
+        "logger_class": server_log(lines),
+        "keepalive": _KEEPALIVE_S,
+        "graceful_timeout": _STOP_S,
+        "timeout": _HANG_S,
+        "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
+        "control_socket_disable": True,
+        "limit_request_field_size": 16 * 1024,
+        "proc_name": "ankisyncd",
+        # We look at no header that a proxy sets for gunicorn; so it need not look who the proxy is.
+        "forwarded_allow_ips": "*",
+        "forwarder_headers": "",
+        "secure_scheme_headers": {},
+        "post_worker_init": _started,
+        "worker_exit": _ended,
+    }
+
+
+def _started(worker: SyncWorker) -> None:
+    if worker.age == 1 and not worker.app.process.has_users():
+        worker.log.warning("there is no user yet; make one with ankisyncctl user add NAME, or set SYNC_USER1")
+
+
+def _ended(_arbiter: Any, worker: SyncWorker) -> None:
+    process = getattr(worker.app, "process", None)
+    if process is not None:  # it is missing where the worker failed to start
+        process.close()
+
+
+def main() -> None:
+    """Start the server; returns when it was told to stop."""
+    if len(sys.argv) > 1:
+        print(
+            "ankisyncd takes no arguments: its settings are environment variables, see README.md",
+            file=sys.stderr,
+        )
+        sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
+    try:
+        settings = Settings.from_env(os.environ)
+        prepare(settings)
+    except (SettingsError, StartError) as exc:
+        print(exc, file=sys.stderr)
+        sys.exit(2)
+    print(greeting(settings), flush=True)
+    Server(options_of(settings), lambda: _build(settings)).run()
+
+
+def _build(settings: Settings) -> Any:
+    from app.main import build_process  # noqa: PLC0415 - in the worker: after the fork and the monkey patch
+
+    return build_process(settings)
+
+
+class StartError(Exception):
+    """The settings are well-formed, but the server cannot run with them here."""
+
+
+def prepare(settings: Settings) -> None:
+    """Make the data folder and see whether it and the port can be used.
+
+    Raises: StartError, with all faults.
+    """
+    faults = [
+        *_password_faults(settings),
+        *_folder_faults(settings),
+        *_port_faults(settings.host, settings.port),
+        *_cloud_faults(settings),
+    ]
+    if faults:
+        raise StartError("\n".join(["The server cannot start:", *(f"  {fault}" for fault in faults)]))
+
+
+def _password_faults(settings: Settings) -> list[str]:
+    """A hash that cannot be used is found here, and not by a worker that then dies."""
+    credentials = [(user.name, user.password) for user in settings.fixed_users]
+    try:
+        EnvironmentUsers(credentials, hashed=settings.passwords_hashed)
+    except ValueError as exc:
+        return [str(exc)]
+    return []
+
+
+def _folder_faults(settings: Settings) -> list[str]:
+    chosen = {settings.cache_dir: "the folder of local copies {}", settings.data_root: "the data folder {}"}
+    names = {settings.cache_dir: "ANKISYNCD_CACHE_DIR", settings.data_root: "ANKISYNCD_DATA_ROOT"}
+    if settings.cloud is not None and settings.cache_dir != settings.data_root:
+        del chosen[settings.data_root]  # nothing is kept there
+    faults = []
+    for folder, what in chosen.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as exc:
+            hint = f"{names[folder]} chooses another"
+            faults.append(f"{what.format(folder)} cannot be written: {exc.strerror} ({hint})")
+    return faults
+
+
+def _cloud_faults(settings: Settings) -> list[str]:
+    """Bucket, table and user pool, looked at by another process: see `app.cli.cloudcheck`."""
+    if settings.cloud is None and settings.cognito is None:
+        return []
+    check = [sys.executable, "-m", "app.cli.cloudcheck"]
+    try:
+        done = subprocess.run(check, check=False, capture_output=True, text=True, timeout=_CHECK_S)
+    except subprocess.TimeoutExpired:
+        return [f"the cloud services did not answer in {_CHECK_S} seconds"]
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        return [f"the cloud services could not be looked at: {lines[-1]}"]
+    return done.stdout.splitlines()
+
+
+def _port_faults(host: str, port: int) -> list[str]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+            return [f"port {port} of {host} cannot be used: {reason} (ANKISYNCD_PORT chooses another)"]
+    return []
+
+
+def greeting(settings: Settings) -> str:
+    """What the operator needs to know first."""
+    lines = [
+        f"ankisyncd keeps its data in {settings.place}",
+        f"In Anki, enter this as the self-hosted sync server: http://{_reachable(settings.host)}:{settings.port}/",
+    ]
+    if settings.cognito is not None:
+        lines.append(f"Users are those of the Cognito user pool {settings.cognito.pool.pool_id}")
+    elif settings.cloud is None:
+        lines.append("To make a user: ankisyncctl user add NAME")
+    return "\n".join(lines)
+
+
+def _reachable(host: str) -> str:
+    """An address that other machines can use, where the server listens on all."""
+    if host not in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return _bracketed(host)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks which of our addresses leads out
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Commands about what is kept: status, doctor, maintain, and deleting a user's data."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from app.cli.context import Admin
+from app.cli.output import Row, show
+from app.examination import Examination, Finding
+from app.main import Stores
+from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
+
+_STATUS_COLUMNS = (
+    "name", "id", "notes", "cards", "media_files", "media_bytes", "stored_bytes",
+    "changed_ms", "syncing_since_ms",
+)  # fmt: skip
+_DOCTOR_COLUMNS = ("user", "database", "version", "stored_bytes", "fault")
+
+as_json = click.option("--json", "as_json", is_flag=True, help="As JSON; times in milliseconds.")
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def status(admin: Admin, *, as_json: bool) -> None:
+    """Who keeps how much, when it last changed, and who is syncing."""
+    names = admin.names()
+    with admin.stores() as stores:
+        kept = {database.user for database in stores.heads.list()}
+        rows = [_status_row(stores, user, names.get(user, "-")) for user in names | dict.fromkeys(kept)]
+    if not as_json:
+        click.echo(f"Kept in {admin.settings.place}", err=True)
+    show(sorted(rows, key=lambda row: str(row["name"])), _STATUS_COLUMNS, as_json=as_json)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--read-media", is_flag=True, help="Also read every media file and compare its hash.")
+@as_json
+@click.pass_obj
+def doctor(admin: Admin, name: str | None, *, read_media: bool, as_json: bool) -> None:
+    """Examine everything stored of the user NAME, or of all; exit code 1 where something is wrong."""
+    names = admin.names()
+    chosen = admin.find_user(name).id if name else None
+    with admin.stores() as stores:
+        examination = Examination(stores.databases, stores.blobs, run_here)
+        findings = [
+            examination.examine(database, read_media=read_media)
+            for database in list(stores.heads.list(chosen))
+        ]
+    rows = [row for finding in findings for row in _finding_rows(finding, names)]
+    show(rows, _DOCTOR_COLUMNS, as_json=as_json)
+    if any(finding.faults for finding in findings):
+        sys.exit(1)
+
+
+@click.command()
+@click.pass_obj
+def maintain(admin: Admin) -> None:
+    """Compact what has grown long and delete what nothing needs; the server does so once a day."""
+    with admin.stores() as stores:
+        summary = stores.upkeep.run()
+    click.echo(
+        f"{summary.databases} databases, {summary.compacted} compacted; "
+        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes."
+    )
+    if summary.failed:
+        raise click.ClickException(f"{summary.failed} databases could not be done; see doctor")
+
+
+@click.command("erase")
+@click.argument("user_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
+    """Delete the data that a removed user left under USER_ID, with its whole history."""
+    user = UserId(user_id)
+    if user in admin.names():
+        raise click.ClickException(f"{user_id} is the user {admin.names()[user]!r}: remove it first")
+    with admin.stores() as stores:
+        if not list(stores.heads.list(user)):
+            raise click.ClickException(f"nothing is kept under the id {user_id!r}")
+        if not yes:
+            click.confirm(f"Delete all data of {user_id} for good?", abort=True)
+        erase_data(stores, user)
+    click.echo(f"Deleted the data of {user_id}.")
+
+
+def erase_data(stores: Stores, user: UserId) -> None:
+    """Forget both databases of a user; the media contents go with the next `maintain`."""
+    for kind in DatabaseKind:
+        stores.databases.erase(DatabaseId(user, kind))
+
+
+def _status_row(stores: Stores, user: UserId, name: str) -> Row:
+    collection = stores.databases.head(DatabaseId(user, DatabaseKind.COLLECTION))
+    media = stores.databases.head(DatabaseId(user, DatabaseKind.MEDIA))
+    entries = (*collection.chain, *media.chain)
+    return {
+        "name": name,
+        "id": user,
+        "notes": collection.stamps.get("notes", 0),
+        "cards": collection.stamps.get("cards", 0),
+        "media_files": media.stamps.get("count", 0),
+        "media_bytes": media.stamps.get("bytes", 0),
+        "stored_bytes": sum(entry.size_bytes for entry in entries),
+        "changed_ms": max((entry.time_ms for entry in entries), default=None),
+        "syncing_since_ms": _started(collection),
+    }
+
+
+def _started(head: Head) -> int | None:
+    return head.session.started_ms if head.session else None
+
+
+def _finding_rows(finding: Finding, names: dict[UserId, str]) -> list[Row]:
+    return [
+        {
+            "user": names.get(finding.database.user, finding.database.user),
+            "database": finding.database.kind.value,
+            "version": finding.version,
+            "stored_bytes": finding.stored_bytes,
+            "fault": fault,
+        }
+        for fault in finding.faults or (None,)
+    ]

@@ -1,0 +1,231 @@
+"""What `app.main` puts in place of the local backends: AWS, or services that speak its protocols.
+
+Clients are made here and nowhere else, in the process that uses them: after the fork, and after
+gevent's patches. Endpoints and credentials are found by the SDK (`AWS_ENDPOINT_URL_S3`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Final, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.auth import s3 as keys_s3
+from app.auth.attempts import Limits as LoginLimits
+from app.auth.cognito import CognitoDirectory
+from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoHostKeys, DynamoLoginAttempts, DynamoTable
+from app.auth.hostkeys import HostKeys
+from app.config import CloudSettings, CognitoSettings, Heads, Settings
+from storage.heads import dynamodb as heads_dynamodb
+from storage.heads.base import HeadStore
+from storage.heads.dynamodb import DynamoHeadStore
+from storage.heads.s3 import S3HeadStore
+from storage.objects import s3 as objects_s3
+from storage.objects.s3 import S3ObjectStore
+from storage.types import Offload
+
+_CONNECTIONS: Final = 64
+"""Of one process to one service. Requests beyond that are served on connections that are then closed."""
+_PARALLEL: Final = 32
+"""Requests to the bucket at once, of those that one request of a client splits into several."""
+_DAY_S: Final = 24 * 3600
+_ABORT_AFTER_DAYS: Final = 7
+
+CLOUD_ERRORS: Final = (ClientError, BotoCoreError, ValueError)
+"""What the SDK raises: answers of a service, no answer, and settings that it cannot use."""
+
+T = TypeVar("T")
+
+
+class Cloud:
+    """The clients and backends of one process; each client is made when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session = boto3.Session(region_name=settings.region)
+        self._made: dict[str, Any] = {}
+        self._pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="gather")
+
+    @property
+    def place(self) -> CloudSettings:
+        """The bucket and the table."""
+        assert self._settings.cloud is not None
+        return self._settings.cloud
+
+    @property
+    def s3(self) -> Any:
+        """The client of the bucket; buckets are part of the path where the endpoint is not AWS's own."""
+        if "s3" not in self._made:
+            config = objects_s3.client_config(_CONNECTIONS)
+            client = self._session.client("s3", config=config)
+            if "amazonaws.com" not in client.meta.endpoint_url:
+                by_path = config.merge(Config(s3={"addressing_style": "path"}))
+                client = self._session.client("s3", config=by_path)
+            self._made["s3"] = client
+        return self._made["s3"]
+
+    @property
+    def dynamodb(self) -> Any:
+        """The client of the table."""
+        if "dynamodb" not in self._made:
+            config = heads_dynamodb.client_config(_CONNECTIONS)
+            self._made["dynamodb"] = self._session.client("dynamodb", config=config)
+        return self._made["dynamodb"]
+
+    def objects(self, offload: Offload[Any]) -> S3ObjectStore:
+        """Databases and media."""
+        place = self.place
+        return S3ObjectStore(self.s3, place.bucket, place.prefix, offload=offload, parallel=_PARALLEL)
+
+    def heads(self) -> HeadStore:
+        """The head records."""
+        place = self.place
+        if place.heads is Heads.S3:
+            return S3HeadStore(self.s3, place.bucket, place.prefix)
+        return DynamoHeadStore(self.dynamodb, place.table)
+
+    def host_keys(self, clock_ms: Callable[[], int]) -> HostKeys:
+        """Beside the head records."""
+        place = self.place
+        if place.heads is Heads.S3:
+            return keys_s3.S3HostKeys(self.s3, place.bucket, place.prefix, clock_ms, idle_ms=IDLE_MS)
+        return DynamoHostKeys(DynamoTable(self.dynamodb, place.table), clock_ms)
+
+    def login_attempts(self, clock_ms: Callable[[], int]) -> DynamoLoginAttempts | None:
+        """None where there is no table to count in."""
+        if self.place.heads is Heads.S3:
+            return None
+        table = DynamoTable(self.dynamodb, self.place.table)
+        return DynamoLoginAttempts(table, clock_ms, LoginLimits())
+
+    def directory(self, cognito: CognitoSettings) -> CognitoDirectory:
+        """The user pool."""
+        config = Config(
+            max_pool_connections=_CONNECTIONS,
+            connect_timeout=3,
+            read_timeout=5,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            tcp_keepalive=True,
+        )
+        client = self._session.client("cognito-idp", region_name=cognito.region, config=config)
+        return CognitoDirectory(client, cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000)
+
+    def gather(self, calls: Sequence[Callable[[], T]], /) -> list[T]:
+        """Run calls at once, and give their results in order."""
+        asked = [self._pool.submit(call) for call in calls]
+        wait(asked)
+        return [answer.result() for answer in asked]
+
+
+def find_faults(settings: Settings) -> list[str]:
+    """What is missing in the cloud for a server with these settings to work; reads, and writes nothing."""
+    cloud = Cloud(settings)
+    checks: list[Callable[[], str | None]] = []
+    if settings.cloud is not None:
+        checks.append(lambda: _bucket_fault(cloud))
+        if settings.cloud.heads is Heads.DYNAMODB:
+            checks.append(lambda: _table_fault(cloud))
+    if settings.cognito is not None:
+        cognito = settings.cognito
+        checks.append(lambda: _pool_fault(cloud, cognito))
+    return [fault for fault in cloud.gather(checks) if fault]
+
+
+def make_stores(settings: Settings) -> Iterator[str]:
+    """Make bucket and table where they are missing, as Terraform does; says what was made.
+
+    For development and for S3-compatible stores. What exists is left as it is.
+    """
+    cloud = Cloud(settings)
+    if _missing(lambda: cloud.s3.head_bucket(Bucket=cloud.place.bucket)):
+        _make_bucket(cloud)
+        yield f"made the bucket {cloud.place.bucket}"
+    if cloud.place.heads is Heads.S3:
+        return
+    if _missing(lambda: cloud.dynamodb.describe_table(TableName=cloud.place.table)):
+        _make_table(cloud)
+        yield f"made the table {cloud.place.table}"
+
+
+def _make_bucket(cloud: Cloud) -> None:
+    """Private is what new buckets are; the lifecycle ends uploads and keys that nobody ends."""
+    client, bucket, prefix = cloud.s3, cloud.place.bucket, cloud.place.prefix
+    region = client.meta.region_name
+    where = {} if region in {"us-east-1", "aws-global"} else {"LocationConstraint": region}
+    client.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": where} if where else {}))
+    rules: list[dict[str, Any]] = [
+        {
+            "ID": "uploads-left-behind",
+            "Status": "Enabled",
+            "Filter": {"Prefix": prefix},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": _ABORT_AFTER_DAYS},
+        }
+    ]
+    if cloud.place.heads is Heads.S3:
+        rules.append(
+            {
+                "ID": "host-keys-not-used",
+                "Status": "Enabled",
+                "Filter": {"Prefix": prefix + keys_s3.FOLDER},
+                "Expiration": {"Days": IDLE_MS // 1000 // _DAY_S},
+            }
+        )
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+
+
+def _make_table(cloud: Cloud) -> None:
+    client, table = cloud.dynamodb, cloud.place.table
+    client.create_table(**heads_dynamodb.table_definition(table))
+    client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    ends = {"Enabled": True, "AttributeName": TTL_ATTRIBUTE}
+    client.update_time_to_live(TableName=table, TimeToLiveSpecification=ends)
+
+
+def _missing(look: Callable[[], Any]) -> bool:
+    try:
+        look()
+    except ClientError as exc:
+        if exc.response["Error"]["Code"] in {"404", "NoSuchBucket", "ResourceNotFoundException"}:
+            return True
+        raise
+    return False
+
+
+def _bucket_fault(cloud: Cloud) -> str | None:
+    bucket = cloud.place.bucket
+    try:
+        if _missing(lambda: cloud.s3.head_bucket(Bucket=bucket)):
+            return f"there is no bucket {bucket!r} (ANKISYNCD_S3_BUCKET); ankisyncctl init makes it"
+    except CLOUD_ERRORS as exc:
+        return f"the bucket {bucket!r} cannot be used: {exc} (ANKISYNCD_S3_BUCKET)"
+    return None
+
+
+def _table_fault(cloud: Cloud) -> str | None:
+    table = cloud.place.table
+    try:
+        found = cloud.dynamodb.describe_table(TableName=table)["Table"]
+    except CLOUD_ERRORS as exc:
+        if isinstance(exc, ClientError) and exc.response["Error"]["Code"] == "ResourceNotFoundException":
+            return f"there is no table {table!r} (ANKISYNCD_DYNAMODB_TABLE); ankisyncctl init makes it"
+        return f"the table {table!r} cannot be used: {exc} (ANKISYNCD_DYNAMODB_TABLE)"
+    wanted = heads_dynamodb.table_definition(table)
+    if found["KeySchema"] != wanted["KeySchema"]:
+        return f"the table {table!r} has another key than the string 'pk' (ANKISYNCD_DYNAMODB_TABLE)"
+    indexes = {index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ())}
+    if heads_dynamodb.LISTING_INDEX not in indexes:
+        return f"the table {table!r} has no index 'listing' (ANKISYNCD_DYNAMODB_TABLE)"
+    return None
+
+
+def _pool_fault(cloud: Cloud, cognito: CognitoSettings) -> str | None:
+    pool = cognito.pool.pool_id
+    try:
+        fault = cloud.directory(cognito).check()
+    except CLOUD_ERRORS as exc:
+        fault = str(exc)
+    return None if fault is None else f"the user pool {pool!r} cannot be used: {fault} (COGNITO_USER_POOL_ID)"

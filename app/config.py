@@ -1,0 +1,364 @@
+"""Settings of the server, read once from the environment. Nothing else reads it.
+
+Refuses to guess: every fault of every variable is named in one message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+MIB = 1024 * 1024
+
+
+class Backend(StrEnum):
+    """Where databases, media and head records are kept."""
+
+    LOCAL = "local"
+    AWS = "aws"
+
+
+class Heads(StrEnum):
+    """Where the head records are kept when the objects are in a bucket."""
+
+    DYNAMODB = "dynamodb"
+    S3 = "s3"
+
+
+class Auth(StrEnum):
+    """Who says whether a password is right."""
+
+    LOCAL = "local"
+    COGNITO = "cognito"
+
+
+class CognitoFlow(StrEnum):
+    """How passwords are checked: with the client id alone, or with the server's AWS credentials."""
+
+    USER = "USER_PASSWORD_AUTH"
+    ADMIN = "ADMIN_USER_PASSWORD_AUTH"
+
+
+class LogFormat(StrEnum):
+    """How a log line looks: for people, or one JSON object."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least severe line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class AddressSource(StrEnum):
+    """Where a client's address comes from; anything but the connection needs a proxy that sets it.
+
+    The names are those of the official server's SYNC_IP_HEADER.
+    """
+
+    CONNECTION = "ConnectInfo"
+    X_REAL_IP = "XRealIp"
+    RIGHTMOST_X_FORWARDED_FOR = "RightmostXForwardedFor"
+    CF_CONNECTING_IP = "CfConnectingIp"
+    TRUE_CLIENT_IP = "TrueClientIp"
+    FLY_CLIENT_IP = "FlyClientIp"
+
+
+@dataclass(frozen=True, slots=True)
+class FixedUser:
+    """A user named by SYNC_USERn instead of the user list."""
+
+    name: str
+    password: str = field(repr=False)
+    """In plain text, or a PHC hash where `Settings.passwords_hashed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSettings:
+    """Where the stores are when the backend is AWS, or an S3-compatible store."""
+
+    bucket: str
+    prefix: str
+    """Empty, or ends with `/`."""
+    heads: Heads
+    table: str
+    """Empty where heads are in the bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class CognitoPool:
+    """Which pool and app client.
+
+    The client must allow `flow` and ALLOW_REFRESH_TOKEN_AUTH and must not rotate refresh tokens; the
+    pool must not remember devices. How long refresh tokens are valid is how long a device stays
+    logged in.
+    """
+
+    pool_id: str
+    client_id: str
+    client_secret: str | None = field(repr=False)
+    flow: CognitoFlow = CognitoFlow.ADMIN
+
+
+@dataclass(frozen=True, slots=True)
+class CognitoSettings:
+    """The user pool, and how long a host key goes on without asking it."""
+
+    pool: CognitoPool
+    region: str | None
+    recheck_minutes: int
+    """0: asked at every request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator chose. Pure values: nothing is opened or looked up."""
+
+    host: str
+    port: int
+    data_root: Path
+    official_base: Path | None
+    """SYNC_BASE as given: where the official server kept its users' folders."""
+    workers: int | None
+    """Worker processes; None: one per core."""
+    log_level: LogLevel
+    log_format: LogFormat
+    fixed_users: tuple[FixedUser, ...]
+    passwords_hashed: bool
+    payload_mib: int
+    """MAX_SYNC_PAYLOAD_MEGS: a whole multipart body; unpacked payloads may have three times this."""
+    address_source: AddressSource
+    cache_dir: Path
+    """Local working copies and temporary files; nothing in it must be kept."""
+    cache_bytes: int | None
+    """Disk for cached databases; None: the storage's own default."""
+    cloud: CloudSettings | None
+    """None: everything is in `data_root`."""
+    cognito: CognitoSettings | None
+    """None: the local user list, or SYNC_USERn alone where the backend is AWS."""
+    region: str | None
+    """Of S3 and DynamoDB; None: as the SDK finds it."""
+
+    @property
+    def place(self) -> str:
+        """Where everything is kept, in words."""
+        if self.cloud is None:
+            return str(self.data_root)
+        table = f" and the DynamoDB table {self.cloud.table}" if self.cloud.table else ""
+        return f"s3://{self.cloud.bucket}/{self.cloud.prefix}{table}"
+
+    @property
+    def multipart_limit_bytes(self) -> int:
+        """Most bytes of one legacy request body, as it travels."""
+        return self.payload_mib * MIB
+
+    @property
+    def message_limit_bytes(self) -> int:
+        """A message, which unlike a file is held in memory, may have fewer bytes than this unpacked."""
+        return self.payload_mib * MIB
+
+    @property
+    def unpacked_limit_bytes(self) -> int:
+        """An unpacked file of this size or more is too large."""
+        return 3 * self.payload_mib * MIB
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read `env`; an empty value counts as not set.
+
+        Raises: SettingsError, with all faults.
+        """
+        read = _Reader(env)
+        base = read.text("SYNC_BASE")
+        data_root = _data_root(read.text("ANKISYNCD_DATA_ROOT"), base)
+        cache_dir = read.text("ANKISYNCD_CACHE_DIR")
+        region = read.text("AWS_REGION", "AWS_DEFAULT_REGION")
+        settings = cls(
+            host=read.text("ANKISYNCD_HOST", "SYNC_HOST") or "0.0.0.0",  # noqa: S104 - a server is for other machines
+            port=read.number("ANKISYNCD_PORT", "SYNC_PORT", least=1, most=65535) or 27702,
+            data_root=data_root,
+            official_base=Path(base).expanduser() if base else None,
+            workers=read.number("ANKISYNCD_WORKERS", least=1, most=256),
+            log_level=read.choice(LogLevel, LogLevel.INFO, "ANKISYNCD_LOG_LEVEL"),
+            log_format=read.choice(LogFormat, LogFormat.TEXT, "ANKISYNCD_LOG_FORMAT"),
+            fixed_users=read.fixed_users(),
+            passwords_hashed="PASSWORDS_HASHED" in env,
+            payload_mib=read.number("MAX_SYNC_PAYLOAD_MEGS", least=1, most=1024 * 1024) or 100,
+            address_source=read.choice(
+                AddressSource, AddressSource.CONNECTION, "ANKISYNCD_IP_HEADER", "SYNC_IP_HEADER"
+            ),
+            cache_dir=Path(cache_dir).expanduser() if cache_dir else data_root,
+            cache_bytes=read.number("ANKISYNCD_CACHE_BYTES", least=64 * MIB, most=1 << 50),
+            cloud=_cloud(read),
+            cognito=_cognito(read, region),
+            region=region,
+        )
+        read.refuse_unknown()
+        if read.faults:
+            raise SettingsError(read.faults)
+        return settings
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; the message has a line for each, and no value of a secret."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(["The settings cannot be used:", *(f"  {fault}" for fault in faults)]))
+        self.faults = tuple(faults)
+
+
+def _data_root(chosen: str | None, base: str | None) -> Path:
+    """`ankisyncd` inside SYNC_BASE leaves the official server's own files as they are."""
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(base).expanduser() / "ankisyncd" if base else Path("~/.ankisyncd").expanduser()
+
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]").fullmatch
+_TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}").fullmatch
+_PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*").fullmatch
+_POOL = re.compile(r"([A-Za-z0-9-]+)_[A-Za-z0-9]+").fullmatch
+_LONGEST_PREFIX = 256
+_CLOUD_ONLY = (
+    "ANKISYNCD_S3_BUCKET", "ANKISYNCD_S3_PREFIX", "ANKISYNCD_DYNAMODB_TABLE", "ANKISYNCD_HEADS",
+)  # fmt: skip
+_COGNITO_ONLY = ("ANKISYNCD_COGNITO_FLOW", "ANKISYNCD_RECHECK_MINUTES")
+
+
+def _cloud(read: _Reader) -> CloudSettings | None:
+    backend = read.choice(Backend, Backend.LOCAL, "ANKISYNCD_BACKEND")
+    if backend is not Backend.AWS:
+        read.refuse_without(_CLOUD_ONLY, "ANKISYNCD_BACKEND=aws")
+        return None
+    heads = read.choice(Heads, Heads.DYNAMODB, "ANKISYNCD_HEADS")
+    bucket = read.required("ANKISYNCD_S3_BUCKET", _BUCKET, "the name of a bucket")
+    prefix = (read.text("ANKISYNCD_S3_PREFIX") or "").strip("/")
+    if prefix and (not _PREFIX(prefix) or len(prefix) > _LONGEST_PREFIX):
+        read.faults.append("ANKISYNCD_S3_PREFIX must be parts of A-Z a-z 0-9 . _ - with / between them")
+    table = ""
+    if heads is Heads.DYNAMODB:
+        table = read.required("ANKISYNCD_DYNAMODB_TABLE", _TABLE, "the name of a table")
+    else:
+        read.refuse_without(("ANKISYNCD_DYNAMODB_TABLE",), "ANKISYNCD_HEADS=dynamodb")
+    return CloudSettings(bucket, f"{prefix}/" if prefix else "", heads, table)
+
+
+def _cognito(read: _Reader, region: str | None) -> CognitoSettings | None:
+    """The pool's own id tells its region, where nothing else does."""
+    pool_id = read.text("COGNITO_USER_POOL_ID")
+    auth = read.choice(Auth, Auth.COGNITO if pool_id else Auth.LOCAL, "ANKISYNCD_AUTH")
+    if auth is not Auth.COGNITO:
+        read.refuse_without(_COGNITO_ONLY, "ANKISYNCD_AUTH=cognito")
+        return None
+    pool_id = read.required("COGNITO_USER_POOL_ID", _POOL, "a user pool's id, like eu-central-1_AbCdEf")
+    client_id = read.required("COGNITO_CLIENT_ID", re.compile(r"\S+").fullmatch, "an app client's id")
+    flow = read.choice(CognitoFlow, CognitoFlow.ADMIN, "ANKISYNCD_COGNITO_FLOW")
+    minutes = read.number("ANKISYNCD_RECHECK_MINUTES", least=0, most=24 * 60)
+    found = _POOL(pool_id)
+    pool = CognitoPool(pool_id, client_id, read.text("COGNITO_CLIENT_SECRET"), flow)
+    return CognitoSettings(
+        pool,
+        read.text("COGNITO_REGION") or (found[1] if found else region),
+        5 if minutes is None else minutes,
+    )
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class _Reader:
+    """Takes values out of a mapping, remembers which names it knows, and gathers faults."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._known: set[str] = set()
+        self.faults: list[str] = []
+
+    def text(self, *names: str) -> str | None:
+        return self._find(names)[1]
+
+    def number(self, *names: str, least: int, most: int) -> int | None:
+        name, value = self._find(names)
+        if value is None:
+            return None
+        return self._convert(
+            name, value, lambda: _integer(value, least, most), f"a whole number from {least} to {most}"
+        )
+
+    def choice(self, kind: type[Choice], default: Choice, *names: str) -> Choice:
+        name, value = self._find(names)
+        if value is None:
+            return default
+        members = {member.value.lower(): member for member in kind}
+        wanted = "one of " + ", ".join(member.value for member in kind)
+        return self._convert(name, value, lambda: members[value.lower()], wanted) or default
+
+    def required(self, name: str, fits: Callable[[str], object], wanted: str) -> str:
+        """A value that must be there; empty, and a fault, where it is not."""
+        value = self.text(name)
+        if value is None:
+            self.faults.append(f"{name} is missing: {wanted}")
+        elif not fits(value):
+            self.faults.append(f"{name} must be {wanted}, not {value!r}")
+        return value or ""
+
+    def refuse_without(self, names: tuple[str, ...], needed: str) -> None:
+        """These would do nothing."""
+        self.faults += [f"{name} needs {needed}" for name in names if self.text(name)]
+
+    def fixed_users(self) -> tuple[FixedUser, ...]:
+        """SYNC_USER1, SYNC_USER2 ... up to the first that is not set, as the official server reads them."""
+        users: dict[str, FixedUser] = {}
+        number = 1
+        while (value := self._env.get(f"SYNC_USER{number}")) is not None:
+            name, colon, password = value.partition(":")
+            if not (name and colon and password):
+                self.faults.append(f"SYNC_USER{number} must be name:password")
+            elif name in users:
+                self.faults.append(f"SYNC_USER{number} names {name!r} a second time")
+            else:
+                users[name] = FixedUser(name, password)
+            number += 1
+        return tuple(users.values())
+
+    def refuse_unknown(self) -> None:
+        """A misspelt name would otherwise be a setting that silently does nothing."""
+        for name in sorted(self._env):
+            if name.startswith("ANKISYNCD_") and name not in self._known:
+                near = difflib.get_close_matches(name, self._known, 1)
+                self.faults.append(f"{name} is not a setting" + (f"; {near[0]} is" if near else ""))
+
+    def _find(self, names: tuple[str, ...]) -> tuple[str, str | None]:
+        """The first of `names` that is set, so the project's own name goes before the official one."""
+        self._known.update(names)
+        for name in names:
+            if value := self._env.get(name, "").strip():
+                return name, value
+        return names[0], None
+
+    def _convert(self, name: str, value: str, convert: Callable[[], T], wanted: str) -> T | None:
+        try:
+            return convert()
+        except (ValueError, KeyError):
+            self.faults.append(f"{name} must be {wanted}, not {value!r}")
+            return None
+
+
+T = TypeVar("T")
+
+
+def _integer(text: str, least: int, most: int) -> int:
+    number = int(text)
+    if not least <= number <= most:
+        raise ValueError
+    return number

@@ -1,0 +1,75 @@
+"""What can go wrong in the app, by meaning. No HTTP status is known here (see `app.http.errors`).
+
+AppError
+|-- ProtocolError            a request that cannot be read: framing, JSON, types, names, counts
+|   |-- UnknownMethod        there is no such sync method; the text lists those there are
+|   |-- NotApplicable        readable, but it cannot be merged; the sync it belongs to is over
+|   `-- PayloadTooLarge      more bytes than a request may have
+|-- AuthError                wrong name or password, or a host key that is unknown or revoked
+|   `-- LoginRefused         the password is right, but more is needed; the text tells the user what
+|-- RateLimited              too many wrong passwords; come back later
+|-- SessionConflict          no sync of this key is running: never begun, ended, or taken over
+|-- FileMissing              a media file was asked for that the user does not have
+|-- UnsupportedVersion       the client speaks a protocol version that is too old or too new
+`-- ServiceUnavailable       something outside (the identity provider) is away; try again later
+
+The storage raises its own tree, `storage.errors`; nothing is translated twice.
+"""
+
+from __future__ import annotations
+
+
+class AppError(Exception):
+    """Root of all errors that the app raises on purpose. Texts are for the log."""
+
+
+class ProtocolError(AppError):
+    """The client's request cannot be read."""
+
+
+class UnknownMethod(ProtocolError):
+    """The path names no method of the protocol."""
+
+
+class NotApplicable(ProtocolError):
+    """The request was read, but does not fit the user's data; a running sync ends with it."""
+
+
+class PayloadTooLarge(ProtocolError):
+    """The request has more bytes than the limit allows."""
+
+
+class AuthError(AppError):
+    """Wrong credentials. Clients forget their key on it, so never raise it for an outage."""
+
+
+class LoginRefused(AuthError):
+    """The password was right, and the login still cannot be; the text is for the user."""
+
+
+class RateLimited(AppError):
+    """Too many attempts; `retry_after_s` says when the next one is listened to."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SessionConflict(AppError):
+    """The sync that the request belongs to is not running (any more)."""
+
+
+class FileMissing(AppError):
+    """A media file that was asked for is not there."""
+
+
+class UnsupportedVersion(AppError):
+    """The client's protocol version is not spoken here."""
+
+
+class ServiceUnavailable(AppError):
+    """A service that the request needs is away; `retry_after_s` is a hint."""
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,1 @@
+"""Bytes to requests, results to bytes, errors to status codes."""

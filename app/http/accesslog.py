@@ -1,0 +1,153 @@
+"""One line per request: who did what with which client, how it ended, how long, how many bytes.
+
+Refuses bodies, passwords and host keys: a line is made of the named fields and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+
+from app.config import LogFormat, LogLevel
+
+_KEY = "ankisyncd.entry"
+_TEXT_LIMIT = 120
+_NAMES = {"gunicorn.error": "server"}
+"""Loggers whose own names would only puzzle: this one is the process's, errors or not."""
+
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
+
+
+class Entry(msgspec.Struct):
+    """What is known of one request; filled while it walks through the server."""
+
+    address: str = ""
+    method: str = ""
+    user: str = ""
+    client: str = ""
+    session: str = ""
+    status: int = 0
+    ms: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    reason: str = ""
+    """Why it was refused; for people who read the log."""
+
+
+def entry_of(environ: MutableMapping[str, Any]) -> Entry:
+    """The entry of this request, made when first asked for."""
+    entry: Entry | None = environ.get(_KEY)
+    if entry is None:
+        entry = environ[_KEY] = Entry()
+    return entry
+
+
+def level_of(status: int) -> int:
+    """Our faults are errors, refusals are warnings."""
+    if status >= 500:
+        return logging.ERROR
+    return logging.WARNING if status >= 400 else logging.INFO
+
+
+class LineFormatter:
+    """Turns entries and messages into lines of bytes, each with its newline."""
+
+    def __init__(self, style: LogFormat) -> None:
+        self._format = _json if style is LogFormat.JSON else _text
+
+    def request(self, entry: Entry, now_s: float) -> bytes:
+        """The line of one request."""
+        fields = {
+            "method": entry.method[:_TEXT_LIMIT],
+            "status": entry.status,
+            "ms": round(entry.ms, 2),
+            "user": entry.user,
+            "client": entry.client[:_TEXT_LIMIT],
+            "session": entry.session[:_TEXT_LIMIT],
+            "address": entry.address[:_TEXT_LIMIT],
+            "in": entry.bytes_in,
+            "out": entry.bytes_out,
+        }
+        if entry.reason:
+            fields["reason"] = entry.reason[: 4 * _TEXT_LIMIT]
+        return self._format(now_s, level_of(entry.status), "request", fields)
+
+    def message(self, record: logging.LogRecord) -> bytes:
+        """The line of anything else that is logged; a traceback goes into it or, in text, below it."""
+        fields: dict[str, Any] = {"logger": _NAMES.get(record.name, record.name)}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+        return self._format(record.created, record.levelno, record.getMessage(), fields)
+
+
+def _json(now_s: float, level: int, event: str, fields: Mapping[str, Any]) -> bytes:
+    line = {"time": _stamp(now_s), "level": logging.getLevelName(level).lower(), "event": event, **fields}
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _text(now_s: float, level: int, event: str, fields: Mapping[str, Any]) -> bytes:
+    parts = [_stamp(now_s), logging.getLevelName(level).lower().ljust(7), event]
+    traceback = fields.get("traceback")
+    parts.extend(
+        f"{name}={_word(value)}" for name, value in fields.items() if name != "traceback" and value != ""
+    )
+    line = " ".join(parts) + "\n" + (f"{traceback}\n" if traceback else "")
+    return line.encode("utf-8", "backslashreplace")
+
+
+def _word(value: object) -> str:
+    """A value as one word; what a client chose cannot forge a line or a field."""
+    word = value if isinstance(value, str) else str(value)
+    if not word.isprintable() or " " in word or "=" in word or '"' in word:
+        return json.dumps(word)
+    return word
+
+
+def _stamp(now_s: float) -> str:
+    whole_s = int(now_s)
+    return f"{time.strftime(_TIME_FORMAT, time.gmtime(whole_s))}.{int((now_s - whole_s) * 1000):03}Z"
+
+
+class LineHandler(logging.Handler):
+    """Writes every log record as a line of ours."""
+
+    def __init__(self, formatter: LineFormatter, stream: Any) -> None:
+        super().__init__()
+        self._lines = formatter
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self._stream.write(self._lines.message(record))
+
+
+class AccessLog:
+    """Writes the lines of requests whose level is wanted."""
+
+    def __init__(self, formatter: LineFormatter, stream: Any, least: int) -> None:
+        self._lines = formatter
+        self._stream = stream
+        self._least = least
+
+    def write(self, entry: Entry) -> None:
+        """Write one request's line. `GET /health` of a load balancer counts as debugging."""
+        level = logging.DEBUG if entry.method == "health" and entry.status < 400 else level_of(entry.status)
+        if level >= self._least:
+            self._stream.write(self._lines.request(entry, time.time()))
+
+
+def configure_logging(style: LogFormat, level: LogLevel, stream: Any) -> AccessLog:
+    """Send everything that this process logs to `stream` (unbuffered bytes), in one style."""
+    lines = LineFormatter(style)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    root = logging.getLogger()
+    root.handlers[:] = [LineHandler(lines, stream)]
+    root.setLevel(max(number, logging.WARNING))  # libraries speak up for warnings only
+    for name in ("ankisyncd", "app", "storage", "gunicorn.error"):
+        logging.getLogger(name).setLevel(number)
+    return AccessLog(lines, stream, number)

@@ -1,0 +1,102 @@
+"""The blueprint of /sync/<method>: login, and everything about the collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from flask import Blueprint, Response
+
+from app.errors import ProtocolError
+from app.http.front import Front, Step
+from app.http.request import SyncRequest
+from app.http.response import Download
+from app.sync.transfer import TOO_LARGE
+from storage.errors import TooLarge
+from storage.types import UserId
+
+_MESSAGES = (
+    "meta",
+    "start",
+    "applyGraves",
+    "applyChanges",
+    "chunk",
+    "applyChunk",
+    "sanityCheck2",
+    "finish",
+    "abort",
+)
+
+
+class CollectionService(Protocol):
+    """What the blueprint asks of app.sync."""
+
+    def call(self, user: UserId, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        """Answer a method that has JSON on both sides."""
+
+    def upload(self, user: UserId, path: Path) -> str:
+        """Take a whole collection; returns OK or the text that clients show."""
+
+    def download(self, user: UserId, version: int, payload: bytes) -> Download:
+        """Give the whole collection."""
+
+
+class LoginMessage(msgspec.Struct, frozen=True):
+    """The payload of hostKey; names as on the wire."""
+
+    u: str
+    p: str
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"LoginMessage(u={self.u!r})"
+
+
+class LoginAnswer(msgspec.Struct, frozen=True):
+    """What hostKey answers."""
+
+    key: str
+
+    def __repr__(self) -> str:
+        """Without the host key."""
+        return "LoginAnswer()"
+
+
+def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
+    """The routes of /sync."""
+    blueprint = Blueprint("collection", __name__)
+
+    def host_key(request: SyncRequest) -> Response:
+        """A password for a host key: the one method that needs none."""
+        try:
+            message = msgspec.json.decode(front.strangers_payload(request), type=LoginMessage)
+        except msgspec.MsgspecError as exc:
+            raise ProtocolError("hostKey needs u and p") from exc
+        key = front.authenticator.login(message.u, message.p, request.address, request.client)
+        return front.answers.message(request, msgspec.json.encode(LoginAnswer(key)))
+
+    def message(request: SyncRequest) -> Response:
+        user, payload = front.admit(request), front.payload(request)
+        answer = service.call(user, request.method, request.skey, request.version, payload)
+        return front.answers.message(request, answer)
+
+    def upload(request: SyncRequest) -> Response:
+        user = front.admit(request)
+        try:
+            with front.spooled(request) as path:
+                text = service.upload(user, path)
+        except TooLarge:  # legacy clients show a text, and no status
+            text = TOO_LARGE
+        return front.answers.message(request, text.encode())
+
+    def download(request: SyncRequest) -> Response:
+        user, payload = front.admit(request), front.payload(request)
+        with front.pools.transfer():
+            return front.answers.file(request, service.download(user, request.version, payload))
+
+    steps: dict[str, Step] = {"hostKey": host_key}
+    steps |= dict.fromkeys(_MESSAGES, message)
+    steps |= {"upload": upload, "download": download}
+    front.add_routes(blueprint, "sync", steps)
+    return blueprint

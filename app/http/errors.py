@@ -1,0 +1,85 @@
+"""The one table from an error to its HTTP status, and how loudly it is logged.
+
+What clients make of a status (rslib/src/error/network.rs): 400 check the database and sync in
+full; 403 forget the host key; 409 in use elsewhere; 501 too old; 5xx try again later.
+So nothing that is our own fault may come out as 400 or 403.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from app import errors as app_errors
+from app.http.accesslog import entry_of
+from storage import errors as storage_errors
+
+LOGGER_NAME = "ankisyncd"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one class of errors is answered."""
+
+    status: int
+    tells_reason: bool = False
+    """Whether the error's text goes to the client: never for an error of our own."""
+    logs_traceback: bool = False
+
+
+_UNKNOWN = Outcome(500, logs_traceback=True)
+
+# The first entry that the error is an instance of counts.
+TABLE: tuple[tuple[type[Exception], Outcome], ...] = (
+    (app_errors.LoginRefused, Outcome(403, tells_reason=True)),
+    (app_errors.AuthError, Outcome(403)),
+    (app_errors.RateLimited, Outcome(429, tells_reason=True)),
+    (app_errors.UnsupportedVersion, Outcome(501, tells_reason=True)),
+    (app_errors.SessionConflict, Outcome(409, tells_reason=True)),
+    (app_errors.FileMissing, Outcome(409)),
+    (app_errors.ProtocolError, Outcome(400, tells_reason=True)),
+    (app_errors.ServiceUnavailable, Outcome(503)),
+    (storage_errors.Unavailable, Outcome(503)),
+    (storage_errors.Conflict, Outcome(409)),
+    (storage_errors.InvalidDatabase, Outcome(400)),
+    (storage_errors.TooLarge, Outcome(413, tells_reason=True)),
+    (storage_errors.Corrupt, _UNKNOWN),
+    (storage_errors.NotFound, _UNKNOWN),
+)
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """How `error` is answered."""
+    return next((outcome for kind, outcome in TABLE if isinstance(error, kind)), _UNKNOWN)
+
+
+def answer_errors(app: Flask) -> None:
+    """Let `app` answer every error by the table."""
+    log = logging.getLogger(LOGGER_NAME)
+
+    def answer(error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            return _refusal(error.code or 500, "", list(_kept_headers(error)))
+        outcome = outcome_of(error)
+        if outcome.logs_traceback:
+            log.error("a request failed", exc_info=error)
+        else:
+            entry_of(request.environ).reason = f"{type(error).__name__}: {error}"
+        headers = []
+        if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
+            headers.append(("Retry-After", str(retry_after_s)))
+        return _refusal(outcome.status, str(error) if outcome.tells_reason else "", headers)
+
+    app.register_error_handler(Exception, answer)
+
+
+def _refusal(status: int, reason: str, headers: list[tuple[str, str]]) -> Response:
+    """The number as text, as the official server has it, then the reason."""
+    return Response(f"{status} {reason}".strip(), status, headers, content_type="text/plain; charset=utf-8")
+
+
+def _kept_headers(error: HTTPException) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in error.get_headers() if name == "Allow"]

@@ -1,0 +1,123 @@
+"""What both blueprints do with a request before a service sees it: unwrap it, log it, authenticate it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import flask
+
+from app.errors import UnknownMethod
+from app.http.accesslog import entry_of
+from app.http.request import RequestReader, SyncRequest
+from app.http.response import Answers
+from app.offload import ThreadPools
+from storage.types import UserId
+
+Step = Callable[[SyncRequest], flask.Response]
+"""Answers an unwrapped request; all but hostKey ask `Front.admit` first of all."""
+
+_STRANGERS_BYTES = 16 * 1024
+"""A name and a password; a few packed bytes could stand for hundreds of megabytes."""
+
+
+class Authenticator(Protocol):
+    """What the blueprints ask of app.auth."""
+
+    def login(self, username: str, password: str, address: str, client: str) -> str:
+        """Check a password; returns a new host key."""
+
+    def authenticate(self, hkey: str) -> UserId:
+        """Whose host key this is."""
+
+
+class Front:
+    """The way into one worker process."""
+
+    def __init__(  # noqa: PLR0913 - all that a request may need
+        self,
+        *,
+        reader: RequestReader,
+        answers: Answers,
+        authenticator: Authenticator,
+        pools: ThreadPools,
+        folder: Path,
+        message_limit_bytes: int,
+    ) -> None:
+        self.reader = reader
+        self.answers = answers
+        self.authenticator = authenticator
+        self.pools = pools
+        self._folder = folder
+        self._message_limit_bytes = message_limit_bytes
+
+    def unwrap(self, method: str) -> SyncRequest:
+        """The request at hand.
+
+        Raises: ProtocolError.
+        """
+        environ = flask.request.environ
+        entry = entry_of(environ)
+        entry.method = method
+        is_query = environ["REQUEST_METHOD"] == "GET"
+        request = self.reader.read_query(method, environ) if is_query else self.reader.read(method, environ)
+        entry.client, entry.session, entry.address = request.client, request.skey, request.address
+        return request
+
+    def admit(self, request: SyncRequest) -> UserId:
+        """Whose request it is; asked after its form is checked, and before its payload is read.
+
+        Raises: AuthError.
+        """
+        user = self.authenticator.authenticate(request.hkey)
+        entry_of(flask.request.environ).user = user
+        return user
+
+    def add_routes(self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step]) -> None:
+        """Let `blueprint` answer POST /<room>/<method> by the step of each method.
+
+        A path for each is matched faster than a variable. An unknown method is 400, as the official
+        server has it, and not 404.
+        """
+        for method, step in steps.items():
+            blueprint.add_url_rule(f"/{room}/{method}", method, self.view(method, step), methods=["POST"])
+        known = ", ".join(f"`{method}`" for method in steps)
+
+        @blueprint.post(f"/{room}/<method>")
+        def unknown(method: str) -> flask.Response:  # noqa: ARG001 - named so by the route
+            raise UnknownMethod(f"unknown method, expected one of {known}")
+
+    def view(self, method: str, step: Step) -> Callable[[], flask.Response]:
+        """A view that unwraps the request at hand and lets `step` answer it."""
+        return lambda: step(self.unwrap(method))
+
+    def payload(self, request: SyncRequest) -> bytes:
+        """The message that the request of an admitted user carries.
+
+        Raises: ProtocolError.
+        """
+        return request.body.read(self._message_limit_bytes)
+
+    def strangers_payload(self, request: SyncRequest) -> bytes:
+        """The message of somebody who is not admitted yet.
+
+        Raises: ProtocolError.
+        """
+        return request.body.read(_STRANGERS_BYTES)
+
+    @contextmanager
+    def spooled(self, request: SyncRequest) -> Iterator[Path]:
+        """The file that the request carries; gone after the block, unless it was moved away.
+
+        Raises: ProtocolError; TooLarge.
+        """
+        path = self._folder / f"{uuid.uuid4().hex}.body"
+        with self.pools.transfer():
+            try:
+                request.body.spool(path)
+                yield path
+            finally:
+                self.pools.run(lambda: path.unlink(missing_ok=True))

@@ -1,0 +1,72 @@
+"""The blueprint of /msync/<method>: media files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from flask import Blueprint, Response
+
+from app.errors import ProtocolError
+from app.http.front import Front, Step
+from app.http.request import SyncRequest
+from app.http.response import Download
+from storage.errors import TooLarge
+from storage.types import UserId
+
+
+class MediaService(Protocol):
+    """What the blueprint asks of app.media."""
+
+    def call(self, user: UserId, method: str, hkey: str, payload: bytes) -> bytes:
+        """Answer a method that has JSON on both sides."""
+
+    def upload_changes(self, user: UserId, path: Path) -> bytes:
+        """Take a zip of files."""
+
+    def download_files(self, user: UserId, payload: bytes) -> Download:
+        """Give a zip of files."""
+
+
+def media_blueprint(front: Front, service: MediaService) -> Blueprint:
+    """The routes of /msync."""
+    blueprint = Blueprint("media", __name__)
+
+    def begin(request: SyncRequest) -> Response:
+        """Legacy clients send their version beside the payload, and the payload does not count."""
+        user = front.admit(request)
+        if request.media_version is None:
+            payload = front.payload(request)
+        else:
+            payload = msgspec.json.encode({"v": request.media_version})
+        return front.answers.message(request, service.call(user, "begin", request.hkey, payload))
+
+    def message(request: SyncRequest) -> Response:
+        user, payload = front.admit(request), front.payload(request)
+        return front.answers.message(request, service.call(user, request.method, request.hkey, payload))
+
+    def upload_changes(request: SyncRequest) -> Response:
+        user = front.admit(request)
+        try:
+            with front.spooled(request) as path:
+                answer = service.upload_changes(user, path)
+        except TooLarge as exc:
+            raise ProtocolError("the zip is too large") from exc
+        return front.answers.message(request, answer)
+
+    def download_files(request: SyncRequest) -> Response:
+        user, payload = front.admit(request), front.payload(request)
+        with front.pools.transfer():
+            return front.answers.file(request, service.download_files(user, payload))
+
+    steps: dict[str, Step] = {
+        "begin": begin,
+        "mediaChanges": message,
+        "uploadChanges": upload_changes,
+        "downloadFiles": download_files,
+        "mediaSanity": message,
+    }
+    front.add_routes(blueprint, "msync", steps)
+    blueprint.add_url_rule("/msync/begin", "begin_by_query", front.view("begin", begin), methods=["GET"])
+    return blueprint

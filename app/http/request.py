@@ -1,0 +1,160 @@
+"""bytes -> SyncRequest: the two wrappings that clients put around a payload.
+
+All checks of form live here; what the payload says is the services' business.
+Source: rslib/src/sync/request/.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+from urllib.parse import parse_qs
+
+import msgspec
+
+from app.config import AddressSource
+from app.errors import ProtocolError
+from app.http.body import Body, Source
+from app.http.multipart import FormReader
+from app.http.unpack import GzipUnpacker, PlainUnpacker, ZstdUnpacker, zstd_decompressor
+from storage.types import Offload
+
+HEADER_VERSION = 11
+"""From this version on answers are zstd with their size in a header."""
+
+FORM_VERSION = 10
+"""What a form counts as: older clients do not tell their version with every request."""
+
+_OLDEST_VERSION = 8
+
+
+class SyncRequest(msgspec.Struct, frozen=True):
+    """One request, unwrapped; `body` is still to be read."""
+
+    method: str
+    version: int
+    client: str
+    """Version of the client program; empty from legacy clients."""
+    hkey: str
+    skey: str
+    address: str
+    media_version: str | None
+    """The `v` of a legacy media client, which then stands for the payload of `begin`."""
+    body: Body
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the answer must be zstd with a size header."""
+        return self.version >= HEADER_VERSION
+
+    def __repr__(self) -> str:
+        """Without the host key."""
+        return f"SyncRequest({self.method!r}, version={self.version}, client={self.client!r})"
+
+
+class SyncHeader(msgspec.Struct, frozen=True):
+    """The JSON in the `anki-sync` header; names as on the wire."""
+
+    v: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    k: str
+    c: str
+    s: str
+
+
+class RequestReader:
+    """Unwraps the requests of one worker process."""
+
+    def __init__(
+        self,
+        *,
+        unpacked_limit_bytes: int,
+        form_limit_bytes: int,
+        folder: Path,
+        offload: Offload[Any],
+        address_source: AddressSource,
+    ) -> None:
+        self._limit_bytes = unpacked_limit_bytes
+        self._offload = offload
+        self._forms = FormReader(limit_bytes=form_limit_bytes, folder=folder, offload=offload)
+        self._header = msgspec.json.Decoder(SyncHeader)
+        self._shared = zstd_decompressor()
+        self._address = _address_finder(address_source)
+
+    def read(self, method: str, environ: Mapping[str, Any]) -> SyncRequest:
+        """Unwrap a POST request.
+
+        Raises: ProtocolError.
+        """
+        header = environ.get("HTTP_ANKI_SYNC")
+        if header is None:
+            return self._read_form(method, environ)
+        if not header.isascii():
+            raise ProtocolError("the anki-sync header is not ASCII")
+        try:
+            wrapping = self._header.decode(header)
+        except msgspec.MsgspecError as exc:
+            raise ProtocolError("the anki-sync header is malformed") from exc
+        if not _OLDEST_VERSION <= wrapping.v <= HEADER_VERSION:
+            raise ProtocolError("the sync version is not supported")
+        body = self._body(environ["wsgi.input"], ZstdUnpacker)
+        body.check(ZstdUnpacker(self._shared))
+        return SyncRequest(
+            method, wrapping.v, wrapping.c, wrapping.k, wrapping.s, self._address(environ), None, body
+        )
+
+    def read_query(self, method: str, environ: Mapping[str, Any]) -> SyncRequest:
+        """Unwrap a GET request with `k` and `v` in its query.
+
+        Raises: ProtocolError.
+        """
+        try:
+            query = parse_qs(
+                environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="replace", max_num_fields=16
+            )
+            (hkey,), (version,) = query["k"], query["v"]
+        except (KeyError, ValueError) as exc:
+            raise ProtocolError("k and v are needed once each") from exc
+        body = self._body(io.BytesIO(), PlainUnpacker)
+        return SyncRequest(method, FORM_VERSION, "", hkey, "", self._address(environ), version, body)
+
+    def _read_form(self, method: str, environ: Mapping[str, Any]) -> SyncRequest:
+        length = environ.get("CONTENT_LENGTH") or None
+        form = self._forms.read(
+            environ["wsgi.input"], environ.get("CONTENT_TYPE", ""), None if length is None else int(length)
+        )
+        if form.payload is None:
+            body = self._body(io.BytesIO(b"{}"), PlainUnpacker)
+            body.check(PlainUnpacker())
+        else:
+            kind = GzipUnpacker if form.is_gzipped else PlainUnpacker
+            body = self._body(cast("Source", form.payload), kind)
+            body.check(kind())
+        return SyncRequest(
+            method, FORM_VERSION, "", form.hkey, form.skey, self._address(environ), form.media_version, body
+        )
+
+    def _body(self, source: Source, unpacker: Callable[[], Any]) -> Body:
+        return Body(source, unpacker, self._offload, self._limit_bytes)
+
+
+_ADDRESS_KEYS = {
+    AddressSource.CONNECTION: "REMOTE_ADDR",
+    AddressSource.X_REAL_IP: "HTTP_X_REAL_IP",
+    AddressSource.RIGHTMOST_X_FORWARDED_FOR: "HTTP_X_FORWARDED_FOR",
+    AddressSource.CF_CONNECTING_IP: "HTTP_CF_CONNECTING_IP",
+    AddressSource.TRUE_CLIENT_IP: "HTTP_TRUE_CLIENT_IP",
+    AddressSource.FLY_CLIENT_IP: "HTTP_FLY_CLIENT_IP",
+}
+
+
+def _address_finder(source: AddressSource) -> Callable[[Mapping[str, Any]], str]:
+    """The rightmost member is the one that our own proxy has added; the others may be invented."""
+    key = _ADDRESS_KEYS[source]
+
+    def find(environ: Mapping[str, Any]) -> str:
+        named: str = environ.get(key) or environ.get("REMOTE_ADDR") or ""
+        return named.rpartition(",")[2].strip()
+
+    return find

@@ -1,0 +1,40 @@
+"""Locks by key that exist only while somebody holds or wants them.
+
+For greenlets of one process; between processes the stores' own conditions decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class _Shared:
+    lock: AbstractContextManager[Any]
+    guests: int = 0
+
+
+class KeyedLocks:
+    """One lock per key. The table itself needs none: nothing yields while it is changed."""
+
+    def __init__(self, new_lock: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._new_lock = new_lock
+        self._shared: dict[Hashable, _Shared] = {}
+
+    @contextmanager
+    def __call__(self, key: Hashable) -> Iterator[None]:
+        """Be alone with `key`."""
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = _Shared(self._new_lock())
+        shared.guests += 1
+        try:
+            with shared.lock:
+                yield
+        finally:
+            shared.guests -= 1
+            if not shared.guests:
+                del self._shared[key]

@@ -1,0 +1,303 @@
+"""The composition root: with `app.cloud`, the only file that names concrete backends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flask
+
+from app.auth.attempts import Limits as LoginLimits
+from app.auth.attempts import LocalLoginAttempts, LoginAttempts
+from app.auth.authenticator import Authenticator
+from app.auth.cloudusers import NoUsersFile, PoolUsers, UserList
+from app.auth.environment import EnvironmentUsers
+from app.auth.hostkeys import HostKeys
+from app.auth.local import LocalUsers
+from app.auth.localkeys import LocalHostKeys
+from app.auth.passwords import Passwords
+from app.auth.users import UserDirectory
+from app.auth.usersfile import UsersFile
+from app.config import Heads, Settings, SettingsError
+from app.http.application import make_application
+from app.http.front import Front
+from app.http.request import RequestReader
+from app.http.response import Answers
+from app.locks import KeyedLocks
+from app.media.gate import IndexGate
+from app.media.service import MediaService
+from app.offload import ThreadPools
+from app.sync.service import SyncLimits, SyncService
+from app.upkeep import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn, Upkeep
+from storage.collection.codec import Codec
+from storage.collection.schema import configure
+from storage.database.limits import Limits
+from storage.database.store import DatabaseStore
+from storage.heads.base import HeadStore
+from storage.heads.local import LocalHeadStore
+from storage.media.blobs import Blobs
+from storage.objects.ahead import WriteAhead
+from storage.objects.base import ObjectStore
+from storage.objects.local import LocalObjectStore
+from storage.types import Offload
+
+if TYPE_CHECKING:
+    from app.cloud import Cloud
+
+_LEAST_THREADS = 8
+
+
+def make_pools() -> ThreadPools:
+    """Threads mostly wait for the disk or run without the interpreter's lock, so more than cores."""
+    cores = os.cpu_count() or 1
+    return ThreadPools(
+        quick_threads=max(_LEAST_THREADS, 2 * cores), transfer_threads=max(_LEAST_THREADS, 2 * cores)
+    )
+
+
+def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator) -> Front:
+    """The HTTP side of one worker process."""
+    folder = scratch_of(settings)
+    reader = RequestReader(
+        unpacked_limit_bytes=settings.unpacked_limit_bytes,
+        form_limit_bytes=settings.multipart_limit_bytes,
+        folder=folder,
+        offload=pools.run,
+        address_source=settings.address_source,
+    )
+    return Front(
+        reader=reader,
+        answers=Answers(pools),
+        authenticator=authenticator,
+        pools=pools,
+        folder=folder,
+        message_limit_bytes=settings.message_limit_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Who may log in, and the keys they have: what the server and the admin command share."""
+
+    users: UserList
+    keys: HostKeys
+    authenticator: Authenticator
+
+
+def build_accounts(
+    settings: Settings, cloud: Cloud | None, *, offload: Offload[Any], clock_ms: Callable[[], int]
+) -> Accounts:
+    """Users and host keys: of the users' file, of the environment alone, or of a user pool.
+
+    Raises: SettingsError when a hash of PASSWORDS_HASHED cannot be used.
+    """
+    in_cloud = cloud is not None and settings.cloud is not None
+    folder = settings.cache_dir if in_cloud else settings.data_root
+    file = UsersFile(folder / "users.sqlite", offload)
+    keys: HostKeys = LocalHostKeys(file)
+    attempts: LoginAttempts = LocalLoginAttempts(file, clock_ms, LoginLimits())
+    if cloud is not None and in_cloud:
+        keys = cloud.host_keys(clock_ms)
+        attempts = cloud.login_attempts(clock_ms) or attempts  # without a table: counted on each host
+    users: UserList
+    directory: UserDirectory
+    if cloud is not None and settings.cognito is not None:
+        users, directory = PoolUsers(), cloud.directory(settings.cognito)
+    else:
+        passwords = Passwords(offload)
+        users_file = NoUsersFile() if in_cloud else file
+        users = directory = LocalUsers(users_file, _environment(settings), passwords, clock_ms)
+    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms))
+
+
+def _environment(settings: Settings) -> EnvironmentUsers:
+    credentials = [(user.name, user.password) for user in settings.fixed_users]
+    try:
+        return EnvironmentUsers(credentials, hashed=settings.passwords_hashed)
+    except ValueError as exc:
+        raise SettingsError([str(exc)]) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Everything that is kept, and how this process works with it."""
+
+    heads: HeadStore
+    databases: DatabaseStore
+    blobs: Blobs
+    locks: KeyedLocks
+    """For media indexes: held by whoever works on one."""
+    upkeep: Upkeep
+    due: DueQueue
+    ahead: WriteAhead | None
+    """Of the local store alone."""
+
+    def close(self) -> None:
+        """Leave nothing behind that is this process's own."""
+        self.databases.close()
+        if isinstance(self.heads, LocalHeadStore):
+            self.heads.close()
+        if self.ahead is not None:
+            self.ahead.close()
+
+
+def build_cloud(settings: Settings) -> Cloud | None:
+    """The SDK and its clients; None, and not even imported, where everything is local."""
+    if settings.cloud is None and settings.cognito is None:
+        return None
+    from app.cloud import Cloud  # noqa: PLC0415 - half a second and 30 MB that local servers do without
+
+    return Cloud(settings)
+
+
+def build_stores(
+    settings: Settings, cloud: Cloud | None, *, offload: Offload[Any], clock_ms: Callable[[], int]
+) -> Stores:
+    """The stores of one process: of a worker, or of the admin command beside running workers."""
+    limits = Limits() if settings.cache_bytes is None else Limits(base_bytes=settings.cache_bytes)
+    heads: HeadStore
+    objects: ObjectStore
+    ahead: WriteAhead | None = None
+    if cloud is not None and settings.cloud is not None:
+        heads, objects = cloud.heads(), cloud.objects(offload)
+    else:
+        root = _made(settings.data_root)
+        ahead = WriteAhead(root / "ahead", root / "objects")
+        heads, objects = (
+            LocalHeadStore(root / "heads.sqlite", offload),
+            LocalObjectStore(root, offload, ahead),
+        )
+    due = DueQueue()
+    locks = KeyedLocks(threading.RLock)
+    databases = DatabaseStore(
+        heads,
+        objects,
+        _made(settings.cache_dir / "cache"),
+        offload=offload,
+        clock_ms=clock_ms,
+        nonce=new_nonce,
+        configure=configure,
+        limits=limits,
+        due=due.add,
+    )
+    blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=limits.sweep_grace_ms // 2)
+    upkeep = Upkeep(
+        databases,
+        heads,
+        objects,
+        clock_ms=clock_ms,
+        offload=offload,
+        scratch=scratch_of(settings),
+        locks=locks,
+        limits=limits,
+    )
+    return Stores(heads, databases, blobs, locks, upkeep, due, ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One worker process: what answers its requests, what it does beside them, and its end."""
+
+    app: flask.Flask
+    keep_house: Callable[[], None]
+    """Never returns; for a greenlet of its own."""
+    has_users: Callable[[], bool]
+    close: Callable[[], None]
+
+
+def build_collections(settings: Settings, stores: Stores, *, offload: Offload[Any]) -> SyncService:
+    """The collection protocol; also how the admin command brings whole collections in."""
+    return SyncService(
+        stores.databases,
+        Codec(),
+        scratch_of(settings),
+        offload=offload,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        limits=SyncLimits(collection_bytes=settings.unpacked_limit_bytes),
+    )
+
+
+def scratch_of(settings: Settings) -> Path:
+    """The folder of temporary files; emptied of old ones by the upkeep."""
+    return _made(settings.cache_dir / "spool")
+
+
+def build(settings: Settings) -> flask.Flask:
+    """The application of one worker process."""
+    return build_process(settings).app
+
+
+def build_process(settings: Settings) -> Process:
+    """Everything that one worker process needs; to be called after the fork."""
+    pools = make_pools()
+    offload = pools.run
+    cloud = build_cloud(settings)
+    accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
+    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms)
+    collections = build_collections(settings, stores, offload=offload)
+    scratch = scratch_of(settings)
+    gate = IndexGate(
+        stores.databases,
+        locks=stores.locks,
+        offload=offload,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        scratch=scratch,
+    )
+    media = MediaService(
+        gate,
+        stores.blobs,
+        offload=offload,
+        clock_ms=now_ms,
+        scratch=scratch,
+        limit_bytes=settings.unpacked_limit_bytes,
+    )
+    front = make_front(settings, pools, accounts.authenticator)
+    housekeeper = Housekeeper(stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings))
+
+    def keep_house() -> None:
+        with pools.transfer():
+            housekeeper.keep_house()
+
+    def close() -> None:
+        collections.close()
+        stores.close()
+
+    return Process(
+        make_application(front, collections, media),
+        keep_house,
+        lambda: settings.cognito is not None or any(True for _ in accounts.users.list()),
+        close,
+    )
+
+
+def turn_of(settings: Settings) -> Turn:
+    """Who goes through the whole store each day; with a table it is a scheduled `ankisyncctl maintain`.
+
+    Many machines share a table; each of them would go through all users.
+    """
+    if settings.cloud is not None and settings.cloud.heads is Heads.DYNAMODB:
+        return NoTurn()
+    return DailyTurn(settings.cache_dir, now_ms)
+
+
+def now_ms() -> int:
+    """The clock of this machine."""
+    return time.time_ns() // 1_000_000
+
+
+def new_nonce() -> str:
+    """A name that nobody else chooses."""
+    return secrets.token_hex(8)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

@@ -1,0 +1,1 @@
+"""The media protocol: one file per step."""

@@ -1,0 +1,21 @@
+"""mediaChanges: lists what changed after the client's USN."""
+
+from __future__ import annotations
+
+from app.media.begin import usn_of
+from app.media.gate import IndexGate
+from app.media.messages import CHANGES, answer
+from storage.types import UserId
+
+
+def media_changes(payload: bytes, user: UserId, gate: IndexGate) -> bytes:
+    """`[[name, usn, sha1 or ""], ...]` by ascending USN, at most 1000.
+
+    The client asks again from the last row's USN until the list is empty; that last question needs
+    no checkout.
+    """
+    last_usn = CHANGES.read(payload).last_usn
+    head = gate.head(user)
+    if last_usn >= usn_of(head):
+        return answer([])
+    return gate.read(user, lambda index: answer(index.changes_since(last_usn)), otherwise=answer([]))

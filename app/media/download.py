@@ -1,0 +1,88 @@
+"""downloadFiles: gives files in a zip, as many as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from app.errors import FileMissing, ProtocolError
+from app.media.gate import IndexGate
+from app.media.messages import DOWNLOAD
+from app.media.storedzip import Member, joined, whole_member, zip_blocks, zip_size_bytes
+from storage.media.blobs import LARGE_BYTES, Blobs
+from storage.media.index import FileRow
+from storage.types import UserId
+
+MAX_FILES: Final = 25
+_TARGET_BYTES: Final = 5 * 1024 * 1024 // 2
+"""Once the files have more than this, none is added. Source: rslib/src/sync/media/mod.rs."""
+
+_BLOCK_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file on its way to a client; nothing can be missing any more once this exists."""
+
+    size_bytes: int
+    blocks: Iterator[bytes]
+
+
+def download_files(payload: bytes, user: UserId, gate: IndexGate, blobs: Blobs) -> Download:
+    """A zip of the first files asked for: members "0", "1", ..., then `_meta` = `{"0": name, ...}`.
+
+    Raises: ProtocolError for more than 25 names. FileMissing for a file that is unknown, removed,
+    or whose blob is lost; the last is then forgotten without a tombstone, so that the loss does not
+    delete it on other devices and any of them may upload it again. Never an empty zip for a
+    non-empty question: clients would ask for ever.
+    """
+    names = DOWNLOAD.read(payload).files
+    if len(names) > MAX_FILES:
+        raise ProtocolError(f"{len(names)} files asked for, at most {MAX_FILES} are allowed")
+    nothing: list[FileRow | None] = [None] * len(names)
+    rows = _that_fit(names, gate.read(user, lambda index: index.find_many(names), otherwise=nothing))
+    contents = _contents(rows, blobs)
+    lost = [row for row, content in zip(rows, contents, strict=True) if content is None]
+    if lost:
+        gate.change(user, lambda index: index.drop_rows(lost))
+        raise FileMissing(f"the content of {lost[0].name!r} is lost")
+    members = [
+        Member(b"%d" % number, row.crc32, row.size_bytes, content)
+        for number, (row, content) in enumerate(zip(rows, contents, strict=True))
+        if content is not None
+    ]
+    meta = msgspec.json.encode({str(number): row.name for number, row in enumerate(rows)})
+    members.append(whole_member(b"_meta", meta))
+    return Download(zip_size_bytes(members), joined(zip_blocks(members), _BLOCK_BYTES))
+
+
+def _that_fit(names: Sequence[str], found: Sequence[FileRow | None]) -> list[FileRow]:
+    rows: list[FileRow] = []
+    total_bytes = 0
+    for name, row in zip(names, found, strict=True):
+        if total_bytes > _TARGET_BYTES:
+            break
+        if row is None:
+            raise FileMissing(f"{name!r} is not there")
+        rows.append(row)
+        total_bytes += row.size_bytes
+    return rows
+
+
+def _contents(rows: Sequence[FileRow], blobs: Blobs) -> list[Iterator[bytes] | None]:
+    """The content of each row, or None where it is lost, with each blob found before this returns.
+
+    All but the last row have 2.5 MiB together and are read whole; the last may have 100 MiB and is
+    streamed if it is large.
+    """
+    is_last_large = bool(rows) and rows[-1].size_bytes >= LARGE_BYTES
+    whole = rows[:-1] if is_last_large else rows
+    contents: list[Iterator[bytes] | None] = [
+        None if content is None else iter((content,)) for content in blobs.read_many(whole)
+    ]
+    if is_last_large:
+        contents.append(blobs.find_stream(rows[-1]))
+    return contents

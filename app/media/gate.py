@@ -1,0 +1,146 @@
+"""The one gate to a user's media index: checkout, transaction, commit, and another try on conflict.
+
+Refuses to know what is read or changed: the steps pass functions over a `MediaIndex`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from storage.database.store import Checkout, Commit, DatabaseStore
+from storage.errors import Conflict
+from storage.media.index import MediaIndex, create_empty
+from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId
+
+T = TypeVar("T")
+Stamps = dict[str, int | bool]
+
+_TRIES = 5
+"""Each conflict means that another process has committed a batch of the same user in between."""
+
+
+class IndexGate:
+    """Reads and changes media indexes.
+
+    `locks` gives the lock of a database within this process: two requests of one user would only
+    make each other's commit fail. Between processes the head's guard decides.
+    """
+
+    def __init__(  # noqa: PLR0913 - collaborators by name
+        self,
+        store: DatabaseStore,
+        *,
+        locks: Callable[[DatabaseId], AbstractContextManager[Any]],
+        offload: Offload[Any],
+        clock_ms: Callable[[], int],
+        nonce: Callable[[], str],
+        scratch: Path,
+    ) -> None:
+        self._store = store
+        self._locks = locks
+        self._offload = offload
+        self._clock_ms = clock_ms
+        self._nonce = nonce
+        self._scratch = scratch
+
+    def head(self, user: UserId) -> Head:
+        """The head record, for what can be answered from it alone."""
+        return self._store.head(DatabaseId(user, DatabaseKind.MEDIA))
+
+    def read(self, user: UserId, function: Callable[[MediaIndex], T], *, otherwise: T) -> T:
+        """What `function` finds in the index; `otherwise` for a user who never had media."""
+
+        def attempt(database: DatabaseId) -> T:
+            head = self._store.head(database)
+            if head.version == 0:
+                return otherwise
+            checkout = self._store.checkout(database, head)
+            with self._discarding(checkout):
+                result: T = self._offload(lambda: function(MediaIndex(checkout.connection)))
+            self._store.release(checkout)
+            return result
+
+        return self._with_tries(user, attempt)
+
+    def change(self, user: UserId, function: Callable[[MediaIndex], bool]) -> Stamps:
+        """Let `function` change the index and commit that; nothing is committed where it returns False.
+
+        Returns the stamps that hold then. `function` may be called several times, each time on the
+        newest version. Raises: Conflict when others were faster again and again.
+        """
+
+        def attempt(database: DatabaseId) -> Stamps:
+            head = self._store.head(database)
+            if head.version == 0:
+                return self._create(database, head, function)
+            checkout = self._store.checkout(database, head)
+            with self._discarding(checkout):
+                stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
+            if stamps is not None:
+                self._store.commit(checkout, head, self._commit(stamps))  # which discards on its own
+            self._store.release(checkout)
+            return head.stamps if stamps is None else stamps
+
+        return self._with_tries(user, attempt)
+
+    def _create(self, database: DatabaseId, head: Head, function: Callable[[MediaIndex], bool]) -> Stamps:
+        """The first change of a user: a new file becomes the first version."""
+        with tempfile.TemporaryDirectory(dir=self._scratch, prefix="media-") as folder:
+            path = Path(folder, "index")
+            stamps: Stamps | None = self._offload(lambda: _created(path, function))
+            if stamps is None:
+                return head.stamps
+            self._store.replace(database, head, path, self._commit(stamps))
+        return stamps
+
+    def _commit(self, stamps: Stamps) -> Commit:
+        return Commit(
+            commit_id=self._nonce(), answer=b"", now_ms=self._clock_ms(), stamps=stamps, session=None
+        )
+
+    def _with_tries(self, user: UserId, attempt: Callable[[DatabaseId], T]) -> T:
+        database = DatabaseId(user, DatabaseKind.MEDIA)
+        with self._locks(database):
+            tries = 1
+            while True:
+                try:
+                    return attempt(database)
+                except Conflict:
+                    if tries == _TRIES:
+                        raise
+                    tries += 1
+
+    @contextlib.contextmanager
+    def _discarding(self, checkout: Checkout) -> Iterator[None]:
+        """A checkout in which something went wrong is not used again."""
+        try:
+            yield
+        except BaseException:
+            self._store.discard(checkout)
+            raise
+
+
+def _changed(checkout: Checkout, function: Callable[[MediaIndex], bool]) -> Stamps | None:
+    checkout.begin()
+    index = MediaIndex(checkout.connection)
+    if not function(index):
+        checkout.rollback()
+        return None
+    return index.stamps()
+
+
+def _created(path: Path, function: Callable[[MediaIndex], bool]) -> Stamps | None:
+    create_empty(path)
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("synchronous", "off")  # the store makes it durable
+        index = MediaIndex(connection)
+        with connection:
+            is_changed = function(index)
+        return index.stamps() if is_changed else None

@@ -1,0 +1,85 @@
+"""The messages of the media protocol: what clients send, and how answers are wrapped.
+
+The only home of the media protocol's wire names. Types are as strict as the official server's.
+Source: rslib/src/sync/media/{begin,changes,upload,download,sanity,protocol}.rs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+import msgspec
+
+from app.errors import ProtocolError
+
+T = TypeVar("T")
+
+Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+
+
+class BeginRequest(msgspec.Struct, frozen=True):
+    """Opens a media sync; the version must be there, and is looked at no further."""
+
+    client_version: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(name="v")
+
+
+class BeginAnswer(msgspec.Struct, frozen=True):
+    """The last USN given, and the host key in place of the session key of old."""
+
+    usn: int
+    host_key: str = msgspec.field(name="sk")
+
+
+class ChangesRequest(msgspec.Struct, frozen=True):
+    """Asks for what changed after a USN."""
+
+    last_usn: Int32 = msgspec.field(name="lastUsn")
+
+
+class DownloadRequest(msgspec.Struct, frozen=True):
+    """Asks for the contents of files, in this order."""
+
+    files: list[str]
+
+
+class SanityRequest(msgspec.Struct, frozen=True):
+    """Tells how many files the client has."""
+
+    local_count: UInt32 = msgspec.field(name="local")
+
+
+UploadEntries = list[tuple[str, str | None]]
+"""`_meta` of an uploaded zip: (file name, name of its member in the zip); no member: removed."""
+
+
+class Reader(Generic[T]):
+    """Reads one type of message."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def read(self, payload: bytes) -> T:
+        """The message. Raises: ProtocolError."""
+        try:
+            message: T = self._decoder.decode(payload)
+        except (ValueError, RecursionError) as exc:  # of it msgspec's errors and those of UTF-8
+            raise ProtocolError(f"invalid JSON: {exc}") from exc
+        return message
+
+
+BEGIN: Final = Reader[BeginRequest](BeginRequest)
+CHANGES: Final = Reader[ChangesRequest](ChangesRequest)
+DOWNLOAD: Final = Reader[DownloadRequest](DownloadRequest)
+SANITY: Final = Reader[SanityRequest](SanityRequest)
+UPLOAD_ENTRIES: Final = Reader[UploadEntries](UploadEntries)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    data: Any
+    err: str = ""
+
+
+def answer(content: Any) -> bytes:
+    """`{"data": content, "err": ""}`: older clients want `err` in every answer."""
+    return msgspec.json.encode(_Answer(content))

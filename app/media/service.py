@@ -1,0 +1,68 @@
+"""The media protocol's methods, free of HTTP: one call per request.
+
+Refuses authentication and framing; the caller has done both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.errors import UnknownMethod
+from app.media.begin import begin
+from app.media.changes import media_changes
+from app.media.download import Download, download_files
+from app.media.gate import IndexGate
+from app.media.sanity import media_sanity
+from app.media.unzip import Batch, unpack
+from app.media.upload import upload_changes
+from storage.media.blobs import Blobs
+from storage.types import Offload, UserId
+
+
+class MediaService:
+    """Serves the media of all users.
+
+    `scratch`: a folder for files that live as long as a request. `limit_bytes`: what one uploaded
+    zip may unpack to.
+    """
+
+    def __init__(  # noqa: PLR0913 - collaborators by name
+        self,
+        gate: IndexGate,
+        blobs: Blobs,
+        *,
+        offload: Offload[Any],
+        clock_ms: Callable[[], int],
+        scratch: Path,
+        limit_bytes: int,
+    ) -> None:
+        self._gate = gate
+        self._blobs = blobs
+        self._offload = offload
+        self._clock_ms = clock_ms
+        self._scratch = scratch
+        self._limit_bytes = limit_bytes
+
+    def call(self, user: UserId, method: str, hkey: str, payload: bytes) -> bytes:
+        """Answer `begin`, `mediaChanges` or `mediaSanity`: JSON on both sides."""
+        match method:
+            case "begin":
+                return begin(payload, hkey, self._gate.head(user))
+            case "mediaChanges":
+                return media_changes(payload, user, self._gate)
+            case "mediaSanity":
+                return media_sanity(payload, self._gate.head(user))
+        raise UnknownMethod(f"{method} is none of begin, mediaChanges, mediaSanity")
+
+    def upload_changes(self, user: UserId, path: Path) -> bytes:
+        """Answer `uploadChanges`: take the zip at `path`, which stays the caller's to remove."""
+        with contextlib.closing(Batch(self._scratch)) as batch:
+            self._offload(lambda: unpack(path, batch, self._limit_bytes))
+            return upload_changes(batch, user, self._clock_ms() // 1000, self._gate, self._blobs)
+
+    def download_files(self, user: UserId, payload: bytes) -> Download:
+        """Answer `downloadFiles`: a zip of known size."""
+        return download_files(payload, user, self._gate, self._blobs)

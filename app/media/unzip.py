@@ -1,0 +1,199 @@
+"""Zip bytes of a client -> the batch of changes in it, hashed; refuses all that is not plainly one.
+
+A batch holds at most 25 files, of which the large ones are in files; unpacking is bounded whatever
+the zip claims. Nothing here touches the user's data.
+Source: rslib/src/sync/media/zip.rs (unzip_and_validate_files).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import struct
+import tempfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from app.errors import ProtocolError
+from app.media.messages import UPLOAD_ENTRIES, UploadEntries
+from storage.media.blobs import LARGE_BYTES, Digester, NewBlob
+from storage.media.index import FileFacts
+
+MAX_ENTRIES: Final = 25
+MAX_NAME_BYTES: Final = 255
+MAX_FILE_BYTES: Final = 100 * 1024 * 1024
+_META: Final = "_meta"
+_META_BYTES: Final = 50 * 1024
+_PIECE_BYTES: Final = 256 * 1024
+_IN_MEMORY_BYTES: Final = 8 * 1024 * 1024
+"""Clients stop filling a zip once it has 2.5 MiB; what goes beyond this is put into files."""
+
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED: Final = 0x1
+_LOCAL_HEADER_BYTES: Final = 30
+
+
+class Batch:
+    """The changes of one uploaded zip; `close` removes the files that hold large contents."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.changes: list[tuple[str, FileFacts | None]] = []
+        self.blobs: list[NewBlob] = []
+        self._scratch = scratch
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def new_path(self) -> Path:
+        """Where the next large content may be written."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(dir=self._scratch, prefix="zip-")
+        return Path(self._folder.name, str(len(self.blobs)))
+
+    def close(self) -> None:
+        """Remove what was written and not moved away."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def unpack(path: Path, batch: Batch, limit_bytes: int) -> None:
+    """Fill `batch` with the changes in the zip at `path`, which unpack to `limit_bytes` at most.
+
+    Raises: ProtocolError for anything but a sound zip of valid names and contents.
+    """
+    with _refusing(), _BoundedFile(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+        _check_overlaps(archive)
+        entries = _entries(archive)
+        for name, member in entries:
+            _check_name(name, is_removed=not member)
+        _Unpacking(archive, batch, limit_bytes).run(entries)
+
+
+class _Unpacking:
+    """Takes the members that `_meta` names out of one archive."""
+
+    def __init__(self, archive: zipfile.ZipFile, batch: Batch, limit_bytes: int) -> None:
+        self._archive = archive
+        self._batch = batch
+        self._left_bytes = limit_bytes
+        self._memory_bytes = _IN_MEMORY_BYTES
+        self._facts: dict[str, FileFacts] = {}
+
+    def run(self, entries: UploadEntries) -> None:
+        for name, member in entries:
+            self._batch.changes.append((name, self._take(member) if member else None))
+
+    def _take(self, member: str) -> FileFacts:
+        """The facts of a member; several files may have one member in common."""
+        if member not in self._facts:
+            self._facts[member] = self._unpack(_checked(self._archive.getinfo(member)))
+        return self._facts[member]
+
+    def _unpack(self, info: zipfile.ZipInfo) -> FileFacts:
+        size_bytes = info.file_size  # never exceeded by what is read, whatever is packed
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise ProtocolError("the zip unpacks to more than the limit")
+        digester = Digester()
+        content: bytes | Path
+        with self._archive.open(info) as packed:
+            if size_bytes < LARGE_BYTES and size_bytes <= self._memory_bytes:
+                self._memory_bytes -= size_bytes
+                pieces: list[bytes] = []
+                _copy(packed, digester.update, pieces.append)
+                content = b"".join(pieces)
+            else:
+                content = self._batch.new_path()
+                with content.open("wb") as file:
+                    _copy(packed, digester.update, file.write)
+        facts = digester.facts()
+        if facts.size_bytes == 0:
+            raise ProtocolError("a file of zero bytes")
+        self._batch.blobs.append(NewBlob(facts.sha256, content))
+        return facts
+
+
+def _copy(packed: IO[bytes], *sinks: Callable[[bytes], object]) -> None:
+    while piece := packed.read(_PIECE_BYTES):
+        for sink in sinks:
+            sink(piece)
+
+
+def _entries(archive: zipfile.ZipFile) -> UploadEntries:
+    with archive.open(_checked(archive.getinfo(_META), check_size=False)) as packed:
+        meta = packed.read(_META_BYTES)
+    entries = UPLOAD_ENTRIES.read(meta)
+    if len(entries) > MAX_ENTRIES:
+        raise ProtocolError(f"{len(entries)} files in a zip, at most {MAX_ENTRIES} are allowed")
+    return entries
+
+
+def _check_name(name: str, *, is_removed: bool) -> None:
+    """Refuse names that no file may have.
+
+    Control characters, backslashes, colons and the like are kept as they come, as the official
+    server does: to rename silently would break the clients' counts. Removing what can never have
+    been there does nothing, so only a file that is added needs a name that a folder can hold.
+    """
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ProtocolError("a file name is too long")
+    if "/" in name:
+        raise ProtocolError("a file name with a separator")
+    if not unicodedata.is_normalized("NFC", name):
+        raise ProtocolError("a file name that is not in NFC")
+    if not is_removed and (name in ("", ".", "..") or "\0" in name):
+        raise ProtocolError("a file name that no folder can hold")
+
+
+def _checked(info: zipfile.ZipInfo, *, check_size: bool = True) -> zipfile.ZipInfo:
+    if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
+        raise ProtocolError("a zip member is encrypted or packed in an unknown way")
+    if check_size and info.file_size > MAX_FILE_BYTES:
+        raise ProtocolError("a file is too large")
+    return info
+
+
+def _check_overlaps(archive: zipfile.ZipFile) -> None:
+    """Every member must have bytes of its own, so that a small zip cannot be read over and over."""
+    end = 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ProtocolError("zip members overlap")
+        end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
+    if end > archive.start_dir:
+        raise ProtocolError("zip members overlap")
+
+
+class _BoundedFile(io.BufferedReader):
+    """A file that gives little at a time, so that a directory of a million members is not read at all."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _PIECE_BYTES:
+            raise ProtocolError("the zip's directory is too large")
+        return super().read(size)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Whatever `zipfile` says of broken input is the client's fault; a full disk is not."""
+    try:
+        yield
+    except KeyError as exc:
+        raise ProtocolError("a member is missing in the zip") from exc
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+        OverflowError,
+        ValueError,
+    ) as exc:
+        raise ProtocolError(f"no sound zip: {exc}") from exc
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # a seek to before the file's beginning
+            raise
+        raise ProtocolError("no sound zip: an offset outside of it") from exc

@@ -1,0 +1,1 @@
+"""Keeps versioned SQLite files and blobs; knows no HTTP and no Flask."""

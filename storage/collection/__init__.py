@@ -1,0 +1,1 @@
+"""SQL on Anki's tables, inside a checkout."""

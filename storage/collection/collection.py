@@ -1,0 +1,139 @@
+"""One user's collection, as a sync sees it: what changed since, and the merging of what came.
+
+Holds no transaction of its own: the caller has one open, and rolls it back when a call raises.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from storage.collection import (
+    cards,
+    chunks,
+    config,
+    deck_configs,
+    decks,
+    graves,
+    notes,
+    notetypes,
+    revlog,
+    tags,
+    unbury,
+)
+from storage.collection.codec import Codec
+from storage.collection.records import Changes, Chunk, ChunkIds, Graves, Mark
+from storage.collection.stamps import Stamps, carried_stamps
+from storage.collection.tally import COUNTED, Tally
+
+
+class Collection:
+    """Anki's tables (schema 18) behind a connection that `schema.configure` has set up.
+
+    Everything is decided by arguments and tables alone, so that the same calls on the same version
+    give the same tables again.
+    """
+
+    def __init__(self, connection: apsw.Connection, codec: Codec, stamps: Stamps) -> None:
+        self._connection = connection
+        self._codec = codec
+        self._tally = Tally(stamps)
+
+    @property
+    def usn(self) -> int:
+        """The USN that this sync's changes get."""
+        usn: int = self._connection.execute("SELECT usn FROM col").get
+        return usn
+
+    def unbury_if_day_rolled_over(self, now_s: int) -> None:
+        """Bring back cards that were buried for a day that is over."""
+        unbury.unbury_if_day_rolled_over(self._connection, self.usn, now_s)
+
+    def pending_graves(self, min_usn: int) -> Graves:
+        """All deletions with at least this USN."""
+        return graves.pending(self._connection, min_usn)
+
+    def apply_graves(self, deleted: Graves, usn: int) -> None:
+        """Delete exactly these objects and remember them under this USN."""
+        graves.apply(self._connection, self._tally, deleted, usn)
+
+    def changes(self, min_usn: int, *, with_config: bool) -> Changes:
+        """Notetypes, decks, deck options and tags with at least this USN; config and creation if asked."""
+        db = self._connection
+        return Changes(
+            models=notetypes.pending(db, self._codec, min_usn),
+            decks=decks.pending(db, self._codec, min_usn),
+            configs=deck_configs.pending(db, self._codec, min_usn),
+            tags=tags.pending(db, min_usn),
+            conf=config.read_all(db) if with_config else None,
+            crt=db.execute("SELECT crt FROM col").get if with_config else None,
+        )
+
+    def apply_changes(self, changes: Changes, usn: int, now_s: int) -> None:
+        """Merge what the client changed. Raises: InvalidChange."""
+        db, codec, tally = self._connection, self._codec, self._tally
+        mark = Mark(usn, now_s)
+        notetypes.merge(db, codec, tally, changes.models, mark)
+        decks.merge(db, codec, tally, changes.decks, mark)
+        deck_configs.merge(db, codec, tally, changes.configs)
+        tags.register(db, tally, changes.tags, usn)
+        if changes.crt is not None:
+            db.execute("UPDATE col SET crt = ?", (changes.crt,))
+        if changes.conf is not None:
+            config.replace_all(db, changes.conf, usn, now_s)
+
+    def has_few_pending(self, min_usn: int) -> bool:
+        """Whether no table has more than a hundred rows with at least this USN; costs microseconds."""
+        return chunks.has_few_pending(self._connection, min_usn)
+
+    def pending_ids(self, min_usn: int) -> ChunkIds:
+        """Ids of all rows with at least this USN; chunks are taken from the ends of the lists."""
+        return chunks.pending_ids(self._connection, min_usn)
+
+    def read_chunk(self, ids: ChunkIds) -> Chunk:
+        """The rows with these ids, in this order."""
+        return Chunk(
+            revlog=revlog.read(self._connection, ids.revlog) if ids.revlog else [],
+            cards=cards.read(self._connection, ids.cards) if ids.cards else [],
+            notes=notes.read(self._connection, ids.notes) if ids.notes else [],
+        )
+
+    def apply_chunk(self, chunk: Chunk, min_usn: int) -> None:
+        """Merge rows; ours stay where the client has not seen them and they are as new.
+
+        Raises: InvalidChange.
+        """
+        revlog.merge(self._connection, self._tally, chunk.revlog)
+        if chunk.cards:
+            cards.merge(self._connection, self._tally, chunk.cards, min_usn)
+        if chunk.notes:
+            notes.merge(self._connection, self._codec, self._tally, chunk.notes, min_usn)
+
+    def counts(self) -> tuple[int, ...]:
+        """Rows of cards, notes, revlog, graves, notetypes, decks, deck_config, as carried along."""
+        return tuple(self._tally.counts[table] for table in COUNTED)
+
+    def recount(self) -> tuple[int, ...]:
+        """The same by a real count, which is carried along from here."""
+        self._tally.recount(self._connection)
+        return self.counts()
+
+    @property
+    def maybe_unsynced(self) -> bool:
+        """Whether `has_unsynced` has to look."""
+        return self._tally.maybe_unsynced
+
+    def has_unsynced(self) -> bool:
+        """Whether a row has USN -1, which no row of a server may have."""
+        return self._tally.has_unsynced(self._connection)
+
+    def finish(self, now_ms: int) -> None:
+        """End the sync: `now_ms` becomes the time of the last sync and change, and the USN goes up."""
+        self._connection.execute("UPDATE col SET ls = ?1, mod = ?1, usn = usn + 1", (now_ms,))
+
+    def increment_usn(self) -> None:
+        """Move the USN on, so that a download differs from the version before it."""
+        self._connection.execute("UPDATE col SET usn = usn + 1")
+
+    def stamps(self) -> Stamps:
+        """What the head keeps of this state, see `storage.collection.stamps`."""
+        return carried_stamps(self._connection, self._tally)

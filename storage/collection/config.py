@@ -1,0 +1,60 @@
+"""The config table: JSON values by key, replaced as a whole when the client's is newer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+import msgspec
+
+SCHEDULER_V1 = 1
+SCHEDULER_V2 = 2
+
+UINT8 = range(2**8)
+INT32 = range(-(2**31), 2**31)
+UINT32 = range(2**32)
+
+_decode = msgspec.json.decode
+_encode = msgspec.json.encode
+
+
+def read_all(connection: apsw.Connection) -> dict[str, Any]:
+    """The whole config. Clears the USNs, as the official server does when it sends the config."""
+    entries = {key: _decode(value) for key, value in connection.execute("SELECT key, val FROM config")}
+    connection.execute("UPDATE config SET usn = 0 WHERE usn != 0")
+    return entries
+
+
+def replace_all(connection: apsw.Connection, entries: dict[str, Any], usn: int, now_s: int) -> None:
+    """Drop every key and write these."""
+    connection.execute("DELETE FROM config")
+    connection.executemany(
+        "INSERT OR REPLACE INTO config (key, usn, mtime_secs, val) VALUES (?, ?, ?, ?)",
+        [(key, usn, now_s, _encode(value)) for key, value in entries.items()],
+    )
+
+
+def write(connection: apsw.Connection, key: str, value: Any, usn: int, now_s: int) -> None:
+    """Write one key; nothing happens where the value is the same already."""
+    encoded = _encode(value)
+    if connection.execute("SELECT val FROM config WHERE key = ?", (key,)).get != encoded:
+        connection.execute(
+            "INSERT OR REPLACE INTO config (key, usn, mtime_secs, val) VALUES (?, ?, ?, ?)",
+            (key, usn, now_s, encoded),
+        )
+
+
+def find_integer(connection: apsw.Connection, key: str, allowed: range) -> int | None:
+    """The integer kept under a key; None where it is missing, no integer, or out of range."""
+    encoded = connection.execute("SELECT val FROM config WHERE key = ?", (key,)).get
+    try:
+        value = _decode(encoded) if encoded is not None else None
+    except msgspec.DecodeError:
+        return None
+    return value if type(value) is int and value in allowed else None
+
+
+def scheduler_version(connection: apsw.Connection) -> int:
+    """1 or 2; anything else counts as 1."""
+    found = find_integer(connection, "schedVer", UINT8)
+    return SCHEDULER_V2 if found == SCHEDULER_V2 else SCHEDULER_V1

@@ -1,0 +1,233 @@
+"""The tables of Anki's schema, by version: their statements, columns and kinds of values.
+
+Refuses everything else: what is not named here does not get into a collection that we keep.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+LATEST = 18
+OPENABLE = frozenset({11, 14, 15, 16, 17, 18})
+"""12 and 13 were never released; the engine refuses them too."""
+
+BIG_TABLES = ("notes", "cards", "revlog")
+"""The same in all versions; the others are a few MB at most in a real collection."""
+
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_SPACE = re.compile(r"\s+")
+_AROUND_PUNCTUATION = re.compile(r" ?([(),=]|!=) ?")
+
+
+class Table(NamedTuple):
+    """A table: its columns by kind, in the order of the statement."""
+
+    name: str
+    sql: str
+    columns: tuple[str, ...]
+    integers: tuple[str, ...] = ()
+    """Those whose readers take nothing else; a fraction in one of them is cut off."""
+    texts: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_COL = Table(
+    "col",
+    "CREATE TABLE col (id integer PRIMARY KEY, crt integer NOT NULL, mod integer NOT NULL, "
+    "scm integer NOT NULL, ver integer NOT NULL, dty integer NOT NULL, usn integer NOT NULL, "
+    "ls integer NOT NULL, conf text NOT NULL, models text NOT NULL, decks text NOT NULL, "
+    "dconf text NOT NULL, tags text NOT NULL)",
+    ("id", "crt", "mod", "scm", "ver", "dty", "usn", "ls", "conf", "models", "decks", "dconf", "tags"),
+    integers=("crt", "mod", "scm", "ver", "dty", "usn", "ls"),
+    texts=("conf", "models", "decks", "dconf", "tags"),
+)
+
+_NOTES = Table(
+    "notes",
+    "CREATE TABLE notes (id integer PRIMARY KEY, guid text NOT NULL, mid integer NOT NULL, "
+    "mod integer NOT NULL, usn integer NOT NULL, tags text NOT NULL, flds text NOT NULL, "
+    # integers in the sort field sort as numbers
+    "sfld integer NOT NULL, csum integer NOT NULL, flags integer NOT NULL, data text NOT NULL)",
+    ("id", "guid", "mid", "mod", "usn", "tags", "flds", "sfld", "csum", "flags", "data"),
+    integers=("mid", "mod", "usn"),
+    texts=("guid", "tags", "flds"),
+)
+
+_CARDS = Table(
+    "cards",
+    "CREATE TABLE cards (id integer PRIMARY KEY, nid integer NOT NULL, did integer NOT NULL, "
+    "ord integer NOT NULL, mod integer NOT NULL, usn integer NOT NULL, type integer NOT NULL, "
+    "queue integer NOT NULL, due integer NOT NULL, ivl integer NOT NULL, factor integer NOT NULL, "
+    "reps integer NOT NULL, lapses integer NOT NULL, left integer NOT NULL, odue integer NOT NULL, "
+    "odid integer NOT NULL, flags integer NOT NULL, data text NOT NULL)",
+    _words("id nid did ord mod usn type queue due ivl factor reps lapses left odue odid flags data"),
+    integers=_words("nid did ord usn type queue factor reps lapses left odid flags"),
+)
+
+_REVLOG = Table(
+    "revlog",
+    "CREATE TABLE revlog (id integer PRIMARY KEY, cid integer NOT NULL, usn integer NOT NULL, "
+    "ease integer NOT NULL, ivl integer NOT NULL, lastIvl integer NOT NULL, factor integer NOT NULL, "
+    "time integer NOT NULL, type integer NOT NULL)",
+    ("id", "cid", "usn", "ease", "ivl", "lastIvl", "factor", "time", "type"),
+    integers=("cid", "usn", "ease", "factor"),
+)
+
+_GRAVES_11 = Table(
+    "graves",
+    "CREATE TABLE graves (usn integer NOT NULL, oid integer NOT NULL, type integer NOT NULL)",
+    ("usn", "oid", "type"),
+    integers=("usn", "oid", "type"),
+)
+
+_GRAVES_18 = Table(
+    "graves",
+    "CREATE TABLE graves (oid integer NOT NULL, type integer NOT NULL, usn integer NOT NULL, "
+    "PRIMARY KEY (oid, type)) WITHOUT ROWID",
+    ("oid", "type", "usn"),
+    integers=("oid", "type", "usn"),
+)
+
+_DECK_CONFIG = Table(
+    "deck_config",
+    "CREATE TABLE deck_config (id integer PRIMARY KEY NOT NULL, name text NOT NULL COLLATE unicase, "
+    "mtime_secs integer NOT NULL, usn integer NOT NULL, config blob NOT NULL)",
+    ("id", "name", "mtime_secs", "usn", "config"),
+    integers=("mtime_secs", "usn"),
+    texts=("name",),
+    blobs=("config",),
+)
+
+_CONFIG = Table(
+    "config",
+    "CREATE TABLE config (KEY text NOT NULL PRIMARY KEY, usn integer NOT NULL, "
+    "mtime_secs integer NOT NULL, val blob NOT NULL) WITHOUT ROWID",
+    ("key", "usn", "mtime_secs", "val"),
+    integers=("usn", "mtime_secs"),
+    texts=("key",),
+    blobs=("val",),
+)
+
+_TAGS_14 = Table(
+    "tags",
+    "CREATE TABLE tags (tag text NOT NULL PRIMARY KEY COLLATE unicase, usn integer NOT NULL) WITHOUT ROWID",
+    ("tag", "usn"),
+    integers=("usn",),
+    texts=("tag",),
+)
+
+_TAGS_17 = Table(
+    "tags",
+    "CREATE TABLE tags (tag text NOT NULL PRIMARY KEY COLLATE unicase, usn integer NOT NULL, "
+    "collapsed boolean NOT NULL, config blob NULL) WITHOUT ROWID",
+    ("tag", "usn", "collapsed", "config"),
+    integers=("usn", "collapsed"),
+    texts=("tag",),
+)
+
+_FIELDS = Table(
+    "fields",
+    "CREATE TABLE fields (ntid integer NOT NULL, ord integer NOT NULL, name text NOT NULL COLLATE unicase, "
+    "config blob NOT NULL, PRIMARY KEY (ntid, ord)) WITHOUT ROWID",
+    ("ntid", "ord", "name", "config"),
+    integers=("ntid", "ord"),
+    texts=("name",),
+    blobs=("config",),
+)
+
+_TEMPLATES = Table(
+    "templates",
+    "CREATE TABLE templates (ntid integer NOT NULL, ord integer NOT NULL, "
+    "name text NOT NULL COLLATE unicase, mtime_secs integer NOT NULL, usn integer NOT NULL, "
+    "config blob NOT NULL, PRIMARY KEY (ntid, ord)) WITHOUT ROWID",
+    ("ntid", "ord", "name", "mtime_secs", "usn", "config"),
+    integers=("ntid", "ord", "mtime_secs", "usn"),
+    texts=("name",),
+    blobs=("config",),
+)
+
+_NOTETYPES = Table(
+    "notetypes",
+    "CREATE TABLE notetypes (id integer NOT NULL PRIMARY KEY, name text NOT NULL COLLATE unicase, "
+    "mtime_secs integer NOT NULL, usn integer NOT NULL, config blob NOT NULL)",
+    ("id", "name", "mtime_secs", "usn", "config"),
+    integers=("mtime_secs", "usn"),
+    texts=("name",),
+    blobs=("config",),
+)
+
+_DECKS = Table(
+    "decks",
+    "CREATE TABLE decks (id integer PRIMARY KEY NOT NULL, name text NOT NULL COLLATE unicase, "
+    "mtime_secs integer NOT NULL, usn integer NOT NULL, common blob NOT NULL, kind blob NOT NULL)",
+    ("id", "name", "mtime_secs", "usn", "common", "kind"),
+    integers=("mtime_secs", "usn"),
+    texts=("name",),
+    blobs=("common", "kind"),
+)
+
+INDEXES = {
+    "ix_notes_usn": "CREATE INDEX ix_notes_usn ON notes (usn)",
+    "ix_cards_usn": "CREATE INDEX ix_cards_usn ON cards (usn)",
+    "ix_revlog_usn": "CREATE INDEX ix_revlog_usn ON revlog (usn)",
+    "ix_cards_nid": "CREATE INDEX ix_cards_nid ON cards (nid)",
+    "ix_cards_sched": "CREATE INDEX ix_cards_sched ON cards (did, queue, due)",
+    "ix_revlog_cid": "CREATE INDEX ix_revlog_cid ON revlog (cid)",
+    "ix_notes_csum": "CREATE INDEX ix_notes_csum ON notes (csum)",
+    "idx_fields_name_ntid": "CREATE UNIQUE INDEX idx_fields_name_ntid ON fields (name, ntid)",
+    "idx_templates_name_ntid": "CREATE UNIQUE INDEX idx_templates_name_ntid ON templates (name, ntid)",
+    "idx_templates_usn": "CREATE INDEX idx_templates_usn ON templates (usn)",
+    "idx_notetypes_name": "CREATE UNIQUE INDEX idx_notetypes_name ON notetypes (name)",
+    "idx_notetypes_usn": "CREATE INDEX idx_notetypes_usn ON notetypes (usn)",
+    "idx_decks_name": "CREATE UNIQUE INDEX idx_decks_name ON decks (name)",
+    "idx_notes_mid": "CREATE INDEX idx_notes_mid ON notes (mid)",
+    "idx_cards_odid": "CREATE INDEX idx_cards_odid ON cards (odid) WHERE odid != 0",
+    "idx_graves_pending": "CREATE INDEX idx_graves_pending ON graves (usn)",
+}
+"""Of schema 18."""
+
+_STATISTICS = {
+    "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    "sqlite_stat4": "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+"""Left by ANALYZE, which clients run before they upload."""
+
+
+def tables(version: int) -> tuple[Table, ...]:
+    """The tables of a schema version."""
+    found = [_COL, _NOTES, _CARDS, _REVLOG, _GRAVES_18 if version >= 18 else _GRAVES_11]
+    if version >= 14:
+        found += [_DECK_CONFIG, _CONFIG, _TAGS_17 if version >= 17 else _TAGS_14]
+    if version >= 15:
+        found += [_FIELDS, _TEMPLATES, _NOTETYPES, _DECKS]
+    return tuple(found)
+
+
+def normalised(sql: str) -> str:
+    """A statement without comments, needless space and upper case.
+
+    Two statements that come out equal mean the same, as ours hold no quotes: a comment that only
+    looks like one stands in quotes, which stay.
+    """
+    spaced = _SPACE.sub(" ", _COMMENT.sub(" ", sql)).strip().lower()
+    return _AROUND_PUNCTUATION.sub(r"\1", spaced)
+
+
+def is_latest(objects: list[tuple[str, str, str, str | None]]) -> bool:
+    """Whether a `(type, name, tbl_name, sql)` listing is exactly schema 18, statistics aside."""
+    wanted = {name: ("table", name, sql) for name, sql in _STATISTICS.items()}
+    optional = set(wanted)
+    wanted |= {table.name: ("table", table.name, table.sql) for table in tables(LATEST)}
+    wanted |= {name: ("index", sql.split(" ON ")[1].split(" ")[0], sql) for name, sql in INDEXES.items()}
+    found = {name for _, name, _, _ in objects}
+    if len(found) != len(objects) or not (wanted.keys() - optional <= found <= wanted.keys()):
+        return False
+    return all(
+        (kind, table, normalised(sql or "")) == (*wanted[name][:2], normalised(wanted[name][2]))
+        for kind, name, table, sql in objects
+    )

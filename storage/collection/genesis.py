@@ -1,0 +1,14 @@
+"""The first version of a collection: what the engine makes for a user who never synced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anki._backend import RustBackend
+
+
+def create_empty(path: Path) -> None:
+    """Make an empty collection at schema 18, in WAL mode, with no WAL beside it."""
+    backend = RustBackend(langs=["en"], server=True)
+    backend.open_collection(collection_path=str(path), media_folder_path="", media_db_path="")
+    backend.close_collection(downgrade_to_schema11=False)

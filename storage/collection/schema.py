@@ -1,0 +1,37 @@
+"""How a connection must be set up for Anki's tables, and what "pending" means in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import apsw
+
+PENDING_ON_CLIENT = -1
+"""The USN of rows that a client changed and has not sent yet; none may exist on a server."""
+
+
+def configure(connection: apsw.Connection) -> None:
+    """Register what Anki's schema needs: the collation of deck, notetype and tag names."""
+    connection.create_collation("unicase", compare_unicase)
+
+
+def compare_unicase(left: str, right: str) -> int:
+    """Order by full case folding, as the engine's `unicase` does."""
+    a, b = left.casefold(), right.casefold()
+    return (a > b) - (a < b)
+
+
+def pending_clause(min_usn: int) -> str:
+    """The condition on `usn` for rows that the other side has not seen; takes `min_usn`."""
+    return "usn = ?" if min_usn == PENDING_ON_CLIENT else "usn >= ?"
+
+
+def is_pending(usn: int, min_usn: int) -> bool:
+    """Whether a row with this USN is one the other side has not seen."""
+    return usn == PENDING_ON_CLIENT if min_usn == PENDING_ON_CLIENT else usn >= min_usn
+
+
+def id_list(ids: Iterable[int]) -> str:
+    """One bound value that `json_each` turns into the ids, in their order."""
+    return json.dumps(list(ids))

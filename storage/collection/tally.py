@@ -1,0 +1,57 @@
+"""Row counts carried along from statement to statement, so that a sanity check counts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import apsw
+
+COUNTED = ("cards", "notes", "revlog", "graves", "notetypes", "decks", "deck_config")
+"""In the order in which the sanity check compares them."""
+
+_CHECKED_FOR_UNSYNCED = {
+    "cards": "INDEXED BY ix_cards_usn",
+    "notes": "INDEXED BY ix_notes_usn",
+    "revlog": "INDEXED BY ix_revlog_usn",
+    "graves": "INDEXED BY idx_graves_pending",
+    "decks": "",
+    "deck_config": "",
+    "tags": "",
+    "notetypes": "INDEXED BY idx_notetypes_usn",
+}
+
+
+class Tally:
+    """How many rows each counted table has, and whether one may still have USN -1."""
+
+    def __init__(self, stamps: Mapping[str, int | bool]) -> None:
+        self.counts = {table: int(stamps[table]) for table in COUNTED}
+        self.maybe_unsynced = bool(stamps["unsynced"])
+
+    def add(self, table: str, rows: int) -> None:
+        """Note that a table has so many rows more, or fewer."""
+        self.counts[table] += rows
+
+    def saw_usn(self, usn: int) -> None:
+        """Note the USN of a row that was written."""
+        if usn == -1:
+            self.maybe_unsynced = True
+
+    def recount(self, connection: apsw.Connection) -> None:
+        """Count for real."""
+        for table in COUNTED:
+            self.counts[table] = connection.execute(f"SELECT count() FROM {table}").get  # noqa: S608 - our names
+
+    def has_unsynced(self, connection: apsw.Connection) -> bool:
+        """Whether a row has USN -1: looked for only where one may be."""
+        if self.maybe_unsynced:
+            self.maybe_unsynced = find_unsynced(connection)
+        return self.maybe_unsynced
+
+
+def find_unsynced(connection: apsw.Connection) -> bool:
+    """Look for a row with USN -1 in the tables that the official server looks at."""
+    return any(
+        connection.execute(f"SELECT 1 FROM {table} {index} WHERE usn = -1 LIMIT 1").get is not None  # noqa: S608
+        for table, index in _CHECKED_FOR_UNSYNCED.items()
+    )

@@ -1,0 +1,78 @@
+"""Cards buried for a day come back when the day is over; the first sync of a day sees to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+from storage.collection import cards, config
+from storage.collection.records import Row
+from storage.collection.timing import days_elapsed
+
+_DEFAULT_ROLLOVER_HOUR = 4
+_LAST_HOUR = 23
+_DAYS_OF_A_CLOCK_GONE_BACK = 7
+
+_BURIED = """
+    WITH RECURSIVE used(did) AS (
+        SELECT min(did) FROM cards
+        UNION ALL
+        SELECT (SELECT min(did) FROM cards WHERE did > used.did) FROM used WHERE used.did IS NOT NULL
+    )
+    SELECT c.id FROM used CROSS JOIN cards AS c INDEXED BY ix_cards_sched
+    ON c.did = used.did AND c.queue IN (-2, -3)
+"""
+"""Deck by deck through the index, as there is none on the queue alone."""
+
+_TYPE, _QUEUE, _DUE = 6, 7, 8
+_NEW, _LEARNING, _REVIEW, _LEARNING_BY_DAY = range(4)
+_TYPE_REVIEW = 2
+_TYPES_LEARNING = (1, 3)
+_TIMES_FROM_S = 1_000_000_000
+"""A larger `due` is a time, a smaller one a day."""
+
+
+def unbury_if_day_rolled_over(connection: apsw.Connection, usn: int, now_s: int) -> None:
+    """Put buried cards back into their queues, once a day. Marks no card as changed."""
+    today = _today(connection, usn, now_s)
+    last = config.find_integer(connection, "lastUnburied", config.UINT32) or 0
+    if last < today or today + _DAYS_OF_A_CLOCK_GONE_BACK < last:
+        buried: Any = connection.execute(_BURIED).fetchall()
+        rows = cards.read(connection, [card for (card,) in buried])
+        cards.replace(connection, [(*row[:_QUEUE], _queue(row), *row[_DUE:]) for row in rows])
+        config.write(connection, "lastUnburied", today, usn, now_s)
+
+
+def _queue(card: Row) -> int:
+    """The queue of a card of this type that is not buried."""
+    if card[_TYPE] in _TYPES_LEARNING:
+        return _LEARNING if card[_DUE] > _TIMES_FROM_S else _LEARNING_BY_DAY
+    return _REVIEW if card[_TYPE] == _TYPE_REVIEW else _NEW
+
+
+def _today(connection: apsw.Connection, usn: int, now_s: int) -> int:
+    return days_elapsed(
+        connection.execute("SELECT crt FROM col").get,
+        now_s,
+        created_west_min=_find_zone(connection, "creationOffset"),
+        now_west_min=_find_zone(connection, "localOffset") or 0,
+        rollover_hour=_rollover_hour(connection, usn, now_s),
+    )
+
+
+def _rollover_hour(connection: apsw.Connection, usn: int, now_s: int) -> int | None:
+    if config.scheduler_version(connection) != config.SCHEDULER_V2:
+        return None
+    hour = config.find_integer(connection, "rollover", config.UINT8)
+    if hour is None:
+        # an old client did not set it; the official server corrects that too
+        config.write(connection, "rollover", _DEFAULT_ROLLOVER_HOUR, usn, now_s)
+        return _DEFAULT_ROLLOVER_HOUR
+    return min(hour, _LAST_HOUR)
+
+
+def _find_zone(connection: apsw.Connection, key: str) -> int | None:
+    """Minutes west of UTC; less than a day, or it counts as missing."""
+    minutes = config.find_integer(connection, key, config.INT32)
+    return minutes if minutes is not None and abs(minutes) < 24 * 60 else None

@@ -1,0 +1,1 @@
+"""A versioned SQLite file over objects and heads."""

@@ -1,0 +1,29 @@
+"""Takes a whole file over as a new version: an upload, a restored state, a new user's empty file.
+
+Refuses files that are not one whole SQLite database in WAL mode.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.database.cache import read_page_size
+from storage.database.checkout import log_path
+from storage.database.image import Layout
+from storage.errors import InvalidDatabase
+
+
+def read_file_layout(path: Path) -> Layout:
+    """The layout of a file; its checksum is not known yet. Raises: InvalidDatabase."""
+    with path.open("rb") as file:
+        head = file.read(100)
+    page_size, size = read_page_size(head), path.stat().st_size
+    if page_size == 0:
+        raise InvalidDatabase("no SQLite file in WAL mode")
+    log = log_path(path)
+    if log.exists() and log.stat().st_size:
+        raise InvalidDatabase("the file has a log beside it")
+    count = int.from_bytes(head[28:32], "big")
+    if size % page_size or count != size // page_size or head[24:28] != head[92:96]:
+        raise InvalidDatabase(f"{size} bytes, but the header tells {count} pages of {page_size}")
+    return Layout(page_size, count, 0, count, {}, None)

@@ -1,0 +1,274 @@
+"""Brings a working copy to the version of a head: from an idle copy, a local base, or the snapshot.
+
+Refuses to trust what is local: whatever does not lead to the head's checksum is dropped and fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+
+from storage.database import keys
+from storage.database.cache import Base, BaseCache, WorkFolder
+from storage.database.checkout import Checkout, local_disk, log_path, open_checkout, remove_copy
+from storage.database.history import find_start
+from storage.database.image import Layout
+from storage.database.layers import BaseWriter, DeltaLayer
+from storage.database.limits import Limits
+from storage.database.pages import Bytes, PageBlock, PageParser
+from storage.errors import Corrupt, NotFound, Unavailable
+from storage.objects.base import ObjectStore
+from storage.types import ChainEntry, DatabaseId, Offload, T
+
+_TRIES = 3
+"""How often a transfer that breaks is begun."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A state to assemble."""
+
+    database: DatabaseId
+    version: int
+    checksum: int
+    chain: tuple[ChainEntry, ...]
+
+
+class _Draft(msgspec.Struct, frozen=True):
+    """The files of a copy that no connection has open."""
+
+    path: Path
+    version: int
+    layout: Layout
+
+
+class Assembler:
+    """Makes checkouts. Store calls run in the caller's greenlet, all else is offloaded."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  # one constructor call, in the facade
+        self,
+        objects: ObjectStore,
+        bases: BaseCache,
+        work: WorkFolder,
+        limits: Limits,
+        configure: Callable[[apsw.Connection], None],
+        offload: Offload[Any],
+    ) -> None:
+        self._objects, self._bases, self._work, self._limits = objects, bases, work, limits
+        self._configure, self._offload = configure, offload
+
+    def checkout(self, target: Target, idle: Checkout | None) -> Checkout:
+        """A working copy of the target. Takes `idle` over. Raises: NotFound, Corrupt, Unavailable."""
+        draft: _Draft | None = self._offload(lambda: self._start_locally(target, idle))
+        if draft is not None:
+            try:
+                return self._bring(target, draft)
+            except Corrupt:
+                self.forget(target.database)
+        return self._bring(target, self._fetch_base(target))
+
+    def rebuild(self, target: Target) -> Checkout:
+        """As `checkout`, from stored objects alone."""
+        return self._bring(target, self._fetch_base(target))
+
+    def fold(self, checkout: Checkout) -> None:
+        """Write a new base from a copy whose log is long, and remove the copy. Blocks."""
+        path = self._work.new_path(".base")
+        try:
+            self.write_file(checkout, path)
+            with local_disk():
+                self._bases.publish(checkout.database, checkout.version, checkout.layout.checksum, path)
+        finally:
+            checkout.remove()
+            path.unlink(missing_ok=True)
+
+    def write_file(self, checkout: Checkout, path: Path) -> None:
+        """The committed state of a copy as a file. Blocks. Raises: Corrupt."""
+        layout = checkout.layout
+        with local_disk(), checkout.image() as image:
+            writer = BaseWriter(path, layout.page_size, layout.page_count)
+            try:
+                writer.add_image(image)
+            finally:
+                writer.close()
+        if writer.checksum != layout.checksum:
+            raise Corrupt(checkout.path.name, f"{layout.checksum:016x}", f"{writer.checksum:016x}")
+
+    def forget(self, database: DatabaseId) -> None:
+        """Drop all local bases of a database: what was made of them is not what is stored."""
+        self._offload(lambda: self._drop_bases(database))
+
+    def _drop_bases(self, database: DatabaseId) -> None:
+        for base in self._bases.list_bases(database):
+            self._bases.drop(base)
+
+    def _start_locally(self, target: Target, idle: Checkout | None) -> _Draft | None:
+        start = find_start(target.chain)
+        if idle is not None:
+            if start <= idle.version < target.version and _fits(target, idle.version, idle.layout.checksum):
+                idle.close()
+                return _Draft(idle.path, idle.version, idle.layout)
+            idle.remove()
+        for base in self._bases.list_bases(target.database):
+            if start <= base.version <= target.version and _fits(target, base.version, base.checksum):
+                draft = self._link(base)
+                if draft is not None:
+                    return draft
+        return None
+
+    def _link(self, base: Base) -> _Draft | None:
+        path = self._work.new_path(".db")
+        try:
+            with local_disk():
+                layout = self._bases.link(base, path)
+        except (FileNotFoundError, Corrupt):
+            return None
+        return _Draft(path, base.version, layout)
+
+    def _fetch_base(self, target: Target) -> _Draft:
+        """The snapshot as a new base, and a link to it."""
+        entry, path = target.chain[0], self._work.new_path(".base")
+        try:
+            _again_if_broken(lambda: self._write_base(target.database, entry, path))
+            base = self._offload(lambda: self._publish(target.database, entry, path))
+        finally:
+            path.unlink(missing_ok=True)
+        draft: _Draft | None = self._offload(lambda: self._link(base))
+        if draft is None:
+            raise Corrupt(base.path.name, "the base just made", "another file")
+        return draft
+
+    def _write_base(self, database: DatabaseId, entry: ChainEntry, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        with local_disk():
+            writer = self._offload(lambda: BaseWriter(path, entry.page_size, entry.page_count))
+        try:
+            self._stream(database, entry, writer.add)
+        finally:
+            writer.close()
+        if writer.checksum != entry.checksum:
+            raise Corrupt(keys.entry_key(database, entry), entry.checksum, writer.checksum)
+
+    def _publish(self, database: DatabaseId, entry: ChainEntry, path: Path) -> Base:
+        with local_disk():
+            return self._bases.publish(database, entry.last, entry.checksum, path)
+
+    def _bring(self, target: Target, draft: _Draft) -> Checkout:
+        """Lay the missing deltas over a draft and open it; the draft is removed if that fails."""
+        try:
+            layout = draft.layout
+            for group in self._groups(_missing(target, draft.version)):
+                layout = self._lay(target.database, draft.path, layout, group)
+            checkout: Checkout = self._offload(lambda: self._open(target, draft.path, layout))
+        except BaseException:
+            remove_copy(draft.path)
+            raise
+        return checkout
+
+    def _open(self, target: Target, path: Path, layout: Layout) -> Checkout:
+        if layout.checksum != target.checksum:
+            raise Corrupt(str(target.database), f"{target.checksum:016x}", f"{layout.checksum:016x}")
+        return open_checkout(
+            target.database, target.version, path, layout,
+            page_cache_bytes=self._limits.page_cache_bytes, configure=self._configure, offload=self._offload,
+        )  # fmt: skip
+
+    def _groups(self, entries: Sequence[ChainEntry]) -> Iterator[list[ChainEntry]]:
+        """Neighbours that fit into memory together; a large one alone."""
+        group: list[ChainEntry] = []
+        for entry in entries:
+            if group and sum(e.size_bytes for e in group) + entry.size_bytes > self._limits.fetch_bytes:
+                yield group
+                group = []
+            group.append(entry)
+        if group:
+            yield group
+
+    def _lay(self, database: DatabaseId, path: Path, layout: Layout, group: list[ChainEntry]) -> Layout:
+        if group[0].size_bytes > self._limits.fetch_bytes:
+            return _again_if_broken(lambda: self._lay_streamed(database, path, layout, group[0]))
+        contents = self._objects.read_many([keys.entry_key(database, entry) for entry in group])
+
+        def lay_all() -> Layout:
+            after = layout
+            for entry, content in zip(group, contents, strict=True):
+                key = keys.entry_key(database, entry)
+                if content is None:
+                    raise NotFound(key)
+                after = _lay_content(path, after, entry, key, content)
+            return after
+
+        laid: Layout = self._offload(lay_all)
+        return laid
+
+    def _lay_streamed(self, database: DatabaseId, path: Path, layout: Layout, entry: ChainEntry) -> Layout:
+        with local_disk():
+            layer = self._offload(lambda: DeltaLayer(path, log_path(path), layout, entry))
+        try:
+            self._stream(database, entry, layer.add)
+            with local_disk():
+                laid: Layout = self._offload(layer.finish)
+                return laid
+        finally:
+            layer.close()
+
+    def _stream(
+        self, database: DatabaseId, entry: ChainEntry, add: Callable[[Sequence[int], Bytes], None]
+    ) -> None:
+        parser = PageParser(keys.entry_key(database, entry), entry)
+        for piece in self._objects.stream(keys.entry_key(database, entry)):
+            self._offload(functools.partial(_add_piece, parser, piece, add))
+        parser.finish()
+
+
+def _fits(target: Target, version: int, checksum: int) -> bool:
+    """Whether a local state is the chain's, as far as the chain tells the checksum of its version."""
+    return all(entry.checksum == checksum for entry in target.chain if entry.last == version)
+
+
+def _missing(target: Target, version: int) -> list[ChainEntry]:
+    """The deltas that lead from a version to the target."""
+    missing = [entry for entry in target.chain[1:] if entry.last > version]
+    for entry in missing:
+        if entry.first > version + 1:
+            raise Corrupt("chain", f"a delta from {version + 1}", entry.first)
+        version = entry.last
+    if version != target.version:
+        raise Corrupt("chain", f"version {target.version}", version)
+    return missing
+
+
+def _again_if_broken(transfer: Callable[[], T]) -> T:
+    """Begin a transfer again from the start when it broke in the middle."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(Unavailable):
+            return transfer()
+    return transfer()
+
+
+def _add_piece(parser: PageParser, piece: bytes, add: Callable[[Sequence[int], Bytes], None]) -> None:
+    _add_all(parser.feed(piece), add)
+
+
+def _add_all(blocks: Iterator[PageBlock], add: Callable[[Sequence[int], Bytes], None]) -> None:
+    with local_disk():
+        for numbers, pages in blocks:
+            add(numbers, pages)
+
+
+def _lay_content(path: Path, layout: Layout, entry: ChainEntry, key: str, content: bytes) -> Layout:
+    parser = PageParser(key, entry)
+    with local_disk():
+        layer = DeltaLayer(path, log_path(path), layout, entry)
+    try:
+        _add_all(parser.feed(content), layer.add)
+        parser.finish()
+        with local_disk():
+            return layer.finish()
+    finally:
+        layer.close()

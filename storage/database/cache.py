@@ -1,0 +1,236 @@
+"""Local files of a host: immutable bases shared by its processes, and the private folder of each.
+
+Refuses to be believed: a base that was touched since it was made, or is not of its name, is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import struct
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from storage.database.image import Image, Layout, image_checksum
+from storage.errors import Corrupt
+from storage.types import DatabaseId
+
+_LOCK, _BOOT = "~lock", "~boot"
+"""Beside the users' folders: no user id has a `~`."""
+_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP}
+
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.db")
+
+
+class Base(msgspec.Struct, frozen=True):
+    """One base file, as its name tells."""
+
+    version: int
+    checksum: int
+    path: Path
+
+
+def _mark_ns(checksum: int) -> int:
+    # A base's modification time is a mark made of its checksum: whoever writes to it through any
+    # link moves the time, and a file put under another's name carries the wrong mark.
+    return (1_000_000_000 + checksum % 1_000_000_000) * 1_000_000_000
+
+
+def read_boot_id() -> str:
+    """Names this run of the host's kernel; empty where it cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class BaseCache:
+    """Base files by database, version and checksum. The least recently linked are evicted first.
+
+    All methods block. They may be called by several threads and processes at once.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, verify_every: int) -> None:
+        self._folder, self._max_bytes, self._verify_every = folder, max_bytes, verify_every
+        self._added_bytes = max_bytes
+        self._links = itertools.count(1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._forget_other_boots()
+
+    def _forget_other_boots(self) -> None:
+        # Bases are not fsynced: what a crash of the host left of them may be anything.
+        boot, mark = read_boot_id(), self._folder / _BOOT
+        with _locked(self._folder / _LOCK):
+            if boot and mark.exists() and mark.read_text() == boot:
+                return
+            for folder in self._folder.iterdir():
+                if folder.is_dir():
+                    shutil.rmtree(folder, ignore_errors=True)
+            mark.write_text(boot)
+
+    def _home(self, database: DatabaseId) -> Path:
+        return self._folder / database.user / database.kind.value
+
+    def list_bases(self, database: DatabaseId) -> list[Base]:
+        """The bases of a database, newest first."""
+        try:
+            names = [path.name for path in self._home(database).iterdir()]
+        except FileNotFoundError:
+            return []
+        matches = filter(None, map(_NAME.fullmatch, names))
+        bases = [Base(int(m[1], 16), int(m[2], 16), self._home(database) / m[0]) for m in matches]
+        return sorted(bases, key=lambda base: base.version, reverse=True)
+
+    def publish(self, database: DatabaseId, version: int, checksum: int, made: Path) -> Base:
+        """Take a finished file over as a base; it moves. Evicts others when the room is used up."""
+        home = self._home(database)
+        home.mkdir(parents=True, exist_ok=True)
+        path = home / f"{version:016x}-{checksum:016x}.db"
+        made.chmod(0o600)
+        os.utime(made, ns=(_mark_ns(checksum), _mark_ns(checksum)))
+        size = made.stat().st_size
+        made.replace(path)
+        self._added_bytes += size
+        if self._added_bytes * 16 > self._max_bytes:
+            self._evict(path)
+        return Base(version, checksum, path)
+
+    def adopt(self, database: DatabaseId, version: int, checksum: int, path: Path) -> None:
+        """Take a file from anywhere over as a base; it is copied only from another disk, and then kept."""
+        try:
+            self.publish(database, version, checksum, path)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            near = self._folder / f"{path.name}.{os.getpid()}.tmp"
+            shutil.copyfile(path, near)
+            self.publish(database, version, checksum, near)
+
+    def link(self, base: Base, into: Path) -> Layout:
+        """Give a checkout its own name for a base. Raises FileNotFoundError, Corrupt (and drops it)."""
+        _link_or_copy(base.path, into)
+        try:
+            layout = _read_layout(base, into)
+            if next(self._links) % self._verify_every == 0:
+                _verify(into, layout)
+        except (Corrupt, OSError):
+            into.unlink()
+            self.drop(base)
+            raise
+        return layout
+
+    def drop(self, base: Base) -> None:
+        """Forget one base; checkouts that link it go on."""
+        base.path.unlink(missing_ok=True)
+
+    def _evict(self, spare: Path) -> None:
+        with _locked(self._folder / _LOCK, wait=False) as held:
+            if not held:
+                return
+            self._added_bytes = 0
+            found = []
+            for path in self._folder.glob("*/*/*.db"):
+                with contextlib.suppress(FileNotFoundError):
+                    stat = path.stat()
+                    # linking and unlinking a file sets its ctime: the time of its last use
+                    found.append((stat.st_ctime_ns, stat.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if total <= self._max_bytes:
+                    break
+                if path != spare:
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+def _link_or_copy(path: Path, into: Path) -> None:
+    try:
+        into.hardlink_to(path)
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        shutil.copy2(path, into)
+
+
+def _read_layout(base: Base, path: Path) -> Layout:
+    stat = path.stat()
+    with path.open("rb") as file:
+        head = file.read(100)
+    page_size = read_page_size(head)
+    if stat.st_mtime_ns != _mark_ns(base.checksum) or page_size == 0 or stat.st_size % page_size:
+        raise Corrupt(base.path.name, "a base as it was made", stat)
+    count = stat.st_size // page_size
+    return Layout(page_size, count, base.checksum, count, {}, None)
+
+
+def read_page_size(head: bytes) -> int:
+    """The page size that a file's first 100 bytes tell; 0 where they are no SQLite header in WAL mode."""
+    if len(head) < 100 or head[:16] != b"SQLite format 3\0" or head[18:20] != b"\2\2":
+        return 0
+    size: int = struct.unpack_from(">H", head, 16)[0]
+    size = 65536 if size == 1 else size
+    return size if size >= 512 and size & (size - 1) == 0 else 0
+
+
+def _verify(path: Path, layout: Layout) -> None:
+    with Image(path, path, layout) as image:
+        found = image_checksum(image)
+    if found != layout.checksum:
+        raise Corrupt(path.name, f"{layout.checksum:016x}", f"{found:016x}")
+
+
+class WorkFolder:
+    """The private folder of one process. What dead processes left is removed when it is made."""
+
+    def __init__(self, parent: Path, nonce: str) -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        self._path = parent / f"{os.getpid()}-{nonce}"
+        self._numbers = itertools.count(1)
+        with _locked(parent / "lock"):
+            _remove_dead(parent)
+            self._path.mkdir()
+            alive = os.open(self._path / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(alive, fcntl.LOCK_EX)
+        self._close = weakref.finalize(self, _remove_own, self._path, alive, os.getpid())
+
+    def new_path(self, suffix: str) -> Path:
+        """A name that nobody uses yet."""
+        return self._path / f"{next(self._numbers)}{suffix}"
+
+    def close(self) -> None:
+        """Remove the folder and all in it; at the latest this is done when the process ends."""
+        self._close()
+
+
+def _remove_own(path: Path, alive: int, owner: int) -> None:
+    os.close(alive)
+    if os.getpid() == owner:  # a forked child must not clear its parent's desk
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_dead(parent: Path) -> None:
+    for folder in parent.iterdir():
+        if not folder.is_dir():
+            continue
+        with contextlib.suppress(OSError), _locked(folder / "alive", wait=False) as dead:
+            if dead:
+                shutil.rmtree(folder, ignore_errors=True)

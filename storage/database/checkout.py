@@ -1,0 +1,178 @@
+"""A working copy: a private link to a base, its own log, and one SQLite connection over both.
+
+Refuses checkpoints: the base is never written, so the log is the change and readers need no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from storage.database.image import Image, Layout, PageReader
+from storage.errors import Corrupt, StorageError, Unavailable
+from storage.types import DatabaseId, Offload
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+
+
+@contextlib.contextmanager
+def local_disk() -> Iterator[None]:
+    """Faults of this host's disk become `Unavailable`: nothing stored is hurt by them."""
+    try:
+        yield
+    except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as exc:
+        raise Unavailable(f"the local disk: {exc}") from exc
+    except OSError as exc:
+        if exc.errno in _DISK_ERRORS:
+            raise Unavailable(f"the local disk: {exc}") from exc
+        raise
+
+
+def log_path(path: Path) -> Path:
+    """SQLite's name for the log of a file."""
+    return path.with_name(path.name + "-wal")
+
+
+def remove_copy(path: Path) -> None:
+    """Remove a working copy's link and whatever SQLite left beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+class _CommittedFrames:
+    """Hears from SQLite how long the log is after each commit."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def note(self, _connection: apsw.Connection, _schema: str, frames: int) -> int:
+        self.count = frames
+        return apsw.SQLITE_OK
+
+
+class Checkout:
+    """One database at one version, exclusively its holder's.
+
+    `connection` is open, in WAL mode with an exclusive lock, and never checkpoints.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  # one constructor call, in open_checkout
+        self,
+        database: DatabaseId,
+        version: int,
+        path: Path,
+        layout: Layout,
+        connection: apsw.Connection,
+        offload: Offload[Any],
+    ) -> None:
+        self.database, self.version, self.path, self.layout = database, version, path, layout
+        self.connection = connection
+        self._offload = offload
+        self._frames = _CommittedFrames(0 if layout.log is None else layout.log.frames)
+        connection.set_wal_hook(self._frames.note)
+        stat = path.stat()
+        self._base = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return self.layout.page_size
+
+    @property
+    def page_count(self) -> int:
+        """Pages of the committed state."""
+        return self.layout.page_count
+
+    @property
+    def committed_frames(self) -> int:
+        """Length of the log in frames after the last local COMMIT."""
+        return self._frames.count
+
+    def begin(self) -> None:
+        """Open a transaction unless one is open."""
+        if not self.connection.in_transaction:
+            with local_disk():
+                self.connection.execute("BEGIN IMMEDIATE")
+
+    def rollback(self) -> None:
+        """Give up the open transaction, if there is one."""
+        if self.connection.in_transaction:
+            with local_disk():
+                self.connection.execute("ROLLBACK")
+
+    def image(self) -> Image:
+        """The pages of the committed state."""
+        return Image(self.path, log_path(self.path), self.layout)
+
+    def reader(self) -> PageReader:
+        """A stable image of the committed state; later sessions may go on on this copy."""
+        with local_disk():
+            return PageReader(self.image(), self._offload)
+
+    def check_base(self) -> None:
+        """Raises Corrupt when the base file was written to since the copy was opened."""
+        stat = self.path.stat()
+        found = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if found != self._base:
+            raise Corrupt(self.path.name, self._base, found)
+
+    def close(self) -> None:
+        """Close the connection; the files stay."""
+        self.connection.close()
+
+    def remove(self) -> None:
+        """Close the connection and remove the files."""
+        with contextlib.suppress(apsw.Error):
+            self.connection.close()
+        remove_copy(self.path)
+
+
+def open_checkout(  # noqa: PLR0913  # what is fixed per process is named
+    database: DatabaseId,
+    version: int,
+    path: Path,
+    layout: Layout,
+    *,
+    page_cache_bytes: int,
+    configure: Callable[[apsw.Connection], None],
+    offload: Offload[Any],
+) -> Checkout:
+    """Let SQLite take up a copy whose files are ready. Raises: Corrupt, Unavailable."""
+    with local_disk():
+        if layout.log is not None:
+            os.truncate(log_path(path), layout.log.end)
+        # No POSIX locks: they belong to the inode, and other copies share the base's.
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs="unix-none")
+        try:
+            _prepare(connection, page_cache_bytes)
+            found = (connection.pragma("page_size"), connection.pragma("page_count"))
+            if found != (layout.page_size, layout.page_count):
+                raise Corrupt(path.name, (layout.page_size, layout.page_count), found)
+            checkout = Checkout(database, version, path, layout, connection, offload)
+            configure(connection)
+        except (apsw.CorruptError, apsw.NotADBError) as exc:
+            connection.close()
+            raise Corrupt(path.name, "an SQLite file", str(exc)) from exc
+        except (StorageError, apsw.Error, OSError):
+            connection.close()
+            raise
+    return checkout
+
+
+def _prepare(connection: apsw.Connection, page_cache_bytes: int) -> None:
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+    # Some of these answer with a row: the cursor must be run to its end for the next to be heard.
+    connection.execute(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;"
+        "PRAGMA synchronous = OFF; PRAGMA cell_size_check = 1;"
+        f"PRAGMA cache_size = {-page_cache_bytes // 1024}"
+    ).fetchall()

@@ -1,0 +1,254 @@
+"""What a commit stores: the frames that SQLite wrote become one delta, or the whole file a snapshot.
+
+Refuses the heads: the flip is `store`'s.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import msgspec
+
+from storage.database.adopt import read_file_layout
+from storage.database.checkout import Checkout, local_disk, log_path
+from storage.database.image import Image, Layout, whole_blocks
+from storage.database.layers import cut_checksum, laid_over
+from storage.database.limits import Limits
+from storage.database.pages import (
+    PageHeader,
+    PageWriter,
+    lock_page,
+    pages_checksum,
+    pages_per_block,
+)
+from storage.database.wal import read_frames, read_header
+from storage.errors import Corrupt
+from storage.types import ChainEntry, EntryKind, Head
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What a commit says beside its pages."""
+
+    commit_id: str
+    answer: bytes
+    """Kept with the commit, so that a lost reply can be told from a failure."""
+    now_ms: int
+    stamps: dict[str, int | bool]
+    session: tuple[str, int] | None
+    """Session id and number of journal entries; None for a commit that ends any session."""
+
+
+class Made(msgspec.Struct, frozen=True):
+    """An object ready to be put."""
+
+    entry: ChainEntry
+    content: bytes | Path
+    layout: Layout
+
+
+def commit_locally(checkout: Checkout) -> Layout:
+    """SQLite's COMMIT; the layout after it, its checksum still the old one. Raises: Corrupt, Unavailable.
+
+    Every new frame is verified, and none of the base may have been written.
+    """
+    with local_disk():
+        if checkout.connection.in_transaction:
+            checkout.connection.execute("COMMIT")
+    checkout.check_base()
+    before, end = checkout.layout, checkout.committed_frames
+    if end == (0 if before.log is None else before.log.frames):
+        return before
+    in_log, page_count = dict(before.in_log), 0
+    descriptor = os.open(log_path(checkout.path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        state = before.log or read_header(descriptor)
+        if state.page_size != before.page_size:
+            raise Corrupt("wal", before.page_size, state.page_size)
+        for block, after in read_frames(descriptor, state, end):
+            first, step = state.page_offset(block.first), state.frame_bytes
+            in_log.update(zip(block.pages, range(first, first + step * len(block.pages), step), strict=True))
+            page_count, state = block.commits[-1], after
+    finally:
+        os.close(descriptor)
+    if page_count == 0:
+        raise Corrupt("wal", "a commit frame at the end", "none")
+    for number in [number for number in in_log if number > page_count]:
+        del in_log[number]
+    return laid_over(before, in_log, page_count, before.checksum, state)
+
+
+def touched_pages(before: Layout, after: Layout) -> list[int]:
+    """Pages that may differ between two layouts of one copy, ascending; all new ones, written or not."""
+    old, skipped = before.in_log, lock_page(after.page_size)
+    touched = {number for number, at in after.in_log.items() if old.get(number) != at}
+    touched.update(range(before.page_count + 1, after.page_count + 1))
+    touched.discard(skipped)
+    return sorted(touched)
+
+
+class CommitMaker:
+    """Makes the object of a commit. All methods block."""
+
+    def __init__(self, limits: Limits, new_path: Callable[[str], Path]) -> None:
+        self._limits, self._new_path = limits, new_path
+
+    def make(self, checkout: Checkout, head: Head, commit: Commit, nonce: str) -> Made:
+        """Commit locally and make the delta, or a snapshot where that is better or due."""
+        after = commit_locally(checkout)
+        touched = touched_pages(checkout.layout, after)
+        entry = ChainEntry(
+            EntryKind.DELTA, head.version + 1, head.version + 1, head.token, nonce, 0, b"",
+            after.page_size, after.page_count, 0, (commit.commit_id,), commit.now_ms,
+        )  # fmt: skip
+        deltas = len(head.chain) - 1
+        if 2 * len(touched) > after.page_count or deltas >= self._limits.chain_deltas:
+            return self._whole(checkout, after, touched, entry)
+        return self._delta(checkout, after, touched, entry)
+
+    def _whole(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
+        with (
+            local_disk(),
+            checkout.image() as old,
+            Image(checkout.path, log_path(checkout.path), after) as new,
+        ):
+            # Carried along as for a delta: it proves the pages of the base that the snapshot takes up.
+            expected = checkout.layout.checksum ^ cut_checksum(old, after.page_count)
+            for number in touched:
+                expected ^= _page_change(number, old, new)
+            made = self._snapshot(new, entry, self._limits.quick_compression_level)
+        if made.entry.checksum != expected:
+            raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
+        return made
+
+    def _delta(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
+        before = checkout.layout
+        header = header_of(entry, before.checksum)
+        with (
+            local_disk(),
+            checkout.image() as old,
+            Image(checkout.path, log_path(checkout.path), after) as new,
+            _Sink(len(touched) * after.page_size, self._limits, self._new_path) as sink,
+        ):
+            writer = PageWriter(header, sink.write, self._limits.quick_compression_level)
+            total = before.checksum ^ cut_checksum(old, after.page_count)
+            for numbers in _batches(touched, pages_per_block(after.page_size)):
+                total ^= _add_changed(writer, numbers, old, new)
+            digest = writer.finish(total)
+            entry = proven(entry, writer.size_bytes, digest, total)
+            return Made(entry, sink.content(), msgspec.structs.replace(after, checksum=total))
+
+    def snapshot(self, image: Image, entry: ChainEntry) -> Made:
+        """The whole image as a snapshot of version `entry.last`; its checksum is computed anew."""
+        return self._snapshot(image, entry, self._limits.compression_level)
+
+    def _snapshot(self, image: Image, entry: ChainEntry, level: int) -> Made:
+        size = image.layout.page_size
+        entry = msgspec.structs.replace(entry, kind=EntryKind.SNAPSHOT, first=entry.last)
+        total = 0
+        with local_disk(), _Sink(None, self._limits, self._new_path) as sink:
+            writer = PageWriter(header_of(entry, 0), sink.write, level)
+            for numbers in whole_blocks(image.layout):
+                pages = image.pages(numbers)
+                total ^= pages_checksum(numbers, pages, size)
+                writer.add(numbers, pages)
+            digest = writer.finish(total)
+            entry = proven(entry, writer.size_bytes, digest, total)
+            return Made(entry, sink.content(), msgspec.structs.replace(image.layout, checksum=total))
+
+    def adopt(self, path: Path, entry: ChainEntry) -> Made:
+        """A whole file as the snapshot of version `entry.last`. Raises: InvalidDatabase."""
+        with local_disk():
+            layout = read_file_layout(path)
+            entry = msgspec.structs.replace(entry, page_size=layout.page_size, page_count=layout.page_count)
+            with Image(path, log_path(path), layout) as image:
+                return self._snapshot(image, entry, self._limits.quick_compression_level)
+
+    def merged(self, image: Image, numbers: list[int], entry: ChainEntry, parent: int) -> Made:
+        """A delta of these pages as the image has them."""
+        raw_bytes = len(numbers) * image.layout.page_size
+        with local_disk(), _Sink(raw_bytes, self._limits, self._new_path) as sink:
+            writer = PageWriter(header_of(entry, parent), sink.write, self._limits.compression_level)
+            for batch in _batches(numbers, pages_per_block(image.layout.page_size)):
+                writer.add(batch, image.pages(batch))
+            digest = writer.finish(entry.checksum)
+            made = proven(entry, writer.size_bytes, digest, entry.checksum)
+            return Made(made, sink.content(), image.layout)
+
+
+def header_of(entry: ChainEntry, parent: int) -> PageHeader:
+    """The header of an entry's object."""
+    return PageHeader(
+        entry.kind, entry.page_size, entry.page_count, entry.first, entry.last,
+        entry.token, parent, entry.time_ms, entry.commit_ids,
+    )  # fmt: skip
+
+
+def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> ChainEntry:
+    """The entry with what is known once its object is written."""
+    return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
+
+
+def _add_changed(writer: PageWriter, numbers: list[int], old: Image, new: Image) -> int:
+    """Write those pages that differ; the change of the database's checksum."""
+    size, kept, pages, total = new.layout.page_size, [], [], 0
+    resized = old.layout.page_count != new.layout.page_count
+    for number in numbers:
+        page = new.page(number)
+        if number <= old.layout.page_count:
+            was = old.page(number)
+            # A delta that resizes the database keeps page 1: it takes a frame to commit a size.
+            if was == page and not (resized and number == 1):
+                continue
+            total ^= pages_checksum([number], was, size)
+        total ^= pages_checksum([number], page, size)
+        kept.append(number)
+        pages.append(page)
+    if kept:
+        writer.add(kept, b"".join(pages))
+    return total
+
+
+def _page_change(number: int, old: Image, new: Image) -> int:
+    size = new.layout.page_size
+    change = pages_checksum([number], new.page(number), size)
+    if number <= old.layout.page_count:
+        change ^= pages_checksum([number], old.page(number), size)
+    return change
+
+
+def _batches(numbers: Sequence[int], count: int) -> Iterator[list[int]]:
+    for at in range(0, len(numbers), count):
+        yield list(numbers[at : at + count])
+
+
+class _Sink:
+    """Memory for an object known to be small, else a file."""
+
+    def __init__(self, raw_bytes: int | None, limits: Limits, new_path: Callable[[str], Path]) -> None:
+        small = raw_bytes is not None and raw_bytes <= limits.delta_memory_bytes
+        self._path = None if small else new_path(".obj")
+        self._file: BinaryIO = io.BytesIO() if self._path is None else self._path.open("xb")
+        self.write = self._file.write
+        self._done = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            self._file.close()
+            if not self._done:
+                self._path.unlink(missing_ok=True)
+
+    def content(self) -> bytes | Path:
+        """What was written; the file is the caller's from here on."""
+        self._done = True
+        if isinstance(self._file, io.BytesIO):
+            return self._file.getvalue()
+        self._file.flush()
+        assert self._path is not None
+        return self._path

@@ -1,0 +1,87 @@
+"""What left a chain, named by objects written before the flip that drops it; and ways back to it.
+
+Refuses to forget: an entry stays until every object naming it is older than the limit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from storage.database import keys, sealed
+from storage.errors import Corrupt
+from storage.objects.base import ObjectStore
+from storage.types import ChainEntry, DatabaseId, EntryKind, Head
+
+_BATCH = 50
+
+
+class Departure(msgspec.Struct, frozen=True, array_like=True):
+    """The chain as it was before a flip that drops entries of it."""
+
+    time_ms: int
+    version: int
+    chain: tuple[ChainEntry, ...]
+
+
+class Point(msgspec.Struct, frozen=True, order=True):
+    """A version that can be brought back."""
+
+    version: int
+    time_ms: int
+    chain: tuple[ChainEntry, ...]
+    """A snapshot, and deltas up to this version."""
+
+
+class History:
+    """Writes and reads the history objects of any database."""
+
+    def __init__(self, objects: ObjectStore, kept_ms: int, clock_ms: Callable[[], int]) -> None:
+        self._objects, self._kept_ms, self._clock_ms = objects, kept_ms, clock_ms
+
+    def record(self, database: DatabaseId, head: Head, nonce: str) -> None:
+        """Name the entries of `head.chain`. Must precede the flip that drops any of them."""
+        if not head.chain:
+            return
+        departure = Departure(self._clock_ms(), head.version, head.chain)
+        key = keys.history_key(database, head.chain_revision, head.token, nonce)
+        self._objects.put(key, sealed.seal(sealed.HISTORY, msgspec.msgpack.encode(departure)))
+
+    def is_expired(self, departure: Departure) -> bool:
+        """Whether what it names may be swept by now."""
+        return departure.time_ms + self._kept_ms <= self._clock_ms()
+
+    def list_departures(self, database: DatabaseId) -> Iterator[tuple[str, Departure]]:
+        """All history objects that are still there, oldest chain first, expired ones too."""
+        names = (stat.key for stat in self._objects.list(keys.history_prefix(database)))
+        while batch := list(itertools.islice(names, _BATCH)):
+            for key, content in zip(batch, self._objects.read_many(batch), strict=True):
+                if content is not None:
+                    yield key, _decode(key, content)
+
+    def list_points(self, database: DatabaseId, head: Head) -> list[Point]:
+        """Every version that can be brought back, oldest first, the current one last."""
+        points: dict[int, Point] = {}
+        departures = (departure for _, departure in self.list_departures(database))
+        chains = [departure.chain for departure in departures if not self.is_expired(departure)]
+        for chain in [*chains, head.chain]:
+            for at, entry in enumerate(chain):
+                if entry.last not in points or at + 1 < len(points[entry.last].chain):
+                    points[entry.last] = Point(entry.last, entry.time_ms, chain[: at + 1])
+        return sorted(points.values())
+
+
+def _decode(key: str, content: bytes) -> Departure:
+    try:
+        return msgspec.msgpack.decode(sealed.unseal(key, sealed.HISTORY, content), type=Departure)
+    except msgspec.MsgspecError as exc:
+        raise Corrupt(key, "a departure", str(exc)) from exc
+
+
+def find_start(chain: tuple[ChainEntry, ...]) -> int:
+    """The oldest version from which the deltas of a chain lead on: that of its snapshot."""
+    if not chain or chain[0].kind != EntryKind.SNAPSHOT:
+        raise Corrupt("chain", "a snapshot at its start", chain[:1])
+    return chain[0].last

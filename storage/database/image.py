@@ -1,0 +1,158 @@
+"""The state of a working copy: a base file that is never written, and pages of its log laid over it.
+
+Refuses SQLite: it sees files and offsets only.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from storage.database.pages import lock_page, pages_checksum, pages_per_block
+from storage.database.wal import WalState
+from storage.types import Offload
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """Where each page of one committed state lies."""
+
+    page_size: int
+    page_count: int
+    checksum: int
+    base_pages: int
+    """Pages up to this one come from the base unless `in_log` names them; others were never written."""
+    in_log: dict[int, int]
+    """Page number -> offset in the log. Never changed once the layout is made."""
+    log: WalState | None
+    """None while there is no log."""
+
+    def log_bytes(self) -> int:
+        """Length of the log up to this state."""
+        return 0 if self.log is None else self.log.end
+
+
+class Image:
+    """Reads the pages of a layout. Keeps its own descriptors: files may be unlinked meanwhile."""
+
+    def __init__(self, base: Path, log: Path, layout: Layout) -> None:
+        self.layout = layout
+        self._base = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._log = -1 if layout.log is None else os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(self._base)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptors back; a second time does nothing."""
+        for descriptor in (self._base, self._log):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._base = self._log = -1
+
+    def page(self, number: int) -> bytes:
+        """One page; zeros for one nobody wrote. Raises OSError where the file is cut short."""
+        layout, size = self.layout, self.layout.page_size
+        offset = layout.in_log.get(number)
+        if offset is None:
+            if number > layout.base_pages:
+                return bytes(size)
+            content = os.pread(self._base, size, (number - 1) * size)
+        else:
+            content = os.pread(self._log, size, offset)
+        if len(content) != size:
+            raise OSError(f"page {number} is cut short")
+        return content
+
+    def pages(self, numbers: Sequence[int]) -> bytes | bytearray:
+        """Several ascending pages, end to end; neighbours in the base are read at once."""
+        if len(numbers) < 2 or numbers[-1] - numbers[0] != len(numbers) - 1:
+            return b"".join(map(self.page, numbers))
+        first, size = numbers[0], self.layout.page_size
+        content = bytearray(len(numbers) * size)
+        in_base = min(numbers[-1], self.layout.base_pages) - first + 1
+        if in_base > 0:
+            read = os.preadv(self._base, [memoryview(content)[: in_base * size]], (first - 1) * size)
+            if read != in_base * size:
+                raise OSError(f"pages from {first} are cut short")
+        if self.layout.in_log:
+            for at, number in enumerate(numbers):
+                if number in self.layout.in_log:
+                    content[at * size : (at + 1) * size] = self.page(number)
+        skipped = lock_page(size)
+        if first <= skipped <= numbers[-1]:
+            content[(skipped - first) * size : (skipped - first + 1) * size] = bytes(size)
+        return content
+
+
+def image_checksum(image: Image) -> int:
+    """The checksum of all pages, computed anew."""
+    total = 0
+    for numbers in whole_blocks(image.layout):
+        total ^= pages_checksum(numbers, image.pages(numbers), image.layout.page_size)
+    return total
+
+
+def whole_blocks(layout: Layout) -> Iterator[range]:
+    """All pages of a database but the lock page, in runs of at most a block."""
+    step, skipped, first = pages_per_block(layout.page_size), lock_page(layout.page_size), 1
+    while first <= layout.page_count:
+        if first == skipped:
+            first += 1
+            continue
+        end = min(first + step, layout.page_count + 1)
+        if first < skipped < end:
+            end = skipped
+        yield range(first, end)
+        first = end
+
+
+class PageReader:
+    """The committed state of a checkout as the bytes of an SQLite file.
+
+    Later sessions may go on in the same working copy: what was committed is never moved.
+    """
+
+    def __init__(self, image: Image, offload: Offload[Any]) -> None:
+        self._image, self._offload = image, offload
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return self._image.layout.page_count * self._image.layout.page_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def blocks(self, bytes_per_block: int = 1 << 20) -> Iterator[bytes]:
+        """The file from front to back; the reader is closed behind the last block."""
+        layout = self._image.layout
+        step = max(1, bytes_per_block // layout.page_size)
+        try:
+            for first in range(1, layout.page_count + 1, step):
+                numbers = range(first, min(first + step, layout.page_count + 1))
+                block: bytes = self._offload(functools.partial(self._block, numbers))
+                yield block
+        finally:
+            self.close()
+
+    def _block(self, numbers: Sequence[int]) -> bytes:
+        return bytes(self._image.pages(numbers))
+
+    def close(self) -> None:
+        """Let the files go; a second time does nothing."""
+        self._image.close()

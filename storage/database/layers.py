@@ -1,0 +1,134 @@
+"""Stored pages on their way into local files: a snapshot becomes a base, a delta part of a log.
+
+Refuses a result whose checksum is not the one the chain promises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from storage.database.image import Image, Layout, whole_blocks
+from storage.database.pages import Bytes, PageBlock, lock_page, pages_checksum
+from storage.database.wal import WalState, encode_frames, new_log
+from storage.errors import Corrupt
+from storage.types import ChainEntry
+
+
+class BaseWriter:
+    """Writes the pages of a whole database into a new file."""
+
+    def __init__(self, path: Path, page_size: int, page_count: int) -> None:
+        self._page_size = page_size
+        self.checksum = 0
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.truncate(self._file, page_count * page_size)
+
+    def add(self, numbers: Sequence[int], pages: Bytes) -> None:
+        """Write ascending pages at their places."""
+        size, view = self._page_size, memoryview(pages)
+        self.checksum ^= pages_checksum(numbers, view, size)
+        start = 0
+        for at in range(1, len(numbers) + 1):
+            if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+                _write_all(self._file, view[start * size : at * size], (numbers[start] - 1) * size)
+                start = at
+
+    def add_image(self, image: Image) -> None:
+        """Write all pages of an image."""
+        for numbers in whole_blocks(image.layout):
+            self.add(numbers, image.pages(numbers))
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class DeltaLayer:
+    """Appends one delta to the log of a copy that is not open: one transaction of it."""
+
+    def __init__(self, path: Path, log: Path, layout: Layout, entry: ChainEntry) -> None:
+        if entry.page_size != layout.page_size:
+            raise Corrupt(str(entry.last), layout.page_size, entry.page_size)
+        self._before, self._entry = layout, entry
+        self._log = os.open(log, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._state = layout.log or _start_log(self._log, layout)
+            os.truncate(self._log, self._state.end)
+            self._image = Image(path, log, layout)
+        except OSError:
+            os.close(self._log)
+            raise
+        self._in_log = dict(layout.in_log)
+        self._checksum = layout.checksum
+        self._held: PageBlock | None = None
+
+    def add(self, numbers: Sequence[int], pages: Bytes) -> None:
+        """Lay the next ascending pages."""
+        before = self._before
+        old = [number for number in numbers if number <= before.page_count]
+        self._checksum ^= pages_checksum(numbers, pages, before.page_size)
+        self._checksum ^= pages_checksum(old, self._image.pages(old), before.page_size)
+        self._flush(0)
+        self._held = (numbers, pages)
+
+    def _flush(self, commit: int) -> None:
+        if self._held is None:
+            return
+        numbers, pages = self._held
+        frames, after = encode_frames(self._state, numbers, pages, commit)
+        _write_all(self._log, memoryview(frames), self._state.end)
+        for at, number in enumerate(numbers):
+            self._in_log[number] = self._state.page_offset(self._state.frames + at)
+        self._state, self._held = after, None
+
+    def finish(self) -> Layout:
+        """Close the transaction; the layout after it. Raises: Corrupt."""
+        before, entry = self._before, self._entry
+        if self._held is None and entry.page_count != before.page_count:
+            raise Corrupt(str(entry.last), f"{before.page_count} pages", entry.page_count)
+        self._flush(entry.page_count)
+        self._checksum ^= cut_checksum(self._image, entry.page_count)
+        if self._checksum != entry.checksum:
+            raise Corrupt(f"version {entry.last}", f"{entry.checksum:016x}", f"{self._checksum:016x}")
+        log = self._state if self._state.frames else None
+        return laid_over(before, self._in_log, entry.page_count, self._checksum, log)
+
+    def close(self) -> None:
+        """Close the files, finished or not."""
+        self._image.close()
+        os.close(self._log)
+
+
+def laid_over(
+    before: Layout, in_log: dict[int, int], page_count: int, checksum: int, log: WalState | None
+) -> Layout:
+    """The layout after a commit that leaves `page_count` pages. Takes `in_log` over."""
+    if page_count < before.page_count:
+        for number in [number for number in in_log if number > page_count]:
+            del in_log[number]
+    base_pages = min(before.base_pages, page_count)
+    return Layout(before.page_size, page_count, checksum, base_pages, in_log, log)
+
+
+def cut_checksum(image: Image, page_count: int) -> int:
+    """The checksum's part of the pages that fall away when `page_count` remain."""
+    total, size = 0, image.layout.page_size
+    for number in range(page_count + 1, image.layout.page_count + 1):
+        if number != lock_page(size):
+            total ^= pages_checksum([number], image.page(number), size)
+    return total
+
+
+def _start_log(descriptor: int, layout: Layout) -> WalState:
+    header, state = new_log(layout.page_size, layout.checksum.to_bytes(8, "big"))
+    os.ftruncate(descriptor, 0)
+    _write_all(descriptor, memoryview(header), 0)
+    return state
+
+
+def _write_all(descriptor: int, content: memoryview, offset: int) -> None:
+    while content:
+        written = os.pwrite(descriptor, content, offset)
+        content, offset = content[written:], offset + written

@@ -1,0 +1,238 @@
+"""The stored form of pages: a snapshot holds all of a version, a delta those that changed.
+
+Both are one format, written and read front to back in blocks; bytes are told in `storage/README.md`.
+Refuses to hand out a page that is not proven whole, or pages out of order or range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+import xxhash
+import zstandard
+
+from storage.errors import Corrupt
+from storage.types import ChainEntry, EntryKind
+
+MAGIC = b"ankipage"
+FORMAT = 1
+BLOCK_BYTES = 1 << 20
+"""Raw bytes of pages in one block; one page where it is larger."""
+TRAILER_BYTES = 56
+
+_HEADER = struct.Struct("<8sBcHIIIQQQQQ")
+_BLOCK = struct.Struct("<II")
+_INDEX = struct.Struct("<QII")
+_TRAILER = struct.Struct("<QQQ")
+_LOCK_BYTE = 0x40000000
+
+Bytes = bytes | bytearray | memoryview
+PageBlock = tuple[Sequence[int], Bytes]
+"""Ascending page numbers and their pages, end to end."""
+
+
+class PageHeader(msgspec.Struct, frozen=True):
+    """What an object says of itself before its pages."""
+
+    kind: EntryKind
+    page_size: int
+    page_count: int
+    """Of the database after these pages."""
+    first: int
+    last: int
+    token: int
+    parent: int
+    """Checksum of version `first - 1`; 0 for a snapshot."""
+    time_ms: int
+    commit_ids: tuple[str, ...]
+
+
+def lock_page(page_size: int) -> int:
+    """The page that SQLite never uses, 1 GiB into a file: neither stored nor counted."""
+    return _LOCK_BYTE // page_size + 1
+
+
+def pages_checksum(numbers: Sequence[int], pages: Bytes, page_size: int) -> int:
+    """XOR over pages of a 64-bit hash seeded with the page's number."""
+    total, view = 0, memoryview(pages)
+    for at, number in enumerate(numbers):
+        total ^= xxhash.xxh3_64_intdigest(view[at * page_size : (at + 1) * page_size], number)
+    return total
+
+
+def pages_per_block(page_size: int) -> int:
+    """How many pages a full block holds."""
+    return max(1, BLOCK_BYTES // page_size)
+
+
+class PageWriter:
+    """Writes one object into `sink`, block by block."""
+
+    def __init__(self, header: PageHeader, sink: Callable[[bytes], object], level: int) -> None:
+        self._sink, self._sha256 = sink, hashlib.sha256()
+        self._zstd = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        self._index: list[bytes] = []
+        self.size_bytes = 0
+        ids = "\n".join(header.commit_ids).encode()
+        self._write(
+            _HEADER.pack(
+                MAGIC, FORMAT, header.kind.value.encode(), len(ids), header.page_size, header.page_count, 0,
+                header.first, header.last, header.token, header.parent, header.time_ms,
+            )
+        )  # fmt: skip
+        self._write(ids)
+
+    def _write(self, content: bytes) -> None:
+        self._sha256.update(content)
+        self.size_bytes += len(content)
+        self._sink(content)
+
+    def add(self, numbers: Sequence[int], pages: Bytes) -> None:
+        """One block: at most `pages_per_block` pages, ascending, behind all earlier ones."""
+        raw = b"".join((np.array(numbers, "<u4").tobytes(), pages))
+        frame = self._zstd.compress(raw)
+        self._index.append(_INDEX.pack(self.size_bytes, len(numbers), numbers[0]))
+        self._write(_BLOCK.pack(len(numbers), len(frame)) + frame)
+
+    def finish(self, checksum: int) -> bytes:
+        """Close the object of a database with this checksum; returns the SHA-256 it ends with."""
+        self._write(_BLOCK.pack(0, len(self._index)))
+        start = self.size_bytes
+        self._write(b"".join(self._index))
+        self._write(_TRAILER.pack(start, len(self._index), checksum))
+        digest = self._sha256.digest()
+        self._sink(digest)
+        self.size_bytes += len(digest)
+        return digest
+
+
+class PageParser:
+    """Reads the object of a chain entry from pieces as they arrive.
+
+    Every page is passed on as soon as its block is whole; only after `finish` are they proven.
+    All methods raise Corrupt.
+    """
+
+    def __init__(self, key: str, entry: ChainEntry) -> None:
+        self._key, self._entry = key, entry
+        self._sha256, self._buffer = hashlib.sha256(), bytearray()
+        self._taken = 0
+        self._header: PageHeader | None = None
+        self._ended = False
+        self._index: list[bytes] = []
+        self._last_page = 0
+        self.page_total = 0
+        self._zstd = zstandard.ZstdDecompressor()
+
+    @property
+    def header(self) -> PageHeader:
+        """The object's header, once its first block came."""
+        if self._header is None:
+            raise Corrupt(self._key, "a header", "too few bytes")
+        return self._header
+
+    def feed(self, piece: bytes) -> Iterator[PageBlock]:
+        """Take the next bytes; gives the blocks that they complete."""
+        hashed = max(0, self._entry.size_bytes - 32 - self._taken - len(self._buffer))
+        self._sha256.update(memoryview(piece)[:hashed])
+        self._buffer += piece
+        if self._taken + len(self._buffer) > self._entry.size_bytes:
+            raise Corrupt(self._key, f"{self._entry.size_bytes} bytes", "more")
+        if self._header is None and not self._read_header():
+            return
+        while not self._ended:
+            block = self._read_block()
+            if block is None:
+                return
+            yield block
+
+    def finish(self) -> None:
+        """Check the end of the object, when all its bytes were fed."""
+        entry = self._entry
+        if not self._ended or self._taken + len(self._buffer) != entry.size_bytes:
+            raise Corrupt(self._key, f"{entry.size_bytes} bytes", "fewer")
+        index = b"".join(self._index)
+        trailer = _TRAILER.pack(self._taken, len(self._index), entry.checksum)
+        if self._buffer[:-32] != index + trailer:
+            raise Corrupt(self._key, "an index and checksum of these blocks", "others")
+        if not self._buffer[-32:] == entry.sha256 == self._sha256.digest():
+            raise Corrupt(self._key, entry.sha256.hex(), self._sha256.hexdigest())
+        whole = entry.page_count - (entry.page_count >= lock_page(entry.page_size))
+        if entry.kind == EntryKind.SNAPSHOT and self.page_total != whole:
+            raise Corrupt(self._key, f"{whole} pages", self.page_total)
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(memoryview(self._buffer)[:count])
+        del self._buffer[:count]
+        self._taken += count
+        return taken
+
+    def _read_header(self) -> bool:
+        if len(self._buffer) < _HEADER.size:
+            return False
+        magic, form, kind, ids_bytes, size, count, _, first, last, token, parent, time_ms = (
+            _HEADER.unpack_from(self._buffer)
+        )
+        if magic != MAGIC or form != FORMAT:
+            raise Corrupt(self._key, f"format {FORMAT} of {MAGIC!r}", bytes(self._buffer[:9]))
+        if len(self._buffer) < _HEADER.size + ids_bytes:
+            return False
+        entry = self._entry
+        found = (kind, size, count, first, last, token)
+        expected = (
+            entry.kind.value.encode(), entry.page_size, entry.page_count,
+            entry.first, entry.last, entry.token,
+        )  # fmt: skip
+        if found != expected:
+            raise Corrupt(self._key, expected, found)
+        ids = self._take(_HEADER.size + ids_bytes)[_HEADER.size :].decode(errors="replace")
+        commit_ids = tuple(ids.split("\n")) if ids else ()
+        self._header = PageHeader(entry.kind, size, count, first, last, token, parent, time_ms, commit_ids)
+        return True
+
+    def _read_block(self) -> PageBlock | None:
+        if len(self._buffer) < _BLOCK.size:
+            return None
+        count, length = _BLOCK.unpack_from(self._buffer)
+        if count == 0:
+            self._take(_BLOCK.size)
+            self._ended = True
+            return None
+        raw_bytes = count * (4 + self._entry.page_size)
+        # zstd's own bound for bytes that do not compress, with room to spare
+        if count > pages_per_block(self._entry.page_size) or length > raw_bytes + raw_bytes // 128 + 1024:
+            raise Corrupt(self._key, "a block of bounded size", (count, length))
+        if len(self._buffer) < _BLOCK.size + length:
+            return None
+        start = self._taken
+        raw = self._decompress(self._take(_BLOCK.size + length)[_BLOCK.size :], raw_bytes)
+        numbers = np.frombuffer(raw, "<u4", count).tolist()
+        self._check_order(numbers)
+        self._index.append(_INDEX.pack(start, count, numbers[0]))
+        self.page_total += count
+        return numbers, memoryview(raw)[4 * count :]
+
+    def _decompress(self, frame: bytes, raw_bytes: int) -> bytes:
+        try:
+            if zstandard.frame_content_size(frame) != raw_bytes:
+                raise Corrupt(self._key, f"a frame of {raw_bytes} bytes", "another size")
+            raw = self._zstd.decompress(frame)
+        except zstandard.ZstdError as exc:
+            raise Corrupt(self._key, "a zstd frame", str(exc)) from exc
+        if len(raw) != raw_bytes:
+            raise Corrupt(self._key, f"{raw_bytes} bytes", len(raw))
+        return raw
+
+    def _check_order(self, numbers: list[int]) -> None:
+        before = self._last_page
+        for number in numbers:
+            if number <= before:
+                raise Corrupt(self._key, "ascending pages", numbers)
+            before = number
+        self._last_page = before
+        if before > self._entry.page_count or lock_page(self._entry.page_size) in numbers:
+            raise Corrupt(self._key, f"pages up to {self._entry.page_count}", before)

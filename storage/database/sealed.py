@@ -1,0 +1,29 @@
+"""Small stored objects: magic, format, content, SHA-256. Journal bodies and history are kept so.
+
+Refuses to open what is not byte for byte what was sealed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from storage.errors import Corrupt
+
+FORMAT = 1
+JOURNAL, HISTORY = b"ankijrnl", b"ankihist"
+
+
+def seal(magic: bytes, content: bytes) -> bytes:
+    """The object of a content."""
+    body = magic + bytes([FORMAT]) + content
+    return body + hashlib.sha256(body).digest()
+
+
+def unseal(key: str, magic: bytes, sealed: bytes) -> bytes:
+    """The content of an object. Raises: Corrupt."""
+    body, digest = sealed[:-32], sealed[-32:]
+    if len(sealed) < len(magic) + 33 or hashlib.sha256(body).digest() != digest:
+        raise Corrupt(key, "its own SHA-256", digest.hex())
+    if body[: len(magic)] != magic or body[len(magic)] != FORMAT:
+        raise Corrupt(key, f"format {FORMAT} of {magic!r}", body[:9])
+    return body[len(magic) + 1 :]

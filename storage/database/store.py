@@ -1,0 +1,361 @@
+"""The facade of this room: a user's SQLite file as a line of versions over heads and objects.
+
+Refuses to serialise callers: whoever works on one database in one process does so one at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from storage.database.assemble import Assembler, Target
+from storage.database.cache import BaseCache, WorkFolder
+from storage.database.checkout import Checkout
+from storage.database.commit import Commit, CommitMaker, Made
+from storage.database.compact import Compactor, plan
+from storage.database.doctor import Diagnosis, Doctor
+from storage.database.history import History, Point
+from storage.database.idle import IdleCopies
+from storage.database.image import Image
+from storage.database.journal import JournalBodies
+from storage.database.keys import entry_key
+from storage.database.limits import Limits
+from storage.database.sweep import Sweeper, Swept
+from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, Unavailable
+from storage.heads.base import Flip, HeadStore, NewSession
+from storage.objects.base import ObjectStore
+from storage.types import (
+    EMPTY_HEAD,
+    ChainEntry,
+    DatabaseId,
+    EntryKind,
+    Head,
+    JournalEntry,
+    Offload,
+)
+
+__all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
+
+_PLANS = 3
+"""How often a checkout reads the head again because compaction and sweep took an object away."""
+
+
+def _nobody(_database: DatabaseId) -> None:
+    """Where compaction is looked after otherwise."""
+
+
+class DatabaseStore:
+    """Versioned databases. One per process; any number of greenlets for different databases.
+
+    All methods raise `Unavailable` when a backend or the local disk is away, and `Corrupt` when
+    stored bytes are not what was written.
+    """
+
+    def __init__(  # noqa: PLR0913  # all collaborators are given
+        self,
+        heads: HeadStore,
+        objects: ObjectStore,
+        folder: Path,
+        *,
+        offload: Offload[Any],
+        clock_ms: Callable[[], int],
+        nonce: Callable[[], str],
+        configure: Callable[[apsw.Connection], None],
+        limits: Limits,
+        due: Callable[[DatabaseId], None] = _nobody,
+    ) -> None:
+        """`folder` is local, may be shared by processes, and holds nothing that must be kept.
+
+        `configure` registers collations and functions on every new connection. `due` is told of a
+        database whose chain a commit has made long enough to be compacted.
+        """
+        self._due = due
+        self._heads, self._objects, self._limits = heads, objects, limits
+        self._offload, self._clock_ms, self._nonce = offload, clock_ms, nonce
+        self._bases = BaseCache(folder / "bases", limits.base_bytes, limits.verify_every)
+        self._work = WorkFolder(folder / "work", nonce())
+        self._assembler = Assembler(objects, self._bases, self._work, limits, configure, offload)
+        self._commits = CommitMaker(limits, self._work.new_path)
+        self._idle = IdleCopies(limits)
+        self._journal = JournalBodies(objects, limits, nonce)
+        self._history = History(objects, limits.history_ms, clock_ms)
+        self._compactor = Compactor(
+            heads, objects, self._history, self._commits, offload=offload, nonce=nonce
+        )
+        self._sweeper = Sweeper(heads, objects, self._history, limits)
+        self._doctor = Doctor(objects, self._history, self._rebuild, offload)
+
+    def close(self) -> None:
+        """Remove all working copies and the process's folder."""
+        for copy in self._idle.take_all():
+            copy.remove()
+        self._work.close()
+
+    def new_path(self, suffix: str) -> Path:
+        """A name for a temporary file on the disk of the working copies, removed with the process."""
+        return self._work.new_path(suffix)
+
+    def head(self, database: DatabaseId) -> Head:
+        """The current head; EMPTY_HEAD for a database never written."""
+        head = self._heads.find(database) or EMPTY_HEAD
+        self._journal.saw(database, head)
+        return head
+
+    def heads(self, databases: Sequence[DatabaseId]) -> list[Head]:
+        """As `head`, of a few databases in one round trip."""
+        heads = [head or EMPTY_HEAD for head in self._heads.find_many(databases)]
+        for database, head in zip(databases, heads, strict=True):
+            self._journal.saw(database, head)
+        return heads
+
+    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
+        """Begin a sync; any older one of the database is over."""
+        head = self._heads.open_session(database, session)
+        self._journal.saw(database, head)
+        return head
+
+    def append(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
+    ) -> None:
+        """Add journal entry `seq`; a large body goes to an object first. Raises: SessionLost."""
+        placed = self._journal.place(database, token, seq, entry)
+        self._heads.append(database, token, session_id, seq, placed)
+        self._journal.appended(database, token, seq, placed)
+
+    def read_body(self, database: DatabaseId, entry: JournalEntry) -> bytes:
+        """The body of a journal entry as it was given to `append`. Raises: NotFound."""
+        del database  # the key is whole
+        return self._journal.read(entry)
+
+    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
+        """End the session if it is this one; False if it was not."""
+        self._journal.forget(database)
+        return self._heads.close_session(database, token, session_id)
+
+    def checkout(self, database: DatabaseId, head: Head) -> Checkout:
+        """A working copy at `head.version` (at least 1), exclusively the caller's.
+
+        Raises HeadMoved when the version cannot be had any more because newer ones replaced it.
+        """
+        idle = self._idle.take(database)
+        if idle is not None and idle.version == head.version and idle.layout.checksum == head.checksum:
+            return idle
+        return self._assemble(database, head, lambda target: self._assembler.checkout(target, idle))
+
+    def _assemble(self, database: DatabaseId, head: Head, assemble: Callable[[Target], Checkout]) -> Checkout:
+        for _ in range(_PLANS):
+            try:
+                return assemble(Target(database, head.version, head.checksum, head.chain))
+            except NotFound:
+                moved, head = head, self._heads.find(database) or EMPTY_HEAD
+                if moved.version != head.version:
+                    raise HeadMoved(f"{database} is at version {head.version}") from None
+                if moved.chain == head.chain:
+                    raise
+        raise Unavailable(f"the chain of {database} does not stand still")
+
+    def release(self, checkout: Checkout) -> None:
+        """Keep a checkout for the next sync; an open transaction is rolled back."""
+        try:
+            settled = not checkout.connection.in_transaction and not self._is_long(checkout)
+            kept = settled or self._offload(lambda: self._settle(checkout))
+        except Corrupt:
+            # The base is not what it was; nothing stored depends on it.
+            self._assembler.forget(checkout.database)
+            return
+        except BaseException:
+            self.discard(checkout)
+            raise
+        gone = self._idle.keep(checkout) if kept else []
+        if gone:
+            self._offload(lambda: _remove_all(gone))
+
+    def _settle(self, checkout: Checkout) -> bool:
+        """Make a checkout idle; False when its log was long, and it is a new base now."""
+        checkout.rollback()
+        if not self._is_long(checkout):
+            return True
+        self._assembler.fold(checkout)
+        return False
+
+    def _is_long(self, checkout: Checkout) -> bool:
+        base_bytes = checkout.layout.base_pages * checkout.page_size
+        longest = max(self._limits.rebase_bytes, base_bytes // self._limits.rebase_share)
+        return checkout.layout.log_bytes() > longest
+
+    def discard(self, checkout: Checkout) -> None:
+        """Drop a checkout with all that was done in it."""
+        self._offload(checkout.remove)
+
+    def distrust(self, checkout: Checkout) -> None:
+        """Drop a checkout that SQLite finds malformed, and the local bases it may come from."""
+        self.discard(checkout)
+        self._assembler.forget(checkout.database)
+
+    def commit(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
+        """Make the checkout's state the next version; the checkout is then at it.
+
+        `head` is the one that the checkout was made for, with the token of the caller's session.
+        On any error the checkout is gone. Raises: SessionLost, HeadMoved.
+        """
+        try:
+            made = self._offload(lambda: self._commits.make(checkout, head, commit, self._nonce()))
+            if made.entry.kind == EntryKind.SNAPSHOT:
+                self._history.record(checkout.database, head, self._nonce())
+            self._put(checkout.database, made)
+            flipped = self._flip(checkout.database, head, commit, made.entry)
+        except BaseException as exc:
+            self.discard(checkout)
+            if isinstance(exc, Corrupt):
+                self._assembler.forget(checkout.database)
+            raise
+        checkout.layout, checkout.version = made.layout, made.entry.last
+        return flipped
+
+    def replace(self, database: DatabaseId, head: Head, path: Path, commit: Commit) -> Head:
+        """Make a whole file the next version. The file must be sound; it is taken over on success.
+
+        Raises: InvalidDatabase, SessionLost, HeadMoved.
+        """
+        entry = ChainEntry(
+            EntryKind.SNAPSHOT, head.version + 1, head.version + 1, head.token, self._nonce(), 0, b"",
+            0, 0, 0, (commit.commit_id,), commit.now_ms,
+        )  # fmt: skip
+        made = self._offload(lambda: self._commits.adopt(path, entry))
+        self._history.record(database, head, self._nonce())
+        self._put(database, made)
+        flipped = self._flip(database, head, commit, made.entry)
+        idle = self._idle.take(database)
+
+        def settle() -> None:
+            if idle is not None:
+                idle.remove()
+            self._bases.adopt(database, made.entry.last, made.entry.checksum, path)
+
+        self._offload(settle)
+        return flipped
+
+    def needs_compaction(self, head: Head) -> bool:
+        """Whether `compact` would do something. Costs nothing."""
+        return plan(head.chain, self._limits) is not None
+
+    def compact(self, database: DatabaseId) -> bool:
+        """Shorten the chain if that is due and nobody commits or starts meanwhile; whether it was done.
+
+        Takes no part in the caller's turn-taking: it reads an idle copy and leaves it in place.
+        """
+        head = self.head(database)
+        start = plan(head.chain, self._limits)
+        if start is None:
+            return False
+        try:
+            return self._fold(database, head, start)
+        except NotFound:
+            return False  # compacted and swept by somebody else
+        except Corrupt:
+            # If this host's copy is at fault, the stored objects still tell the truth.
+            self._assembler.forget(database)
+            with self._apart(self._rebuild(database, head)) as image:
+                return self._compactor.fold(database, head, start, image, self._putting(database))
+
+    def _fold(self, database: DatabaseId, head: Head, start: int) -> bool:
+        idle = self._idle.find(database)
+        if idle is not None and idle.version == head.version and idle.layout.checksum == head.checksum:
+            with idle.image() as image:
+                return self._compactor.fold(database, head, start, image, self._putting(database))
+        copy = self._assemble(database, head, lambda target: self._assembler.checkout(target, None))
+        with self._apart(copy) as image:
+            return self._compactor.fold(database, head, start, image, self._putting(database))
+
+    @contextlib.contextmanager
+    def _apart(self, copy: Checkout) -> Iterator[Image]:
+        """The pages of a copy that nobody else knows; it is dropped at the end."""
+        try:
+            with copy.image() as image:
+                yield image
+        finally:
+            self.discard(copy)
+
+    def _putting(self, database: DatabaseId) -> Callable[[Made], None]:
+        return functools.partial(self._put, database)
+
+    def sweep(self, database: DatabaseId) -> Swept:
+        """Delete the objects that no version of the last `history_ms` needs."""
+        return self._sweeper.sweep(database, self._clock_ms())
+
+    def erase(self, database: DatabaseId) -> None:
+        """Delete a database with its whole history."""
+        idle = self._idle.take(database)
+        if idle is not None:
+            self.discard(idle)
+        self._sweeper.erase(database)
+
+    def history(self, database: DatabaseId) -> list[Point]:
+        """Every version that can be brought back, oldest first, the current one last."""
+        return self._history.list_points(database, self.head(database))
+
+    def export(self, database: DatabaseId, point: Point, path: Path) -> None:
+        """Write the file of a version to a new path; `replace` can make it current again.
+
+        Raises NotFound when it is too old by now.
+        """
+        target = Target(database, point.version, point.chain[-1].checksum, point.chain)
+        checkout = self._assembler.checkout(target, None)
+        try:
+            self._offload(lambda: self._assembler.write_file(checkout, path))
+        finally:
+            self.discard(checkout)
+
+    def doctor(self, database: DatabaseId) -> Diagnosis:
+        """Examine every stored object of the current version, and rebuild it from them alone."""
+        return self._doctor.examine(database, self.head(database))
+
+    def _rebuild(self, database: DatabaseId, head: Head) -> Checkout:
+        return self._assemble(database, head, self._assembler.rebuild)
+
+    def _put(self, database: DatabaseId, made: Made) -> None:
+        key = entry_key(database, made.entry)
+        if isinstance(made.content, bytes):
+            self._objects.put(key, made.content)
+            return
+        try:
+            self._objects.put_file(key, made.content)
+        finally:
+            made.content.unlink(missing_ok=True)
+
+    def _flip(self, database: DatabaseId, head: Head, commit: Commit, entry: ChainEntry) -> Head:
+        session_id, seq = commit.session or (None, 0)
+        flip = Flip(
+            token=head.token, base_version=head.version, session_id=session_id, seq=seq,
+            commit_id=commit.commit_id, answer=commit.answer, time_ms=commit.now_ms,
+            stamps=commit.stamps, entry=entry,
+        )  # fmt: skip
+        self._journal.forget(database)
+        try:
+            flipped = self._heads.flip(database, flip)
+        except (Conflict, Unavailable):
+            # The reply may be lost and the flip done; our entry in the chain proves it, and our
+            # commit id where compaction already merged the entry.
+            found = self._heads.find(database)
+            if found is not None and _has_landed(found, entry):
+                return found
+            raise
+        if plan(flipped.chain, self._limits) is not None:
+            self._due(database)
+        return flipped
+
+
+def _remove_all(copies: list[Checkout]) -> None:
+    for copy in copies:
+        copy.remove()
+
+
+def _has_landed(head: Head, entry: ChainEntry) -> bool:
+    ids = {recent.commit_id for recent in head.recent}
+    ids.update(commit_id for present in head.chain for commit_id in present.commit_ids)
+    return entry in head.chain or not ids.isdisjoint(entry.commit_ids)

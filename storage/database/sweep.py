@@ -1,0 +1,83 @@
+"""Deletes the objects of a database that nothing names and nothing can name any more.
+
+Refuses by doubt: an unknown name, a token that may still commit, and a young object stay.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import msgspec
+
+from storage.database import keys
+from storage.database.history import Departure, History
+from storage.database.limits import Limits
+from storage.heads.base import HeadStore
+from storage.objects.base import ObjectStat, ObjectStore
+from storage.types import ChainEntry, DatabaseId, Head
+
+_BATCH = 500
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What a sweep did."""
+
+    seen: int
+    deleted: int
+    deleted_bytes: int
+
+
+class Sweeper:
+    """Sweeps one database at a time; may run beside commits, readers and other sweeps."""
+
+    def __init__(self, heads: HeadStore, objects: ObjectStore, history: History, limits: Limits) -> None:
+        self._heads, self._objects, self._history, self._limits = heads, objects, history, limits
+
+    def sweep(self, database: DatabaseId, now_ms: int) -> Swept:
+        """Delete what is dead. A database without a record is left alone: see `erase`.
+
+        The order is the guard: objects are listed before the head is read, and history after it.
+        An entry leaves the head only after a history object names it, so one of the two shows it.
+        """
+        listed = list(self._objects.list(keys.prefix(database)))
+        head = self._heads.find(database)
+        if head is None:
+            return Swept(len(listed), 0, 0)
+        departures = list(self._history.list_departures(database))
+        expired = {key for key, departure in departures if self._history.is_expired(departure)}
+        named = _named(database, head, [departure for key, departure in departures if key not in expired])
+        old_ms = now_ms - self._limits.sweep_grace_ms
+        dead = [stat for stat in listed if stat.modified_ms <= old_ms and stat.key not in named]
+        orphans = [stat for stat in dead if _is_orphan(database, head, stat)]
+        # A history object goes after what only it named: a sweep cut short can be repeated.
+        records = [stat for stat in dead if stat.key in expired]
+        self._delete(orphans)
+        self._delete(records)
+        deleted = orphans + records
+        return Swept(len(listed), len(deleted), sum(stat.size_bytes for stat in deleted))
+
+    def erase(self, database: DatabaseId) -> None:
+        """Forget a database for good: its record, then all its objects."""
+        self._heads.delete(database)
+        self._delete(self._objects.list(keys.prefix(database)))
+
+    def _delete(self, stats: Iterable[ObjectStat]) -> None:
+        names = (stat.key for stat in stats)
+        while batch := list(itertools.islice(names, _BATCH)):
+            self._objects.delete(batch)
+
+
+def _named(database: DatabaseId, head: Head, departures: list[Departure]) -> set[str]:
+    chains: list[tuple[ChainEntry, ...]] = [head.chain, *(departure.chain for departure in departures)]
+    named = {keys.entry_key(database, entry) for chain in chains for entry in chain}
+    if head.session is not None:
+        named.update(entry.key for entry in head.session.journal if entry.key is not None)
+    return named
+
+
+def _is_orphan(database: DatabaseId, head: Head, stat: ObjectStat) -> bool:
+    """Whether no writer can name the object any more: every flip demands the head's own token."""
+    token = keys.find_token(database, stat.key)
+    is_history = stat.key.startswith(keys.history_prefix(database))
+    return token is not None and not is_history and token < head.token

@@ -1,0 +1,1 @@
+"""One mutable record per database: head, lease and journal."""

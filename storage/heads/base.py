@@ -1,0 +1,99 @@
+"""The port of the head store: one record per database, changed by single conditional updates.
+
+Every method is atomic, linearisable and one round trip to one record. A write whose outcome the
+backend could not learn is resolved by the backend itself where the record shows it, else it raises
+`Unavailable`; callers then look for their commit id. No condition compares clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from storage.types import ChainEntry, DatabaseId, Head, JournalEntry, UserId
+
+RECENT_KEPT = 8
+"""How many answers of past commits a head keeps."""
+
+
+class NewSession(msgspec.Struct, frozen=True):
+    """What `open_session` writes; token and base version come from the record."""
+
+    id: str
+    merge_revision: int
+    started_ms: int
+    first: JournalEntry
+
+
+class Flip(msgspec.Struct, frozen=True):
+    """A commit: what the head becomes, and what it must be for that.
+
+    Guard: `head.version == base_version and head.token == token`, and with a `session_id` also
+    `session.id == session_id and session.seq == seq`. Without one any running session is ended.
+    """
+
+    token: int
+    base_version: int
+    session_id: str | None
+    seq: int
+    commit_id: str
+    answer: bytes
+    time_ms: int
+    stamps: dict[str, int | bool]
+    entry: ChainEntry
+    """Page size, count and checksum of the head are taken from here. A snapshot replaces the
+    chain; a delta is appended. `entry.last == base_version + 1`."""
+
+
+class HeadStore(Protocol):
+    """All methods raise `Unavailable` when the store is away."""
+
+    def find(self, database: DatabaseId) -> Head | None:
+        """The record, strongly consistent; None for a database never written."""
+
+    def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
+        """As `find`, of a few databases in one round trip; not one moment for all of them."""
+
+    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
+        """Take the database over: token + 1, any older session is replaced, `seq` is 1.
+
+        Creates the record where there is none. Needs no condition. Returns the head as written.
+        The caller's `first` journal entry is the `start` request. Need not survive a power cut.
+        """
+
+    def append(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
+    ) -> None:
+        """Add journal entry number `seq` (the first one is 0, written by `open_session`).
+
+        Guard: `head.token == token and session.id == session_id and session.seq == seq`.
+        Raises SessionAhead when only `seq` differs, else SessionLost. Need not survive a power cut.
+        """
+
+    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
+        """End the session if it is this one (`token` and id equal); False if it was not."""
+
+    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+        """Make a new version the head; durable on return, also against a power cut.
+
+        On success: version + 1, chain_revision + 1, stamps and page figures set, `Recent` kept (the
+        last RECENT_KEPT), session removed. With a session the token stays; without one it becomes
+        token + 1. A record that does not exist counts as EMPTY_HEAD. Repeating a flip that landed
+        returns the head (its commit id is in `recent`). Raises: SessionLost, HeadMoved.
+        """
+
+    def replace_chain(
+        self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]
+    ) -> Head:
+        """Compaction: another chain to the same version; keeps version, token, session; durable.
+
+        Guard: token and chain_revision equal. Raises: HeadMoved.
+        """
+
+    def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
+        """The databases that have a record, ordered; of one user or of all; lazy."""
+
+    def delete(self, database: DatabaseId) -> None:
+        """Forget a database (its user was removed). Its objects are the sweep's business."""

@@ -1,0 +1,409 @@
+"""Head records as items of a DynamoDB table: one item per database, single-item conditional writes only.
+
+A transition is one `UpdateItem` whose condition is the port's guard. Where the condition fails, the
+item as it was comes with the error, and `storage.heads.transitions` says from it what went wrong.
+See `storage/README.md`, "Heads in DynamoDB".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from storage.aws import code_of, gave_up, mapped, was_repeated
+from storage.errors import Corrupt, StorageError, Unavailable
+from storage.heads import transitions
+from storage.heads.base import RECENT_KEPT, Flip, NewSession
+from storage.heads.keys import check_user
+from storage.types import (
+    ChainEntry,
+    DatabaseId,
+    DatabaseKind,
+    EntryKind,
+    Head,
+    JournalEntry,
+    Recent,
+    Session,
+    UserId,
+)
+
+LISTING_INDEX: Final = "listing"
+_LISTED: Final = {"S": "head"}
+FORMAT_VERSION: Final = 1
+_ALWAYS: Final = {"format": {"N": str(FORMAT_VERSION)}, "listing": _LISTED}
+_GUARD_FAILED: Final = "ConditionalCheckFailedException"
+_ATTEMPTS: Final = 5
+"""Of a write whose guard held by the record that was read after it had failed."""
+_SESSION: Final = ("session", "seq", "base_version", "merge_revision", "started_ms", "journal")
+_END_SESSION: Final = "REMOVE " + ", ".join(f"#{name}" for name in _SESSION)
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_stamps: Final = msgspec.msgpack.Decoder(dict[str, int | bool])
+_links: Final = msgspec.msgpack.Decoder(ChainEntry)
+_recents: Final = msgspec.msgpack.Decoder(Recent)
+_entries: Final = msgspec.msgpack.Decoder(JournalEntry)
+
+
+def client_config(connections: int) -> Config:
+    """The settings of the client that `DynamoHeadStore` expects."""
+    return Config(
+        max_pool_connections=connections,
+        connect_timeout=2,
+        read_timeout=4,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        tcp_keepalive=True,
+    )
+
+
+def table_definition(table: str) -> dict[str, Any]:
+    """What `create_table` is called with for a table that holds heads.
+
+    The index holds keys alone, so that it is written when a record appears and goes, not by syncs.
+    """
+    return {
+        "TableName": table,
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [
+            {"AttributeName": "pk", "AttributeType": "S"},
+            {"AttributeName": "listing", "AttributeType": "S"},
+        ],
+        "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
+        "GlobalSecondaryIndexes": [
+            {
+                "IndexName": LISTING_INDEX,
+                "KeySchema": [
+                    {"AttributeName": "listing", "KeyType": "HASH"},
+                    {"AttributeName": "pk", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+        ],
+    }
+
+
+class DynamoHeadStore:
+    """The head store of a table that `table_definition` describes."""
+
+    def __init__(self, client: Any, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def find(self, database: DatabaseId) -> Head | None:
+        with mapped(str(database)):
+            answer = _sound(self._client.get_item(**self._at(database), ConsistentRead=True))
+        item = answer.get("Item")
+        return _head(database, item) if item else None
+
+    def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
+        keys = [self._at(database)["Key"] for database in databases]
+        found: dict[str, dict[str, Any]] = {}
+        for _ in range(_ATTEMPTS):
+            request = {self._table: {"Keys": keys, "ConsistentRead": True}}
+            with mapped(f"heads of {self._table}"):
+                answer = _sound(self._client.batch_get_item(RequestItems=request))
+            for item in answer["Responses"].get(self._table, ()):
+                found[item["pk"]["S"]] = item
+            keys = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
+            if not keys:
+                break
+        else:
+            raise Unavailable(f"heads of {self._table}: throttled")
+        items = [found.get(self._at(database)["Key"]["pk"]["S"]) for database in databases]
+        return [
+            _head(database, item) if item else None for database, item in zip(databases, items, strict=True)
+        ]
+
+    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
+        # Without a condition nothing needs resolution: landing twice only spends a token.
+        sets: dict[str, str | dict[str, Any]] = {
+            **_ALWAYS,
+            "token": "if_not_exists(#token, :zero) + :one",
+            "base_version": "if_not_exists(#version, :zero)",
+            "session": _text(session.id),
+            "seq": _number(1),
+            "merge_revision": _number(session.merge_revision),
+            "started_ms": _number(session.started_ms),
+            "journal": {"L": [_packed(session.first)]},
+            "stamps": "if_not_exists(#stamps, :none)",
+            "chain": "if_not_exists(#chain, :empty)",
+        }
+        for name in ("version", "chain_revision", "page_size", "page_count", "checksum"):
+            sets[name] = f"if_not_exists(#{name}, :zero)"
+        values = {":zero": _number(0), ":one": _number(1), ":none": _packed({}), ":empty": {"L": []}}
+        with mapped(str(database)):
+            update = _update(sets, values)
+            answer = _sound(self._client.update_item(**self._at(database), **update, ReturnValues="ALL_NEW"))
+        return _head(database, answer["Attributes"])
+
+    def append(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
+    ) -> None:
+        sets: dict[str, str | dict[str, Any]] = {
+            "seq": _number(seq + 1),
+            "journal": "list_append(#journal, :entry)",
+        }
+        guard = {"token": _number(token), "session": _text(session_id), "seq": _number(seq)}
+        self._write(
+            database,
+            _update(sets, {":entry": {"L": [_packed(entry)]}}, guard),
+            lambda head: transitions.append(head, token, session_id, seq, entry),
+            lambda head: transitions.has_appended(head, token, session_id, seq, entry),
+        )
+
+    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
+        guard = {"token": _number(token), "session": _text(session_id)}
+
+        try:
+            self._write(
+                database,
+                _update({}, {}, guard, _END_SESSION),
+                lambda head: _closed(head, token, session_id),
+                lambda head: head is not None and head.token == token and head.session is None,
+            )
+        except _NotRunning:
+            return False
+        return True
+
+    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+        transitions.check_flip(flip)
+        return _present(
+            self._write(
+                database,
+                {**_flip_update(flip), "ReturnValues": "ALL_NEW"},
+                lambda head: transitions.flip(head, flip),
+                lambda head: transitions.has_landed(head, flip),
+            )
+        )
+
+    def replace_chain(
+        self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]
+    ) -> Head:
+        reached = transitions.check_chain(chain)
+        sets: dict[str, str | dict[str, Any]] = {
+            "chain": {"L": [_packed(entry) for entry in chain]},
+            "chain_revision": _number(chain_revision + 1),
+        }
+        guard = {
+            "token": _number(token),
+            "chain_revision": _number(chain_revision),
+            "version": _number(reached),
+        }
+        return _present(
+            self._write(
+                database,
+                {**_update(sets, {}, guard), "ReturnValues": "ALL_NEW"},
+                lambda head: transitions.replace_chain(head, token, chain_revision, chain),
+                lambda head: transitions.has_replaced(head, token, chain_revision, chain),
+            )
+        )
+
+    def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
+        if user is None:
+            return self._list()
+        own = (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA))
+        return (database for database in own if self.find(database) is not None)
+
+    def delete(self, database: DatabaseId) -> None:
+        with mapped(str(database)):
+            self._client.delete_item(**self._at(database))
+
+    def _list(self) -> Iterator[DatabaseId]:
+        """By the index, whose order is ours: `#` sorts before whatever a user id may hold."""
+        request = {
+            "TableName": self._table,
+            "IndexName": LISTING_INDEX,
+            "KeyConditionExpression": "listing = :head",
+            "ExpressionAttributeValues": {":head": _LISTED},
+        }
+        while True:
+            with mapped(f"heads of {self._table}"):
+                answer = _sound(self._client.query(**request))
+            for item in answer["Items"]:
+                user, _, kind = item["pk"]["S"].rpartition("#")
+                yield DatabaseId(UserId(user), DatabaseKind(kind))
+            if "LastEvaluatedKey" not in answer:
+                return
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _at(self, database: DatabaseId) -> dict[str, Any]:
+        check_user(database.user)
+        return {"TableName": self._table, "Key": {"pk": {"S": f"{database.user}#{database.kind.value}"}}}
+
+    def _write(
+        self,
+        database: DatabaseId,
+        update: dict[str, Any],
+        transition: Callable[[Head | None], Head],
+        landed: Callable[[Head | None], bool],
+    ) -> Head | None:
+        """The head after a guarded update, where the update asks for it. Raises what `transition` does."""
+        at = self._at(database)
+        for _ in range(_ATTEMPTS):
+            try:
+                with mapped(str(database)):
+                    answer = _sound(self._client.update_item(**at, **update))
+                return _head(database, answer["Attributes"]) if "Attributes" in answer else None
+            except Unavailable:
+                # It may have landed all the same, and only its answer be lost.
+                head = self.find(database)
+                if landed(head):
+                    return head
+                raise
+            except StorageError as exc:
+                failure = exc.__cause__
+                if not isinstance(failure, ClientError) or code_of(failure) != _GUARD_FAILED:
+                    raise
+                item = failure.response.get("Item")  # not every engine sends it
+                head = _head(database, item) if item else self.find(database)
+                if was_repeated(failure.response) and landed(head):
+                    return head
+                if transition(head) is head:
+                    return head
+        raise Unavailable(f"{database}: no agreement on the record")
+
+
+def _sound(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, unless its checksum was wrong at every attempt."""
+    if gave_up(answer):
+        raise Unavailable("an answer with a wrong checksum, again and again")
+    return answer
+
+
+class _NotRunning(Exception):
+    """The session to be closed does not run."""
+
+
+def _closed(head: Head | None, token: int, session_id: str) -> Head:
+    after = transitions.close_session(head, token, session_id)
+    if after is None:
+        raise _NotRunning
+    return after
+
+
+def _present(head: Head | None) -> Head:
+    assert head is not None
+    return head
+
+
+def _flip_update(flip: Flip) -> dict[str, Any]:
+    entry, version = flip.entry, flip.base_version + 1
+    recent = Recent(flip.commit_id, flip.answer, flip.time_ms)
+    sets: dict[str, str | dict[str, Any]] = {
+        **_ALWAYS,
+        "version": _number(version),
+        "chain_revision": "if_not_exists(#chain_revision, :zero) + :one",
+        "page_size": _number(entry.page_size),
+        "page_count": _number(entry.page_count),
+        "checksum": _number(entry.checksum),
+        "stamps": _packed(flip.stamps),
+        _recent_name(version): _packed(recent),
+    }
+    values: dict[str, Any] = {":zero": _number(0), ":one": _number(1)}
+    if entry.kind is EntryKind.SNAPSHOT:
+        sets["chain"] = {"L": [_packed(entry)]}
+    else:
+        sets["chain"] = "list_append(#chain, :entry)"
+        values[":entry"] = {"L": [_packed(entry)]}
+    guard = {"version": _number(flip.base_version), "token": _number(flip.token)}
+    if flip.session_id is not None:
+        guard |= {"session": _text(flip.session_id), "seq": _number(flip.seq)}
+        return _update(sets, values, guard, _END_SESSION)
+    sets["token"] = _number(flip.token + 1)
+    if flip.base_version == flip.token == 0:
+        # No record has token 0: its first write makes it 1.
+        return _update(sets, values, None, _END_SESSION) | {
+            "ConditionExpression": "attribute_not_exists(#version)",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+    return _update(sets, values, guard, _END_SESSION)
+
+
+def _update(
+    sets: dict[str, str | dict[str, Any]],
+    values: dict[str, Any],
+    guard: dict[str, dict[str, Any]] | None = None,
+    rest: str = "",
+) -> dict[str, Any]:
+    """The arguments of `update_item`. What is set is an expression, or a value to put in."""
+    values = dict(values)
+    assignments = []
+    for name, what in sets.items():
+        if isinstance(what, dict):
+            values[f":{name}"] = what
+        assignments.append(f"#{name} = " + (f":{name}" if isinstance(what, dict) else what))
+    expression = ("SET " + ", ".join(assignments) + " " if assignments else "") + rest
+    names = {*sets, *(guard or ()), *(_SESSION if rest else ())}
+    arguments: dict[str, Any] = {
+        "UpdateExpression": expression,
+        "ExpressionAttributeNames": {f"#{name}": name for name in names},
+        "ExpressionAttributeValues": values,
+    }
+    if guard:
+        values |= {f":was_{name}": value for name, value in guard.items()}
+        arguments["ConditionExpression"] = " AND ".join(f"#{name} = :was_{name}" for name in guard)
+        arguments["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+    return arguments
+
+
+def _head(database: DatabaseId, item: dict[str, Any]) -> Head:
+    found = _int(item.get("format", {"N": "0"}))
+    if found != FORMAT_VERSION:
+        raise StorageError(f"{database}: the record has format version {found}, not {FORMAT_VERSION}")
+    try:
+        return _decoded(item)
+    except (KeyError, ValueError, msgspec.MsgspecError) as exc:
+        raise Corrupt(str(database), "a head record", repr(exc)) from exc
+
+
+def _decoded(item: dict[str, Any]) -> Head:
+    version, token = _int(item["version"]), _int(item["token"])
+    session = None
+    if "session" in item:
+        journal = tuple(_entries.decode(value["B"]) for value in item["journal"]["L"])
+        session = Session(
+            id=item["session"]["S"],
+            token=token,
+            base_version=_int(item["base_version"]),
+            seq=_int(item["seq"]),
+            merge_revision=_int(item["merge_revision"]),
+            started_ms=_int(item["started_ms"]),
+            journal=journal,
+        )
+    told = range(max(1, version - RECENT_KEPT + 1), version + 1)
+    return Head(
+        version=version,
+        token=token,
+        chain_revision=_int(item["chain_revision"]),
+        page_size=_int(item["page_size"]),
+        page_count=_int(item["page_count"]),
+        checksum=_int(item["checksum"]),
+        stamps=_stamps.decode(item["stamps"]["B"]),
+        chain=tuple(_links.decode(value["B"]) for value in item["chain"]["L"]),
+        recent=tuple(_recents.decode(item[_recent_name(made)]["B"]) for made in told),
+        session=session,
+    )
+
+
+def _recent_name(version: int) -> str:
+    """Answers go round a few attributes: no update can both add to a list and cut it."""
+    return f"recent{version % RECENT_KEPT}"
+
+
+def _number(value: int) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def _int(value: dict[str, str]) -> int:
+    return int(value["N"])
+
+
+def _text(value: str) -> dict[str, str]:
+    return {"S": value}
+
+
+def _packed(value: object) -> dict[str, bytes]:
+    return {"B": _encode(value)}

@@ -1,0 +1,16 @@
+"""Which databases may have a record. A user's id is part of keys and file names in some backends."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from storage.types import UserId
+
+_USER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+
+
+def check_user(user: UserId) -> None:
+    """Refuse a user id that is no plain name of 1 to 128 characters. Raises: ValueError."""
+    if _USER(user) is None or user in {".", ".."}:
+        raise ValueError(f"no user id: {user!r}")

@@ -1,0 +1,265 @@
+"""Head records of one machine, in one SQLite file that all its worker processes share.
+
+The write lock is held for the microseconds that a record takes, never across an fsync: every write
+commits into the WAL without waiting for the disk, and a write that must be durable then syncs the
+WAL file, off the event loop. The WAL is written in order, so that sync covers all commits before
+it, also those of other processes. See `storage/README.md`, "Head record".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from storage.errors import Corrupt, StorageError, Unavailable
+from storage.heads import transitions
+from storage.heads.base import Flip, NewSession
+from storage.heads.keys import check_user
+from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, Offload, UserId
+
+FORMAT_VERSION: Final = 1
+APPLICATION_ID: Final = 0x416E6B48
+"""`AnkH`, in the SQLite header of the file."""
+
+_TABLE: Final = """
+    CREATE TABLE heads (
+        id INTEGER PRIMARY KEY,
+        user TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (user, kind)
+    ) STRICT
+"""
+_FIND: Final = "SELECT record FROM heads WHERE user = ? AND kind = ?"
+_STORE: Final = """
+    INSERT INTO heads (user, kind, record) VALUES (?, ?, ?)
+    ON CONFLICT (user, kind) DO UPDATE SET record = excluded.record
+"""
+_DELETE: Final = "DELETE FROM heads WHERE user = ? AND kind = ?"
+_LIST: Final = """
+    SELECT user, kind FROM heads WHERE (user, kind) > (?, ?) ORDER BY user, kind LIMIT 500
+"""
+
+_CHECKPOINT_PAGES: Final = 2000
+"""WAL pages after which a durable write folds the WAL into the file, without stopping anybody."""
+_CHECKPOINT_PATIENCE: Final = 4
+"""Multiple of that at which writers are held for a moment, since they never left a gap."""
+
+_YIELDS: Final = 500
+"""How often a writer that meets another one gives way before it sleeps: the lock is short."""
+_NAP_S: Final = 0.001
+_NAPS: Final = 10_000
+
+
+class LocalHeadStore:
+    """The head store of one machine."""
+
+    def __init__(self, path: Path, offload: Offload[None]) -> None:
+        self._path = path
+        self._offload = offload
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Head)
+        self._lock = Lock()
+        self._wal_pages = 0
+        self._checkpointing = False
+        self._sync_failed = False
+        with _mapped(path):
+            self._connection = _connect(path)
+            self._connection.set_wal_hook(self._note_wal)
+            self._checkpointer = _connect(path)
+            # The connections above keep SQLite from replacing this file. It takes none of its locks
+            # there, so that closing a descriptor of ours drops none.
+            self._wal = os.open(f"{path}-wal", os.O_RDONLY)
+
+    def close(self) -> None:
+        """Give the file back; the last process to close it folds its WAL in."""
+        os.close(self._wal)
+        self._checkpointer.close()
+        self._connection.close()
+
+    def find(self, database: DatabaseId) -> Head | None:
+        check_user(database.user)
+        with _mapped(self._path), self._lock:
+            return self._read(database)
+
+    def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
+        return [self.find(database) for database in databases]
+
+    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
+        return self._change(database, lambda head: transitions.open_session(head, session))
+
+    def append(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
+    ) -> None:
+        self._change(database, lambda head: transitions.append(head, token, session_id, seq, entry))
+
+    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
+        check_user(database.user)
+        with self._transaction():
+            after = transitions.close_session(self._read(database), token, session_id)
+            if after is not None:
+                self._write(database, after)
+        return after is not None
+
+    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+        head = self._change(database, lambda head: transitions.flip(head, flip))
+        self._make_durable()
+        return head
+
+    def replace_chain(
+        self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]
+    ) -> Head:
+        head = self._change(
+            database, lambda head: transitions.replace_chain(head, token, chain_revision, chain)
+        )
+        self._make_durable()
+        return head
+
+    def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
+        if user is not None:
+            for own in (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA)):
+                if self.find(own) is not None:
+                    yield own
+            return
+        after: tuple[Any, ...] = ("", "")
+        while True:
+            with _mapped(self._path), self._lock:
+                rows = self._connection.execute(_LIST, after).fetchall()
+            if not rows:
+                return
+            for name, kind in rows:
+                yield DatabaseId(UserId(str(name)), DatabaseKind(str(kind)))
+            after = rows[-1]
+
+    def delete(self, database: DatabaseId) -> None:
+        check_user(database.user)
+        with self._transaction():
+            self._connection.execute(_DELETE, (database.user, database.kind.value))
+        self._make_durable()
+
+    def _change(self, database: DatabaseId, transition: Callable[[Head | None], Head]) -> Head:
+        check_user(database.user)
+        with self._transaction():
+            before = self._read(database)
+            after = transition(before)
+            if after is not before:
+                self._write(database, after)
+        return after
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        execute = self._connection.execute
+        with _mapped(self._path), self._lock:
+            execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    execute("ROLLBACK")
+                raise
+
+    def _read(self, database: DatabaseId) -> Head | None:
+        record = self._connection.execute(_FIND, (database.user, database.kind.value)).get
+        if record is None:
+            return None
+        try:
+            return self._decoder.decode(record)
+        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+            raise Corrupt(f"{self._path}: {database}", "a head record", str(exc)) from exc
+
+    def _write(self, database: DatabaseId, head: Head) -> None:
+        record = self._encoder.encode(head)
+        self._connection.execute(_STORE, (database.user, database.kind.value, record))
+
+    def _note_wal(self, _connection: apsw.Connection, _schema: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _make_durable(self) -> None:
+        self._offload(self._sync)
+
+    def _sync(self) -> None:
+        # After a failed sync the kernel may have dropped the dirty pages, and a later success would
+        # say nothing about them: only a new start, which reads what is there, makes this good.
+        if self._sync_failed:
+            raise Unavailable(f"{self._path}: an earlier sync failed; start again")
+        try:
+            os.fdatasync(self._wal)
+        except OSError as exc:
+            self._sync_failed = True
+            raise Unavailable(f"{self._path}: {exc.strerror}") from exc
+        if self._wal_pages > _CHECKPOINT_PAGES and not self._checkpointing:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Fold the WAL into the file. Failing is no harm: the records are in the WAL."""
+        self._checkpointing = True
+        try:
+            self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if self._wal_pages > _CHECKPOINT_PAGES * _CHECKPOINT_PATIENCE:
+                self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except (apsw.BusyError, apsw.LockedError):
+            pass
+        finally:
+            self._checkpointing = False
+
+
+def _connect(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path))
+    try:
+        connection.set_busy_handler(_give_way)
+        connection.pragma("journal_mode", "wal")
+        connection.wal_autocheckpoint(0)
+        # NORMAL never lets a power cut damage the file; it only leaves the sync of commits to us.
+        connection.pragma("synchronous", "normal")
+        connection.execute("BEGIN IMMEDIATE")
+        _create_or_check(connection, path)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create_or_check(connection: apsw.Connection, path: Path) -> None:
+    application, version = connection.pragma("application_id"), connection.pragma("user_version")
+    if (application, version) == (0, 0) and connection.pragma("schema_version") == 0:
+        connection.execute(_TABLE)
+        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("user_version", FORMAT_VERSION)
+    elif application != APPLICATION_ID:
+        raise Corrupt(str(path), f"application id {APPLICATION_ID:#x}", f"{application:#x}")
+    elif version != FORMAT_VERSION:
+        raise StorageError(
+            f"{path} has format version {version}; this program reads {FORMAT_VERSION}. "
+            "Run the version of the program that wrote it, or a newer one."
+        )
+
+
+def _give_way(tries: int) -> bool:
+    if tries < _YIELDS:
+        os.sched_yield()
+    else:
+        time.sleep(_NAP_S)
+    return tries < _YIELDS + _NAPS
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (apsw.NotADBError, apsw.CorruptError) as exc:
+        raise Corrupt(str(path), "a sound SQLite file", str(exc)) from exc
+    except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as exc:
+        raise Unavailable(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise Unavailable(f"{path}: {exc.strerror}") from exc

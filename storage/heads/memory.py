@@ -1,0 +1,68 @@
+"""Head records in a dictionary, for tests and for trying things. Refuses to keep anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+
+from storage.heads import transitions
+from storage.heads.base import Flip, NewSession
+from storage.heads.keys import check_user
+from storage.types import ChainEntry, DatabaseId, Head, JournalEntry, UserId
+
+
+class MemoryHeadStore:
+    """The head store of one process."""
+
+    def __init__(self) -> None:
+        self._heads: dict[DatabaseId, Head] = {}
+        self._lock = Lock()
+
+    def find(self, database: DatabaseId) -> Head | None:
+        check_user(database.user)
+        return self._heads.get(database)
+
+    def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
+        return [self.find(database) for database in databases]
+
+    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
+        return self._change(database, lambda head: transitions.open_session(head, session))
+
+    def append(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
+    ) -> None:
+        self._change(database, lambda head: transitions.append(head, token, session_id, seq, entry))
+
+    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
+        check_user(database.user)
+        with self._lock:
+            after = transitions.close_session(self._heads.get(database), token, session_id)
+            if after is not None:
+                self._heads[database] = after
+        return after is not None
+
+    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+        return self._change(database, lambda head: transitions.flip(head, flip))
+
+    def replace_chain(
+        self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]
+    ) -> Head:
+        return self._change(
+            database, lambda head: transitions.replace_chain(head, token, chain_revision, chain)
+        )
+
+    def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
+        if user is not None:
+            check_user(user)
+        return iter(sorted(known for known in self._heads if user is None or known.user == user))
+
+    def delete(self, database: DatabaseId) -> None:
+        check_user(database.user)
+        with self._lock:
+            self._heads.pop(database, None)
+
+    def _change(self, database: DatabaseId, transition: Callable[[Head | None], Head]) -> Head:
+        check_user(database.user)
+        with self._lock:
+            head = self._heads[database] = transition(self._heads.get(database))
+        return head

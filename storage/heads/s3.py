@@ -1,0 +1,263 @@
+"""Head records as small objects of a bucket, for who has an S3-compatible store and no DynamoDB.
+
+A transition reads the record, applies `storage.heads.transitions`, and writes it back on condition
+that it is still the one that was read. Every write carries a random id, so that a writer whose
+answer was lost finds out by reading whether the record is its own.
+See `storage/README.md`, "Heads in S3".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Final
+
+import msgspec
+from botocore.exceptions import ClientError
+
+from storage.aws import code_of, mapped, status_of
+from storage.errors import Corrupt, NotFound, StorageError, Unavailable
+from storage.heads import transitions
+from storage.heads.base import Flip, NewSession
+from storage.heads.keys import check_user
+from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, UserId
+
+_MAGIC: Final = b"AnkH"
+FORMAT_VERSION: Final = 1
+_WRITE_ID_BYTES: Final = 16
+_DIGEST_BYTES: Final = 16
+_WRITE_ID_AT: Final = len(_MAGIC) + 1 + _DIGEST_BYTES
+_HEAD_AT: Final = _WRITE_ID_AT + _WRITE_ID_BYTES
+_READS: Final = 3
+"""Of a record whose bytes do not arrive as they were written."""
+_READS_AT_ONCE: Final = 32
+_ATTEMPTS: Final = 40
+"""Each lost attempt is another writer's success; so many in a row on one record mean a fault."""
+
+
+class _Record(msgspec.Struct, frozen=True):
+    head: Head
+    write_id: bytes
+    etag: str
+
+
+class S3HeadStore:
+    """The head store of a bucket. `prefix` is empty or ends with `/`."""
+
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str = "",
+        *,
+        write_id: Callable[[], bytes] = lambda: secrets.token_bytes(_WRITE_ID_BYTES),
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix + "heads/"
+        self._write_id = write_id
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Head)
+        self._bare_etags = False
+        self._pool = ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="heads")
+
+    def find(self, database: DatabaseId) -> Head | None:
+        return _head(self._read(database))
+
+    def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
+        asked = [self._pool.submit(self.find, database) for database in databases]
+        wait(asked)
+        return [answer.result() for answer in asked]
+
+    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
+        return self._change(database, lambda head: transitions.open_session(head, session))
+
+    def append(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
+    ) -> None:
+        self._change(
+            database,
+            lambda head: transitions.append(head, token, session_id, seq, entry),
+            lambda head: transitions.has_appended(head, token, session_id, seq, entry),
+        )
+
+    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
+        try:
+            self._change(
+                database,
+                lambda head: _closed(head, token, session_id),
+                lambda head: head is not None and head.token == token and head.session is None,
+            )
+        except _NotRunning:
+            return False
+        return True
+
+    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+        return self._change(
+            database,
+            lambda head: transitions.flip(head, flip),
+            lambda head: transitions.has_landed(head, flip),
+        )
+
+    def replace_chain(
+        self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]
+    ) -> Head:
+        return self._change(
+            database,
+            lambda head: transitions.replace_chain(head, token, chain_revision, chain),
+            lambda head: transitions.has_replaced(head, token, chain_revision, chain),
+        )
+
+    def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
+        if user is None:
+            return self._list()
+        own = (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA))
+        return (database for database in own if self.find(database) is not None)
+
+    def delete(self, database: DatabaseId) -> None:
+        with mapped(str(database)):
+            self._client.delete_object(**self._at(database))
+
+    def _list(self) -> Iterator[DatabaseId]:
+        """In our order: `!` sorts before whatever a user id may hold."""
+        request = {"Bucket": self._bucket, "Prefix": self._prefix}
+        while True:
+            with mapped(f"heads under {self._prefix}"):
+                answer = self._client.list_objects_v2(**request)
+            for found in answer.get("Contents", ()):
+                user, _, kind = found["Key"].removeprefix(self._prefix).rpartition("!")
+                yield DatabaseId(UserId(user), DatabaseKind(kind))
+            if not answer.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def _at(self, database: DatabaseId) -> dict[str, str]:
+        check_user(database.user)
+        return {"Bucket": self._bucket, "Key": f"{self._prefix}{database.user}!{database.kind.value}"}
+
+    def _change(
+        self,
+        database: DatabaseId,
+        transition: Callable[[Head | None], Head],
+        landed: Callable[[Head | None], bool] = lambda _: False,
+    ) -> Head:
+        """The head after a transition; `landed` tells whether an earlier attempt is in the record.
+
+        Raises what `transition` does.
+        """
+        record = self._read(database)
+        attempted: set[bytes] = set()
+        for _ in range(_ATTEMPTS):
+            before = _head(record)
+            if before is not None and attempted and landed(before):
+                return before
+            after = transition(before)
+            if after is before:
+                return after
+            write_id = self._write_id()
+            attempted.add(write_id)
+            fault = self._try_write(database, after, write_id, record)
+            if fault is None:
+                return after
+            again = self._read(database)
+            if again is not None and again.write_id in attempted:
+                return again.head
+            if isinstance(fault, Unavailable) and not landed(_head(again)):
+                raise fault
+            self._learn_etags(fault, record, again)
+            record = again
+        raise Unavailable(f"{database}: no agreement on the record")
+
+    def _try_write(
+        self, database: DatabaseId, head: Head, write_id: bytes, over: _Record | None
+    ) -> StorageError | None:
+        """Write over the record that was read; what went wrong, or None.
+
+        A lost race is a `StorageError` of its own; `Unavailable` leaves open whether it landed.
+        """
+        told = write_id + self._encoder.encode(head)
+        body = b"".join((_MAGIC, bytes([FORMAT_VERSION]), _digest(told), told))
+        guard = {"IfMatch": self._spelt(over.etag)} if over else {"IfNoneMatch": "*"}
+        try:
+            with mapped(str(database)):
+                whole = base64.b64encode(hashlib.sha256(body).digest()).decode()
+                self._client.put_object(**self._at(database), Body=body, ChecksumSHA256=whole, **guard)
+        except Unavailable as exc:
+            return exc
+        except StorageError as exc:
+            failure = exc.__cause__
+            lost = isinstance(failure, ClientError) and (
+                status_of(failure) in {404, 409, 412} or code_of(failure) in _LOST
+            )
+            if not lost:
+                raise
+            return exc
+        return None
+
+    def _read(self, database: DatabaseId) -> _Record | None:
+        for attempt in range(_READS):
+            try:
+                with mapped(str(database)):
+                    answer = self._client.get_object(**self._at(database))
+                    body: bytes = answer["Body"].read()
+                return self._decode(database, body, answer["ETag"])
+            except NotFound:
+                return None
+            except (Corrupt, Unavailable):
+                if attempt == _READS - 1:
+                    raise
+        raise AssertionError
+
+    def _decode(self, database: DatabaseId, body: bytes, etag: str) -> _Record:
+        magic, version, told = body[: len(_MAGIC)], body[len(_MAGIC) : len(_MAGIC) + 1], body[_WRITE_ID_AT:]
+        if magic != _MAGIC or not version:
+            raise Corrupt(str(database), "a head record", magic)
+        if version[0] != FORMAT_VERSION:
+            raise StorageError(
+                f"{database}: the record has format version {version[0]}, not {FORMAT_VERSION}"
+            )
+        if (found := _digest(told)) != (expected := body[len(_MAGIC) + 1 : _WRITE_ID_AT]):
+            raise Corrupt(str(database), expected.hex(), found.hex())
+        try:
+            head = self._decoder.decode(memoryview(body)[_HEAD_AT:])
+        except msgspec.MsgspecError as exc:
+            raise Corrupt(str(database), "a head record", str(exc)) from exc
+        return _Record(head, body[_WRITE_ID_AT:_HEAD_AT], etag)
+
+    def _spelt(self, etag: str) -> str:
+        return etag.strip('"') if self._bare_etags else etag
+
+    def _learn_etags(self, fault: StorageError, read: _Record | None, again: _Record | None) -> None:
+        """A record that nobody changed lost no race: the store wants ETags spelt without quotes.
+
+        Source: Ceph's radosgw 16, which compares `If-Match` with the bare ETag.
+        """
+        failure = fault.__cause__
+        refused = isinstance(failure, ClientError) and status_of(failure) == 412
+        if refused and read is not None and again is not None and read.etag == again.etag:
+            self._bare_etags = not self._bare_etags
+
+
+_LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+
+
+def _digest(told: bytes) -> bytes:
+    return hashlib.sha256(told).digest()[:_DIGEST_BYTES]
+
+
+def _head(record: _Record | None) -> Head | None:
+    return None if record is None else record.head
+
+
+class _NotRunning(Exception):
+    """The session to be closed does not run."""
+
+
+def _closed(head: Head | None, token: int, session_id: str) -> Head:
+    after = transitions.close_session(head, token, session_id)
+    if after is None:
+        raise _NotRunning
+    return after

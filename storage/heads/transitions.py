@@ -1,0 +1,169 @@
+"""The rules of a head record, as pure functions from a head and a request to the next head.
+
+Every backend writes what these return, so the rules exist once. Refuses I/O and clocks.
+
+Where several conditions fail at once, the first of this list is raised:
+
+1. a flip that has landed before is no failure: the head is returned as it is;
+2. with a session, `SessionLost`: no session runs, or another one does, or the token differs;
+3. `HeadMoved`: version, token or chain revision differ;
+4. with a session, `SessionAhead`: only `seq` differs.
+
+A request that makes no sense whatever the head is raises `ValueError` before all others.
+
+`has_landed`, `has_appended` and `has_replaced` tell a backend whether a write with an unknown
+outcome is in the record.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from storage.errors import HeadMoved, SessionAhead, SessionLost
+from storage.heads.base import RECENT_KEPT, Flip, NewSession
+from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, Head, JournalEntry, Recent, Session
+
+
+def open_session(head: Head | None, new: NewSession) -> Head:
+    """The head with a session of its own, whatever ran before."""
+    head = head or EMPTY_HEAD
+    token = head.token + 1
+    session = Session(new.id, token, head.version, 1, new.merge_revision, new.started_ms, (new.first,))
+    return replace(head, token=token, session=session)
+
+
+def append(head: Head | None, token: int, session_id: str, seq: int, entry: JournalEntry) -> Head:
+    """The head with one more journal entry. Raises: SessionLost, SessionAhead."""
+    head, session = _running(head, token, session_id)
+    _check_seq(session, seq)
+    session = replace(session, seq=seq + 1, journal=(*session.journal, entry))
+    return replace(head, session=session)
+
+
+def close_session(head: Head | None, token: int, session_id: str) -> Head | None:
+    """The head without the session; None where another session, or none, is running."""
+    try:
+        head, _ = _running(head, token, session_id)
+    except SessionLost:
+        return None
+    return replace(head, session=None)
+
+
+def flip(head: Head | None, request: Flip) -> Head:
+    """The head at its next version; the same head where this flip has landed before.
+
+    Raises: SessionLost, HeadMoved, SessionAhead.
+    """
+    check_flip(request)
+    head = head or EMPTY_HEAD
+    if has_landed(head, request):
+        return head
+    _check_guard(head, request)
+    entry = request.entry
+    recent = (*head.recent, Recent(request.commit_id, request.answer, request.time_ms))
+    return Head(
+        version=head.version + 1,
+        token=head.token if request.session_id is not None else head.token + 1,
+        chain_revision=head.chain_revision + 1,
+        page_size=entry.page_size,
+        page_count=entry.page_count,
+        checksum=entry.checksum,
+        stamps=request.stamps,
+        chain=(entry,) if entry.kind is EntryKind.SNAPSHOT else (*head.chain, entry),
+        recent=recent[-RECENT_KEPT:],
+        session=None,
+    )
+
+
+def has_landed(head: Head | None, request: Flip) -> bool:
+    """Whether the version that the flip was to make exists and was made by this very flip.
+
+    The commit id alone does not say so: a client may use the key of an old sync again. Every
+    version adds one `Recent`, hence the place in the list tells the version.
+    """
+    if head is None or head.version <= request.base_version:
+        return False
+    place = len(head.recent) - (head.version - request.base_version)
+    if place >= 0:
+        return head.recent[place].commit_id == request.commit_id
+    made = request.base_version + 1
+    return any(e.first <= made <= e.last and request.commit_id in e.commit_ids for e in head.chain)
+
+
+def has_appended(head: Head | None, token: int, session_id: str, seq: int, entry: JournalEntry) -> bool:
+    """Whether the running session is this one and has this very entry at this place."""
+    try:
+        _, session = _running(head, token, session_id)
+    except SessionLost:
+        return False
+    return 0 <= seq < session.seq and session.journal[seq] == entry
+
+
+def has_replaced(head: Head | None, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]) -> bool:
+    """Whether the head has just this chain by one replacement of that revision."""
+    wanted = (token, chain_revision + 1, chain)
+    return head is not None and (head.token, head.chain_revision, head.chain) == wanted
+
+
+def replace_chain(head: Head | None, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]) -> Head:
+    """The head with another chain to the same version. Raises: HeadMoved."""
+    reached = check_chain(chain)
+    if head is None or (head.token, head.chain_revision) != (token, chain_revision):
+        raise HeadMoved(f"chain revision {chain_revision} under token {token} is not the head's")
+    if reached != head.version:
+        raise ValueError(f"the chain leads to version {reached}, not {head.version}")
+    return replace(head, chain_revision=chain_revision + 1, chain=chain)
+
+
+def check_flip(request: Flip) -> None:
+    """Refuse an entry that no reader could follow: the caller's mistake, not another's write."""
+    entry, version = request.entry, request.base_version + 1
+    if entry.last != version:
+        raise ValueError(f"the entry leads to version {entry.last}, not {version}")
+    _check_link(entry, request.base_version)
+
+
+def check_chain(chain: tuple[ChainEntry, ...]) -> int:
+    """The version that a chain leads to. Raises ValueError for one that no reader could follow."""
+    reached = 0
+    for place, entry in enumerate(chain):
+        if (place == 0) != (entry.kind is EntryKind.SNAPSHOT):
+            raise ValueError("a chain is a snapshot, then deltas")
+        _check_link(entry, reached)
+        reached = entry.last
+    return reached
+
+
+def _check_link(entry: ChainEntry, reached: int) -> None:
+    if entry.kind is EntryKind.SNAPSHOT:
+        if entry.first != entry.last:
+            raise ValueError(f"a snapshot is of one version, not of {entry.first} to {entry.last}")
+    elif reached == 0:
+        raise ValueError("a chain begins with a snapshot")
+    elif not entry.first <= reached + 1 <= entry.last:
+        raise ValueError(f"delta {entry.first}-{entry.last} does not follow version {reached}")
+
+
+def _running(head: Head | None, token: int, session_id: str) -> tuple[Head, Session]:
+    session = head.session if head else None
+    if head is None or session is None or session.id != session_id or head.token != token:
+        raise SessionLost(f"no session {session_id} under token {token}")
+    return head, session
+
+
+def _check_seq(session: Session, seq: int) -> None:
+    if session.seq != seq:
+        raise SessionAhead(f"session {session.id} is at {session.seq}, not {seq}")
+
+
+def _check_guard(head: Head, request: Flip) -> None:
+    session = None
+    if request.session_id is not None:
+        _, session = _running(head, request.token, request.session_id)
+    if (head.version, head.token) != (request.base_version, request.token):
+        raise HeadMoved(
+            f"head is at version {head.version} under token {head.token}, "
+            f"not {request.base_version} under {request.token}"
+        )
+    if session is not None:
+        _check_seq(session, request.seq)

@@ -1,0 +1,1 @@
+"""The media index, and the files it names."""

@@ -1,0 +1,148 @@
+"""The contents of media files, one object per content, shared by all users and never changed.
+
+Refuses names: what a content is called, and by whom, is the index's business. The key follows from
+the content: `blobs/<SHA-256 in hex>`, and the object is the bare content. The keys have no fan-out:
+on one machine a batch then names all its files in one folder, which is synced once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from storage.errors import Corrupt, NotFound
+from storage.media.index import FileFacts, FileRow
+from storage.objects.base import ObjectStore
+
+PREFIX = "blobs/"
+LARGE_BYTES = 1 << 20
+"""From this size on a content is never held in memory as a whole."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class InParallel(Protocol):
+    """Applies a function that asks the object store to several items; results in their order."""
+
+    def __call__(self, function: Callable[[A], B], items: Sequence[A], /) -> list[B]:
+        """All results; the first exception is raised."""
+
+
+def in_turn(function: Callable[[A], B], items: Sequence[A], /) -> list[B]:
+    """One after the other: for stores whose `find` does not wait."""
+    return [function(item) for item in items]
+
+
+class NewBlob(NamedTuple):
+    """A content to keep: its bytes, or the file that holds them (which may be moved away)."""
+
+    sha256: bytes
+    content: bytes | Path
+
+
+class Digester:
+    """Takes a content piece by piece and tells what the index has to know of it."""
+
+    def __init__(self) -> None:
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+        self._crc32 = 0
+        self._size_bytes = 0
+
+    def update(self, piece: bytes) -> None:
+        """Add the next piece."""
+        self._sha1.update(piece)
+        self._sha256.update(piece)
+        self._crc32 = zlib.crc32(piece, self._crc32)
+        self._size_bytes += len(piece)
+
+    def facts(self) -> FileFacts:
+        """Of all pieces so far."""
+        return FileFacts(self._sha1.digest(), self._sha256.digest(), self._crc32, self._size_bytes)
+
+
+class Blobs:
+    """The contents in an object store.
+
+    `fresh_ms`: a blob that is already there counts as put only if it is younger; an older one is
+    written again. It must be at most half of the sweep's grace (see `storage.media.sweep`).
+    `in_parallel` is how to ask for several blobs at a time; only a store behind a network gains by it.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        *,
+        clock_ms: Callable[[], int],
+        fresh_ms: int,
+        in_parallel: InParallel = in_turn,
+    ) -> None:
+        self._objects = objects
+        self._clock_ms = clock_ms
+        self._fresh_ms = fresh_ms
+        self._in_parallel = in_parallel
+
+    def put_new(self, blobs: Sequence[NewBlob]) -> int:
+        """Make sure that all these contents are kept, durable on return; the number really written.
+
+        `sha256` must be what the caller computed from the very bytes: it is not checked again.
+        """
+        unique = list({blob.sha256: blob for blob in blobs}.values())
+        fresh = self._in_parallel(lambda blob: self._is_fresh(blob.sha256), unique)
+        wanted = [blob for blob, is_fresh in zip(unique, fresh, strict=True) if not is_fresh]
+        small = [(key_of(blob.sha256), blob.content) for blob in wanted if isinstance(blob.content, bytes)]
+        if small:
+            self._objects.put_many(small)
+        for blob in wanted:
+            if isinstance(blob.content, Path):
+                self._objects.put_file(key_of(blob.sha256), blob.content)
+        return len(wanted)
+
+    def read_many(self, rows: Sequence[FileRow]) -> list[bytes | None]:
+        """The whole contents of small files; None for a blob that is lost.
+
+        Raises: Corrupt for a blob of another size than the index says.
+        """
+        contents = self._objects.read_many([key_of(row.sha256) for row in rows])
+        for row, content in zip(rows, contents, strict=True):
+            if content is not None and len(content) != row.size_bytes:
+                raise Corrupt(key_of(row.sha256), row.size_bytes, len(content))
+        return contents
+
+    def find_stream(self, row: FileRow) -> Iterator[bytes] | None:
+        """The content in pieces of at most 1 MiB, or None if the blob is lost.
+
+        The first piece is fetched before this returns. Raises Corrupt from the iterator when there
+        are more or fewer bytes than the index says.
+        """
+        try:
+            pieces = iter(self._objects.stream(key_of(row.sha256)))
+            first = next(pieces, b"")
+        except NotFound:
+            return None
+        return _exactly(row, first, pieces)
+
+    def _is_fresh(self, sha256: bytes) -> bool:
+        stat = self._objects.find(key_of(sha256))
+        return stat is not None and stat.modified_ms > self._clock_ms() - self._fresh_ms
+
+
+def key_of(sha256: bytes) -> str:
+    """The key of the object that keeps this content."""
+    return PREFIX + sha256.hex()
+
+
+def _exactly(row: FileRow, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    left = row.size_bytes - len(first)
+    yield first
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left:
+        raise Corrupt(key_of(row.sha256), row.size_bytes, row.size_bytes - left)

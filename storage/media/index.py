@@ -1,0 +1,240 @@
+"""The media index of one user: which file names exist, with which content, since which USN.
+
+Refuses file contents (`storage.media.blobs` keeps them) and transactions (the caller holds one).
+
+The database, schema version 1 (`PRAGMA user_version`), WAL mode, pages of 4096 bytes:
+
+    files   one row per name ever known. usn INTEGER PRIMARY KEY, so that the table is in the order
+            of changes and no USN is given twice; name TEXT UNIQUE, compared byte by byte;
+            sha1 (20 bytes), sha256 (32 bytes; names the blob), crc32, size in bytes, mtime_s.
+            A removed file stays as a tombstone: size 0, and null in place of the three sums.
+    totals  one row: the last USN given, the number of files that are no tombstones, their bytes.
+    gone    sha256 and time of each content that a name lost, by replacement or removal. So the
+            newest version alone tells which blobs the versions of the last weeks need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+import msgspec
+
+from storage.errors import Corrupt
+
+SCHEMA_VERSION = 1
+PAGE_BYTES = 4096
+CHANGES_LIMIT = 1000
+"""Rows of one answer to mediaChanges. Source: rslib/src/sync/media/database/server/entry/changes.sql."""
+
+_SCHEMA = """
+CREATE TABLE files (
+  usn INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  sha1 BLOB,
+  sha256 BLOB,
+  crc32 INTEGER,
+  size INTEGER NOT NULL,
+  mtime_s INTEGER NOT NULL,
+  CHECK (size > 0 AND length(sha1) = 20 AND length(sha256) = 32 AND crc32 IS NOT NULL
+      OR size = 0 AND coalesce(sha1, sha256, crc32) IS NULL)
+) STRICT;
+CREATE TABLE totals (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  usn INTEGER NOT NULL,
+  files INTEGER NOT NULL,
+  bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO totals VALUES (1, 0, 0, 0);
+CREATE TABLE gone (
+  id INTEGER PRIMARY KEY,
+  sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+  gone_s INTEGER NOT NULL
+) STRICT;
+"""
+
+GONE_KEPT_S = 400 * 24 * 3600
+"""How long at least it is known what a user's media once held: no history may be longer."""
+
+_FORGOTTEN_AT_ONCE = 50
+
+
+_REPLACE = """
+INSERT OR REPLACE INTO files (usn, name, sha1, sha256, crc32, size, mtime_s) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_NOTHING = (None, None, None, 0)
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    """What the server found out about one file's content by reading it."""
+
+    sha1: bytes
+    sha256: bytes
+    crc32: int
+    size_bytes: int
+    """At least 1: the protocol knows no empty files."""
+
+
+class FileRow(NamedTuple):
+    """A file that exists: name and content."""
+
+    name: str
+    sha256: bytes
+    crc32: int
+    size_bytes: int
+
+
+class MediaIndex:
+    """The SQL of the media database, on a connection whose transaction is the caller's."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        """Raises: Corrupt for a schema that this code does not know: nothing may be read out of that."""
+        found = connection.pragma("user_version")
+        if found != SCHEMA_VERSION:
+            raise Corrupt("media index", f"schema {SCHEMA_VERSION}", f"schema {found}")
+        self._connection = connection
+
+    def apply(self, changes: Iterable[tuple[str, FileFacts | None]], now_s: int) -> bool:
+        """Add, replace (facts) or remove (None) files, in order; False if nothing changed by it.
+
+        Each real change takes the next USN; the same content again, or removing what is absent,
+        takes none. A name that comes twice is changed twice, and the last one stays.
+        All or nothing only with the caller's transaction: on an exception, roll back.
+        """
+        execute = self._connection.execute
+        before, files, total_bytes = self._totals()
+        usn = before
+        for name, facts in changes:
+            found: Any = execute("SELECT sha256, size FROM files WHERE name = ?", (name,)).fetchone()
+            old_sha256, old_bytes = found or (None, 0)
+            if (facts.sha256 if facts else None) == old_sha256:
+                continue
+            usn += 1
+            if old_sha256 is not None:
+                self.remember([old_sha256], now_s)
+            execute(
+                _REPLACE, (usn, name, *(_NOTHING if facts is None else msgspec.structs.astuple(facts)), now_s)
+            )
+            files += (facts is not None) - (old_sha256 is not None)
+            total_bytes += (facts.size_bytes if facts else 0) - old_bytes
+        if usn == before:
+            return False
+        self._set_totals(usn, files, total_bytes)
+        self._forget_old(now_s)
+        return True
+
+    def remember(self, contents: Iterable[bytes], now_s: int) -> None:
+        """Note contents (SHA-256) as gone by now: what older versions held that this one does not.
+
+        Whoever makes an older version the newest one must note what the one it replaces held.
+        """
+        rows = ((sha256, now_s) for sha256 in contents)
+        self._connection.executemany("INSERT INTO gone (sha256, gone_s) VALUES (?, ?)", rows)
+
+    def restore(self, rows: Iterable[tuple[int, str, FileFacts | None, int]], last_usn: int) -> None:
+        """Fill an empty index as another server had it: (usn, name, facts or None, mtime_s) by USN.
+
+        Clients then go on from the USN that they know. Where two rows have one USN, the later ones
+        move up.
+        """
+        usn = files = total_bytes = 0
+        for given_usn, name, facts, mtime_s in rows:
+            usn = max(usn + 1, given_usn)
+            values = _NOTHING if facts is None else msgspec.structs.astuple(facts)
+            self._connection.execute(_REPLACE, (usn, name, *values, mtime_s))
+            files += facts is not None
+            total_bytes += facts.size_bytes if facts else 0
+        self._set_totals(max(usn, last_usn), files, total_bytes)
+
+    def changes_since(self, last_usn: int, limit: int = CHANGES_LIMIT) -> list[tuple[str, int, str]]:
+        """(name, usn, sha1 in lower-case hex, "" for a tombstone) with usn > last_usn, ascending.
+
+        Clients go on from the last row's USN until an answer is empty, so the order matters.
+        """
+        rows: list[Any] = self._connection.execute(
+            "SELECT name, usn, coalesce(lower(hex(sha1)), '') FROM files WHERE usn > ? ORDER BY usn LIMIT ?",
+            (last_usn, limit),
+        ).fetchall()
+        return rows
+
+    def find_many(self, names: Sequence[str]) -> list[FileRow | None]:
+        """For each name its file, or None where it was never there or is a tombstone."""
+        return [self._find(name) for name in names]
+
+    def drop_rows(self, rows: Iterable[FileRow]) -> bool:
+        """Forget files whose blobs are lost, without tombstone or USN, so that no device deletes its own.
+
+        Rows that hold another content by now stay. False if nothing was dropped.
+        Source: rslib/src/sync/media/database/server/entry/download.rs (forget_missing_file).
+        """
+        usn, files, total_bytes = self._totals()
+        before = files
+        for row in rows:
+            self._connection.execute(
+                "DELETE FROM files WHERE name = ? AND sha256 = ?", (row.name, row.sha256)
+            )
+            if self._connection.changes():
+                files -= 1
+                total_bytes -= row.size_bytes
+        if files == before:
+            return False
+        self._set_totals(usn, files, total_bytes)
+        return True
+
+    def contents_since(self, time_s: int) -> Iterator[bytes]:
+        """The SHA-256 of each content that a file has, or had at `time_s` or later.
+
+        In no order; one content may come several times.
+        """
+        rows: Any = self._connection.execute(
+            "SELECT sha256 FROM files WHERE size > 0 UNION ALL SELECT sha256 FROM gone WHERE gone_s >= ?",
+            (time_s,),
+        )
+        for (sha256,) in rows:
+            yield sha256
+
+    def stamps(self) -> dict[str, int | bool]:
+        """For the head record: `usn` (the last given), `count` and `bytes` of the files that exist."""
+        usn, files, total_bytes = self._totals()
+        return {"usn": usn, "count": files, "bytes": total_bytes}
+
+    def recount(self) -> dict[str, int | bool]:
+        """What `stamps` must say, by a scan of all rows; `usn` is a lower bound, as rows can be dropped."""
+        row: Any = self._connection.execute(
+            "SELECT coalesce(max(usn), 0), count(nullif(size, 0)), coalesce(sum(size), 0) FROM files"
+        ).fetchone()
+        return dict(zip(("usn", "count", "bytes"), row, strict=True))
+
+    def _forget_old(self, now_s: int) -> None:
+        """A few at a time, oldest first: more than one batch of changes can add."""
+        self._connection.execute(
+            "DELETE FROM gone WHERE gone_s < ? AND id IN (SELECT id FROM gone ORDER BY id LIMIT ?)",
+            (now_s - GONE_KEPT_S, _FORGOTTEN_AT_ONCE),
+        )
+
+    def _find(self, name: str) -> FileRow | None:
+        row: Any = self._connection.execute(
+            "SELECT name, sha256, crc32, size FROM files WHERE name = ? AND size > 0", (name,)
+        ).fetchone()
+        return FileRow(*row) if row else None
+
+    def _totals(self) -> tuple[int, int, int]:
+        row: Any = self._connection.execute("SELECT usn, files, bytes FROM totals").fetchone()
+        usn, files, total_bytes = row
+        return usn, files, total_bytes
+
+    def _set_totals(self, usn: int, files: int, total_bytes: int) -> None:
+        self._connection.execute("UPDATE totals SET usn = ?, files = ?, bytes = ?", (usn, files, total_bytes))
+
+
+def create_empty(path: Path) -> None:
+    """Write the media database of a user who has no media; the same bytes every time."""
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.pragma("page_size", PAGE_BYTES)
+        with connection:
+            connection.execute(_SCHEMA)
+            connection.pragma("user_version", SCHEMA_VERSION)
+        connection.pragma("journal_mode", "wal")

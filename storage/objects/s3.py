@@ -1,0 +1,359 @@
+"""Objects in a bucket of S3, or of a store that speaks its protocol.
+
+Every write may simply be repeated, since a key only ever gets the same bytes: the SDK's retries
+need no resolution here, save for the end of a multipart upload, which a repeat finds gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from io import BufferedReader
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from storage.aws import code_of, mapped
+from storage.errors import NotFound, StorageError, Unavailable
+from storage.objects.base import ObjectStat
+from storage.objects.keys import check_key, check_prefix, check_range
+from storage.types import Offload, run_here
+
+_PIECE_BYTES: Final = 1 << 20
+_WINDOW_BYTES: Final = 4 << 20
+"""Of a stream; a smaller object comes with one request."""
+_WINDOWS_AHEAD: Final = 4
+_SINGLE_PUT_BYTES: Final = 64 << 20
+_PART_BYTES: Final = 8 << 20
+_PARTS_AHEAD: Final = 3
+_PARTS: Final = 10_000
+"""As many parts as S3 takes; a larger file gets larger parts."""
+_HASHED_AT_ONCE_BYTES: Final = 64 << 10
+"""More than this is hashed off the event loop."""
+_BEHIND_THE_END: Final = frozenset({"InvalidRange", "416"})
+_DELETED_AT_ONCE: Final = 1000
+_ATTEMPTS: Final = 3
+"""Of a read whose body broke: the SDK repeats only what fails before the body."""
+
+
+def client_config(connections: int) -> Config:
+    """The settings of the client that `S3ObjectStore` and `S3HeadStore` expect.
+
+    Checksums are set by the store where S3 checks them; the SDK's own ones come as trailers that
+    not every other store understands.
+    """
+    return Config(
+        max_pool_connections=connections,
+        connect_timeout=3,
+        read_timeout=10,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+    )
+
+
+_Keys = list[str]
+_Parts = list[dict[str, Any]]
+
+
+class S3ObjectStore:
+    """The object store of a bucket. `prefix` is empty or ends with `/`.
+
+    Requests run in threads of its own, `parallel` at once; with gevent's patches these are greenlets.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str = "",
+        *,
+        offload: Offload[Any] = run_here,
+        parallel: int = 16,
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._offload = offload
+        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="s3")
+
+    def put(self, key: str, content: bytes | memoryview) -> None:
+        check_key(key)
+        self._put(key, bytes(content))
+
+    def put_many(self, items: Iterable[tuple[str, bytes | memoryview]]) -> None:
+        batch = list(items)
+        for key, _ in batch:
+            check_key(key)
+        if len(batch) == 1:
+            self.put(*batch[0])
+            return
+        _finish([self._pool.submit(self.put, key, content) for key, content in batch])
+
+    def put_file(self, key: str, path: Path) -> None:
+        check_key(key)
+        with _opened(key, path) as file:
+            size = path.stat().st_size
+            if size > _SINGLE_PUT_BYTES:
+                self._put_parts(key, file, size)
+                return
+            digest = self._offload(lambda: hashlib.file_digest(file, "sha256").digest())
+            file.seek(0)
+            with mapped(key):
+                self._client.put_object(**self._at(key), Body=file, ChecksumSHA256=_base64(digest))
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        check_key(key)
+        check_range(start, length)
+        if length == 0:
+            if self.find(key) is None:
+                raise NotFound(key)
+            return b""
+        if start == 0 and length is None:
+            return self._read(key, None)
+        end = "" if length is None else str(start + length - 1)
+        return self._read(key, f"bytes={start}-{end}")
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        for key in keys:
+            check_key(key)
+        asked = [self._pool.submit(self._find_content, key) for key in keys]
+        wait(asked)
+        return [answer.result() for answer in asked]
+
+    def _find_content(self, key: str) -> bytes | None:
+        with suppress(NotFound):
+            return self._read(key, None)
+        return None
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        check_key(key)
+        pieces = self._pieces(key)
+        next(pieces)  # asks for the first window, so that its absence shows here
+        return pieces
+
+    def find(self, key: str) -> ObjectStat | None:
+        check_key(key)
+        try:
+            with mapped(key):
+                answer = self._client.head_object(**self._at(key))
+        except NotFound:
+            return None
+        return ObjectStat(key, answer["ContentLength"], _milliseconds(answer["LastModified"]))
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        check_prefix(prefix)
+        return self._list(prefix)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        batch: list[str] = []
+        for key in keys:
+            check_key(key)
+            batch.append(key)
+            if len(batch) == _DELETED_AT_ONCE:
+                self._delete(batch)
+                batch = []
+        if batch:
+            self._delete(batch)
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def _put(self, key: str, content: bytes) -> None:
+        digest = self._digest(content)
+        with mapped(key):
+            self._client.put_object(**self._at(key), Body=content, ChecksumSHA256=_base64(digest))
+
+    def _digest(self, content: bytes) -> bytes:
+        if len(content) <= _HASHED_AT_ONCE_BYTES:
+            return hashlib.sha256(content).digest()
+        digest: bytes = self._offload(lambda: hashlib.sha256(content).digest())
+        return digest
+
+    def _put_parts(self, key: str, file: BufferedReader, size: int) -> None:
+        with mapped(key):
+            answer = self._client.create_multipart_upload(**self._at(key), ChecksumAlgorithm="SHA256")
+        upload = {**self._at(key), "UploadId": answer["UploadId"]}
+        try:
+            parts = self._upload_parts(key, upload, file, max(_PART_BYTES, -(-size // _PARTS)))
+            self._complete(key, upload, parts, size)
+        except BaseException:
+            with suppress(StorageError), mapped(key):
+                self._client.abort_multipart_upload(**upload)
+            raise
+
+    def _upload_parts(
+        self, key: str, upload: dict[str, str], file: BufferedReader, part_bytes: int
+    ) -> _Parts:
+        """Upload all parts, a few at a time: only those are in memory."""
+        parts: _Parts = []
+        running: deque[Future[dict[str, Any]]] = deque()
+        number = 0
+        try:
+            while content := self._offload(lambda: file.read(part_bytes)):
+                number += 1
+                running.append(self._pool.submit(self._upload_part, key, upload, number, content))
+                if len(running) == _PARTS_AHEAD:
+                    parts.append(running.popleft().result())
+            parts += [part.result() for part in running]
+        finally:
+            _settle(running)
+        return parts
+
+    def _upload_part(self, key: str, upload: dict[str, str], number: int, content: bytes) -> dict[str, Any]:
+        digest = _base64(self._digest(content))
+        with mapped(f"{key}, part {number}"):
+            answer = self._client.upload_part(
+                **upload, PartNumber=number, Body=content, ChecksumSHA256=digest
+            )
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": digest}
+
+    def _complete(self, key: str, upload: dict[str, str], parts: _Parts, size: int) -> None:
+        try:
+            with mapped(key):
+                self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except StorageError:
+            # A repeat of one that landed is told that there is no such upload. The key has but one
+            # content, so its presence is all that counts.
+            found = self.find(key)
+            if found is None or found.size_bytes != size:
+                raise
+
+    def _read(self, key: str, wanted: str | None) -> bytes:
+        for attempt in range(_ATTEMPTS):
+            body = self._get(key, wanted)[0]
+            if body is None:
+                return b""
+            try:
+                with mapped(key):
+                    content: bytes = body.read()
+                    return content
+            except Unavailable:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            finally:
+                body.close()
+        raise AssertionError
+
+    def _get(self, key: str, wanted: str | None) -> tuple[Any, int]:
+        """The body and the object's whole size; no body where the range begins behind the end."""
+        ranged = {} if wanted is None else {"Range": wanted}
+        try:
+            with mapped(key):
+                answer = self._client.get_object(**self._at(key), **ranged)
+        except StorageError as exc:
+            if isinstance(exc.__cause__, ClientError) and code_of(exc.__cause__) in _BEHIND_THE_END:
+                return None, 0
+            raise
+        total = answer.get("ContentRange", "").rpartition("/")[2]
+        return answer["Body"], int(total or answer["ContentLength"])
+
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        body, total = self._get(key, f"bytes=0-{_WINDOW_BYTES - 1}")
+        starts = iter(range(_WINDOW_BYTES, total, _WINDOW_BYTES))
+        ahead: deque[Future[bytes]] = deque()
+        try:
+            yield b""
+            for start in islice(starts, _WINDOWS_AHEAD - 1):
+                ahead.append(self._ask(key, start, total))
+            yield from self._first_window(key, body, min(total, _WINDOW_BYTES))
+            while ahead:
+                window = _whole(key, ahead.popleft())
+                for start in islice(starts, 1):
+                    ahead.append(self._ask(key, start, total))
+                for at in range(0, len(window), _PIECE_BYTES):
+                    yield window[at : at + _PIECE_BYTES]
+        finally:
+            if body is not None:
+                body.close()
+            for window_ahead in ahead:
+                window_ahead.cancel()
+
+    def _first_window(self, key: str, body: Any, size: int) -> Iterator[bytes]:
+        """The body as it comes; where it breaks, the rest of the window is asked for again."""
+        given = 0
+        try:
+            while given < size:
+                with mapped(key):
+                    piece = body.read(_PIECE_BYTES)
+                given += len(piece)
+                yield piece
+        except Unavailable:
+            rest = self._read(key, f"bytes={given}-{size - 1}")
+            for at in range(0, len(rest), _PIECE_BYTES):
+                yield rest[at : at + _PIECE_BYTES]
+
+    def _ask(self, key: str, start: int, total: int) -> Future[bytes]:
+        end = min(start + _WINDOW_BYTES, total) - 1
+        return self._pool.submit(self._read, key, f"bytes={start}-{end}")
+
+    def _list(self, prefix: str) -> Iterator[ObjectStat]:
+        request = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        while True:
+            with mapped(f"objects under {prefix}"):
+                answer = self._client.list_objects_v2(**request)
+            for found in answer.get("Contents", ()):
+                key = found["Key"].removeprefix(self._prefix)
+                yield ObjectStat(key, found["Size"], _milliseconds(found["LastModified"]))
+            if not answer.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def _delete(self, keys: _Keys) -> None:
+        objects = [{"Key": self._prefix + key} for key in keys]
+        with mapped(f"{keys[0]} and {len(keys) - 1} more"):
+            answer = self._client.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
+            )
+        for error in answer.get("Errors", ()):
+            if error.get("Code") != "NoSuchKey":
+                raise Unavailable(f"{error.get('Key')}: {error.get('Code')} {error.get('Message')}")
+
+
+def _finish(running: list[Future[None]]) -> None:
+    """Wait for all; then raise what the first of them failed with."""
+    wait(running)
+    for one in running:
+        one.result()
+
+
+def _settle(running: deque[Future[dict[str, Any]]]) -> None:
+    """Let no upload of a part go on behind the back of an abort."""
+    for one in running:
+        one.cancel()
+    wait(running)
+
+
+def _whole(key: str, window: Future[bytes]) -> bytes:
+    try:
+        return window.result()
+    except NotFound as exc:
+        raise Unavailable(f"{key}: deleted while it was read") from exc
+
+
+@contextmanager
+def _opened(key: str, path: Path) -> Iterator[BufferedReader]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as exc:
+        raise NotFound(f"{path}, to be put as {key}") from exc
+    with file:
+        yield file
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def _milliseconds(time: datetime) -> int:
+    """Of the whole second: a listing of some stores tells parts of it, but no store's HEAD does."""
+    return int(time.timestamp()) * 1000

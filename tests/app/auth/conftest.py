@@ -1,0 +1,78 @@
+"""A clock to turn by hand, and the local parts put together as the server does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from app.auth.attempts import Limits, LocalLoginAttempts
+from app.auth.authenticator import Authenticator
+from app.auth.environment import EnvironmentUsers
+from app.auth.local import LocalUsers
+from app.auth.localkeys import LocalHostKeys
+from app.auth.passwords import Passwords, verify_hash
+from app.auth.usersfile import UsersFile
+from storage.types import run_here
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ms = 1_700_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ms += int(seconds * 1000)
+
+
+@dataclass
+class LocalServer:
+    """What one process has; `another_process` opens the same file anew."""
+
+    path: Path
+    clock: Clock
+    environment: dict[str, str] = field(default_factory=dict)
+    hashed: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        self.verified: list[str] = []
+        self.file = UsersFile(self.path, run_here)
+        self.passwords = Passwords(run_here, verify=self._verify)
+        environment = EnvironmentUsers(self.environment.items(), hashed=self.hashed)
+        self.users = LocalUsers(self.file, environment, self.passwords, self.clock)
+        self.keys = LocalHostKeys(self.file)
+        self.attempts = LocalLoginAttempts(self.file, self.clock, self.limits)
+        self.door = Authenticator(self.users, self.keys, self.attempts, self.clock)
+
+    def another_process(self, environment: dict[str, str] | None = None) -> LocalServer:
+        chosen = self.environment if environment is None else environment
+        return LocalServer(self.path, self.clock, chosen, self.hashed, self.limits)
+
+    def login(self, name: str, password: str, address: str = "192.0.2.1") -> str:
+        return self.door.login(name, password, address, "anki,26.9 (test)")
+
+    def _verify(self, text: str, password: str) -> bool:
+        self.verified.append(text)
+        return verify_hash(text, password)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server(tmp_path, clock) -> LocalServer:
+    return LocalServer(tmp_path / "users.sqlite", clock)
+
+
+@pytest.fixture
+def make_server(tmp_path, clock):
+    def make(**kwargs) -> LocalServer:
+        return LocalServer(tmp_path / "users.sqlite", clock, **kwargs)
+
+    return make

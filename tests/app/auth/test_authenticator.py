@@ -1,0 +1,314 @@
+"""Passwords in, keys out, on the users' file, with a clock turned by hand."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+from app.auth.authenticator import Authenticator
+from app.auth.environment import EnvironmentUsers
+from app.auth.hostkeys import hash_of
+from app.auth.users import Identity
+from app.errors import AuthError, RateLimited, ServiceUnavailable
+from storage.types import UserId
+
+ROOT = Path(__file__).parents[3]
+MINUTE_MS = 60_000
+
+
+def test_a_right_password_gives_a_key_that_names_the_user(server):
+    alice = server.users.add("alice", "secret")
+    key = server.login("alice", "secret")
+    assert server.door.authenticate(key) == alice.id
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("alice", "wrong"), ("nobody", "secret"), ("Alice", "secret"), ("", "")]
+)
+def test_anything_else_is_refused(server, name, password):
+    server.users.add("alice", "secret")
+    with pytest.raises(AuthError):
+        server.login(name, password)
+
+
+@pytest.mark.parametrize("key", ["", "x", "\ud800", "a" * 100_000])
+def test_a_made_up_key_is_refused(server, key):
+    with pytest.raises(AuthError):
+        server.door.authenticate(key)
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("\ud800", "x"), ("alice", "\ud800"), ("a" * 5000, "x"), ("alice", "\0")]
+)
+def test_strange_input_is_a_wrong_password(server, name, password):
+    server.users.add("alice", "secret")
+    with pytest.raises(AuthError):
+        server.login(name, password)
+
+
+def test_each_login_has_a_key_of_its_own_and_the_older_one_lives_on(server):
+    server.users.add("alice", "secret")
+    first, second = server.login("alice", "secret"), server.login("alice", "secret")
+    assert first != second
+    assert server.door.authenticate(first) == server.door.authenticate(second)
+
+
+def test_names_and_passwords_may_be_typed_in_either_normal_form(server):
+    server.users.add("Zoë", "pässword")
+    key = server.login("Zoe\u0308", "pa\u0308ssword")
+    assert server.door.authenticate(key) == server.users.find("Zoë").id
+
+
+def test_the_file_holds_neither_key_nor_password(server, tmp_path):
+    server.users.add("alice", "a-secret-word")
+    key = server.login("alice", "a-secret-word")
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert hash_of(key) in stored
+    assert key.encode() not in stored
+    assert b"a-secret-word" not in stored
+
+
+def test_the_file_is_readable_by_its_owner_only(server, tmp_path):
+    server.users.add("alice", "secret")
+    server.login("alice", "secret")
+    modes = {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir() if "lock" not in path.name}
+    assert modes
+    assert not any(modes.values())
+
+
+def test_a_changed_password_ends_all_keys_at_once(server):
+    server.users.add("alice", "old")
+    key = server.login("alice", "old")
+    server.another_process().users.change_password("alice", "new")
+    with pytest.raises(AuthError):
+        server.door.authenticate(key)
+    with pytest.raises(AuthError):
+        server.login("alice", "old")
+    server.login("alice", "new")
+
+
+def test_a_key_handed_out_while_the_password_changed_is_dead(server):
+    user = server.users.add("alice", "old")
+    identity = server.users.verify("alice", "old")
+    server.users.change_password("alice", "new")
+    assert server.users.confirm(identity) is None
+    assert server.users.confirm(Identity(user.id, server.users.verify("alice", "new").proof))
+
+
+def test_a_removed_user_is_out_at_once_and_a_new_one_of_that_name_is_another(server):
+    first = server.users.add("alice", "secret")
+    key = server.login("alice", "secret")
+    server.another_process().users.remove("alice")
+    with pytest.raises(AuthError):
+        server.door.authenticate(key)
+    with pytest.raises(AuthError):
+        server.login("alice", "secret")
+    assert server.users.add("alice", "secret").id != first.id
+    with pytest.raises(AuthError):
+        server.door.authenticate(key)
+
+
+def test_a_key_revoked_by_another_real_process_is_dead_here_at_the_next_request(server):
+    server.users.add("alice", "secret")
+    kept, lost = server.login("alice", "secret"), server.login("alice", "secret")
+    server.door.authenticate(lost)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from app.auth.localkeys import LocalHostKeys; from app.auth.usersfile import UsersFile\n"
+        "from storage.types import run_here\n"
+        "keys = LocalHostKeys(UsersFile(Path(sys.argv[1]), run_here))\n"
+        "assert keys.revoke(bytes.fromhex(sys.argv[2]))\n"
+    )
+    arguments = [sys.executable, "-c", code, str(server.path), hash_of(lost).hex()]
+    subprocess.run(arguments, check=True, timeout=60, cwd=ROOT)
+    with pytest.raises(AuthError):
+        server.door.authenticate(lost)
+    assert server.door.authenticate(kept)
+
+
+def test_a_user_added_by_another_process_can_log_in_here_without_a_restart(server):
+    with pytest.raises(AuthError):
+        server.login("alice", "secret")
+    alice = server.another_process().users.add("alice", "secret")
+    assert server.door.authenticate(server.login("alice", "secret")) == alice.id
+
+
+def test_last_use_is_stored_once_an_hour_and_not_by_every_request(server, clock):
+    server.users.add("alice", "secret")
+    key = server.login("alice", "secret")
+    made = server.keys.find(hash_of(key))
+    clock.pass_s(3599)
+    server.door.authenticate(key)
+    assert server.keys.find(hash_of(key)) == made
+    clock.pass_s(1)
+    server.door.authenticate(key)
+    assert server.keys.find(hash_of(key)).used_ms == clock()
+    assert server.keys.find(hash_of(key)).created_ms == made.created_ms
+
+
+def test_a_key_remembers_its_client(server):
+    server.users.add("alice", "secret")
+    server.door.login("alice", "secret", "192.0.2.1", "anki,26.9\ud800" + "x" * 500)
+    (record,) = server.keys.list()
+    assert record.client.startswith("anki,26.9")
+    assert len(record.client) <= 100
+
+
+def test_a_record_moved_to_another_user_does_not_open(server):
+    server.users.add("alice", "secret")
+    mallory = server.users.add("mallory", "secret")
+    key = server.login("alice", "secret")
+    server.file.write(
+        lambda connection: connection.execute("UPDATE keys SET user = ?", (mallory.id,)) and None
+    )
+    with pytest.raises(AuthError):
+        server.door.authenticate(key)
+
+
+class FlakyDirectory:
+    """Somebody else's user directory: may be away, may lose a user, may change a proof."""
+
+    recheck_after_ms = 5 * MINUTE_MS
+    outage_grace_ms = 60 * MINUTE_MS
+
+    def __init__(self) -> None:
+        self.away = False
+        self.users = {"alice": "secret"}
+        self.asked: list[Identity] = []
+        self.during_confirm = lambda: None
+
+    def verify(self, username: str, password: str) -> Identity:
+        if self.away:
+            raise ServiceUnavailable("away")
+        if self.users.get(username) != password:
+            raise AuthError("wrong")
+        return Identity(UserId(username), b"token-0")
+
+    def confirm(self, identity: Identity) -> Identity | None:
+        self.asked.append(identity)
+        self.during_confirm()
+        if self.away:
+            raise ServiceUnavailable("away")
+        if identity.user not in self.users:
+            return None
+        return Identity(identity.user, b"token-%d" % len(self.asked))
+
+
+@pytest.fixture
+def directory():
+    return FlakyDirectory()
+
+
+@pytest.fixture
+def door(server, directory, clock):
+    return Authenticator(directory, server.keys, server.attempts, clock)
+
+
+def test_a_directory_is_asked_again_only_after_its_time(door, directory, clock):
+    key = door.login("alice", "secret", "192.0.2.1")
+    clock.pass_s(299)
+    door.authenticate(key)
+    assert directory.asked == []
+    clock.pass_s(1)
+    door.authenticate(key)
+    door.authenticate(key)
+    assert [identity.proof for identity in directory.asked] == [b"token-0"]
+
+
+def test_a_proof_that_the_directory_renews_is_kept_for_the_next_time(door, directory, clock):
+    key = door.login("alice", "secret", "192.0.2.1")
+    for _ in range(3):
+        clock.pass_s(300)
+        door.authenticate(key)
+    assert [identity.proof for identity in directory.asked] == [b"token-0", b"token-1", b"token-2"]
+
+
+def test_a_user_whom_the_directory_lost_is_out_at_the_next_check_and_for_good(door, directory, clock):
+    key = door.login("alice", "secret", "192.0.2.1")
+    del directory.users["alice"]
+    clock.pass_s(300)
+    with pytest.raises(AuthError):
+        door.authenticate(key)
+    directory.users["alice"] = "secret"
+    with pytest.raises(AuthError):
+        door.authenticate(key)
+
+
+def test_while_the_directory_is_away_keys_go_on_for_a_bounded_time(door, directory, clock):
+    key = door.login("alice", "secret", "192.0.2.1")
+    directory.away = True
+    clock.pass_s(64 * 60)
+    assert door.authenticate(key) == "alice"
+    clock.pass_s(60)
+    with pytest.raises(ServiceUnavailable):
+        door.authenticate(key)
+    directory.away = False
+    clock.pass_s(60)
+    assert door.authenticate(key) == "alice"
+
+
+def test_an_outage_is_met_by_one_request_now_and_then_and_not_by_each(door, directory, clock):
+    keys = [door.login("alice", "secret", "192.0.2.1") for _ in range(3)]
+    directory.away = True
+    clock.pass_s(300)
+    for _ in range(5):
+        for key in keys:
+            door.authenticate(key)
+    assert len(directory.asked) == 1
+    clock.pass_s(15)
+    door.authenticate(keys[0])
+    assert len(directory.asked) == 2
+
+
+def test_requests_that_come_while_one_asks_do_not_ask_too(door, directory, clock):
+    key = door.login("alice", "secret", "192.0.2.1")
+    clock.pass_s(300)
+    answers = []
+
+    def meanwhile() -> None:
+        if len(answers) < 5:
+            answers.append(door.authenticate(key))
+
+    directory.during_confirm = meanwhile
+    door.authenticate(key)
+    assert answers == ["alice"]
+    assert len(directory.asked) == 1
+
+
+def test_a_login_that_met_an_outage_is_not_counted_against_the_user(make_server, directory, clock):
+    server = make_server()
+    door = Authenticator(directory, server.keys, server.attempts, clock)
+    directory.away = True
+    for _ in range(50):
+        with pytest.raises(ServiceUnavailable):
+            door.login("alice", "secret", "192.0.2.1")
+    directory.away = False
+    assert door.login("alice", "secret", "192.0.2.1")
+
+
+def test_no_secret_shows_in_logs_reprs_or_errors(make_server, caplog):
+    caplog.set_level(logging.DEBUG)
+    server = make_server(environment={"bob": "bobs-password"})
+    server.users.add("alice", "alices-password")
+    keys = [server.login("alice", "alices-password"), server.login("bob", "bobs-password")]
+    shown = [repr(server.users.verify("bob", "bobs-password")), repr(server.users.find("alice"))]
+    shown += [repr(record) for record in server.keys.list()]
+    shown += [repr(user) for user in EnvironmentUsers({"bob": "bobs-password"}.items()).by_name.values()]
+    for attempt in (
+        lambda: server.login("alice", "wrong-password-1"),
+        lambda: server.login("wrong-password-2", "x"),
+        lambda: server.door.authenticate("a-made-up-key"),
+        lambda: [server.login("alice", "wrong-password-3") for _ in range(20)],
+    ):
+        with pytest.raises((AuthError, RateLimited)) as caught:
+            attempt()
+        shown.append("".join(traceback.format_exception_only(caught.value)))
+    shown.append(caplog.text)
+    text = "\n".join(shown)
+    for secret in ("alices-password", "bobs-password", "wrong-password", "a-made-up-key", *keys):
+        assert secret not in text

@@ -1,0 +1,92 @@
+"""The real server with services that only answer: started as a process by the framing tests.
+
+python fakeserver.py PORT FOLDER [option=value ...]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from app.cli.server import Server, options_of
+from app.config import Settings
+from app.errors import AuthError, ProtocolError
+from storage.errors import Unavailable
+
+
+def json_or_refuse(payload: bytes) -> object:
+    try:
+        return json.loads(payload)
+    except ValueError as exc:
+        raise ProtocolError("invalid json") from exc
+
+
+class FakeAuthenticator:
+    def login(self, username: str, password: str, address: str, client: str) -> str:
+        if password != "secret-password":
+            raise AuthError("wrong")
+        return f"key-of-{username}"
+
+    def authenticate(self, hkey: str) -> str:
+        if not hkey.startswith("key-of-"):
+            raise AuthError("unknown key")
+        return hkey.removeprefix("key-of-")
+
+
+class FakeCollections:
+    def call(self, user: str, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        message = json_or_refuse(payload)
+        if method == "abort" and message == {"fail": "bug"}:
+            raise RuntimeError("a bug of ours")
+        if method == "abort" and message == {"fail": "away"}:
+            raise Unavailable("the store is away", 7)
+        if method == "sanityCheck2":
+            time.sleep(float(message))
+        if method == "chunk":
+            return b"[" + b"1234567," * message + b"0]"
+        return json.dumps(
+            {"user": user, "method": method, "skey": skey, "version": version, "got": message}
+        ).encode()
+
+    def upload(self, user: str, path: Path) -> str:
+        with path.open("rb") as file:
+            return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {path.stat().st_size}"
+
+    def download(self, user: str, version: int, payload: bytes) -> object:
+        message = json_or_refuse(payload) or {"blocks": 3}
+        blocks = message["blocks"]
+        told = blocks + message.get("lie", 0)
+        return SimpleNamespace(
+            size_bytes=told * 300_000, blocks=(bytes([n % 251]) * 300_000 for n in range(blocks))
+        )
+
+
+class FakeMedia:
+    def call(self, user: str, method: str, hkey: str, payload: bytes) -> bytes:
+        return json.dumps({"data": [user, method, json_or_refuse(payload)], "err": ""}).encode()
+
+    def upload_changes(self, user: str, path: Path) -> bytes:
+        return json.dumps(path.stat().st_size).encode()
+
+    def download_files(self, user: str, payload: bytes) -> object:
+        return SimpleNamespace(size_bytes=6, blocks=iter((b"abc", b"def")))
+
+
+def build(settings: Settings) -> object:
+    from app.http.application import make_application  # noqa: PLC0415 - after the monkey patch
+    from app.main import make_front, make_pools  # noqa: PLC0415
+
+    pools = make_pools()
+    front = make_front(settings, pools, FakeAuthenticator())
+    app = make_application(front, FakeCollections(), FakeMedia())
+    return SimpleNamespace(app=app, keep_house=lambda: None, has_users=lambda: True, close=lambda: None)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("ANKISYNCD_WORKERS", "1")
+    settings = Settings.from_env(os.environ)
+    Server(options_of(settings), lambda: build(settings)).run()

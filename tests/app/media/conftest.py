@@ -1,0 +1,256 @@
+"""A media service over stores in memory, the official server beside it, and a maker of zips."""
+
+import contextlib
+import http.client
+import io
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import defaultdict
+
+import msgspec
+import pytest
+import zstandard
+
+from app.errors import FileMissing, ProtocolError
+from app.media.gate import IndexGate
+from app.media.service import MediaService
+from storage.database.limits import Limits
+from storage.database.store import DatabaseStore
+from storage.heads.memory import MemoryHeadStore
+from storage.media.blobs import Blobs
+from storage.objects.memory import MemoryObjectStore
+from storage.types import UserId, run_here
+
+OFFICIAL_USERS = 40
+
+
+class Worker:
+    """One worker process: a service with a folder of its own, over stores that it shares."""
+
+    def __init__(self, folder, heads, objects, nonce, clock_ms, limit_bytes):
+        cache, scratch = folder / "cache", folder / "scratch"
+        cache.mkdir(parents=True)
+        scratch.mkdir()
+        locks = defaultdict(threading.Lock)
+        self.scratch = scratch
+        self.objects = objects
+        self.store = DatabaseStore(
+            heads,
+            objects,
+            cache,
+            offload=run_here,
+            clock_ms=clock_ms,
+            nonce=nonce,
+            configure=lambda _: None,
+            limits=Limits(),
+        )
+        self.gate = IndexGate(
+            self.store,
+            locks=locks.__getitem__,
+            offload=run_here,
+            clock_ms=clock_ms,
+            nonce=nonce,
+            scratch=scratch,
+        )
+        self.service = MediaService(
+            self.gate,
+            Blobs(objects, clock_ms=clock_ms, fresh_ms=1000),
+            offload=run_here,
+            clock_ms=clock_ms,
+            scratch=scratch,
+            limit_bytes=limit_bytes,
+        )
+        self._upload = folder / "upload"
+
+    def call(self, user, method, message, hkey="key"):
+        payload = message if isinstance(message, bytes) else json.dumps(message).encode()
+        answer = json.loads(self.service.call(UserId(user), method, hkey, payload))
+        assert answer.pop("err") == ""
+        return answer["data"]
+
+    def upload(self, user, zipped):
+        self._upload.write_bytes(zipped)
+        answer = json.loads(self.service.upload_changes(UserId(user), self._upload))
+        assert answer.pop("err") == ""
+        return answer["data"]
+
+    def download(self, user, files):
+        payload = files if isinstance(files, bytes) else json.dumps({"files": files}).encode()
+        download = self.service.download_files(UserId(user), payload)
+        zipped = b"".join(download.blocks)
+        assert len(zipped) == download.size_bytes
+        return zipped
+
+    def request(self, user, method, payload):
+        """Status and decoded answer, as the HTTP room would give them."""
+        try:
+            if method == "uploadChanges":
+                return 200, self.upload(user, payload)
+            if method == "downloadFiles":
+                return 200, unzipped(self.download(user, payload))
+            return 200, self.call(user, method, payload)
+        except ProtocolError:
+            return 400, None
+        except FileMissing:
+            return 409, None
+
+
+def unzipped(content):
+    """{name: content} in order, of a zip that a client downloaded."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        names = json.loads(archive.read("_meta"))
+        return [(names[m], archive.read(m)) for m in archive.namelist() if m != "_meta"]
+
+
+class OfficialServer:
+    """The referee."""
+
+    def __init__(self, port, log):
+        self._port = port
+        self._log = log
+        self._keys = {}
+        self._free_users = itertools.count(1)
+
+    def new_user(self):
+        """A user who never synced."""
+        name = f"user{next(self._free_users)}"
+        status, body = self._post("sync/hostKey", "", json.dumps({"u": name, "p": "pass"}).encode())
+        assert status == 200, body
+        self._keys[name] = json.loads(body)["key"]
+        return name
+
+    def key(self, user):
+        return self._keys[user]
+
+    def request(self, user, method, payload):
+        """Status and decoded answer."""
+        status, body = self._post(f"msync/{method}", self._keys[user], payload)
+        if status != 200:
+            return status, None
+        if method == "downloadFiles":
+            return status, unzipped(body)
+        answer = json.loads(body)
+        assert answer.pop("err") == ""
+        return status, answer["data"]
+
+    def _post(self, path, key, payload):
+        header = json.dumps({"v": 11, "k": key, "c": "25.09,test,linux", "s": ""})
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        ) as connection:
+            connection.request("POST", f"/{path}", zstandard.compress(payload), {"anki-sync": header})
+            response = connection.getresponse()
+            body = response.read()
+        if response.status != 200:
+            return response.status, body
+        return 200, zstandard.ZstdDecompressor().decompressobj().decompress(body)
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "SYNC_BASE": str(folder / "data"),
+        "SYNC_HOST": "127.0.0.1",
+        "SYNC_PORT": str(port),
+    } | {f"SYNC_USER{n}": f"user{n}:pass" for n in range(1, OFFICIAL_USERS + 1)}
+    log = folder / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "anki.syncserver"], env=environment, stdout=out, stderr=out, cwd=folder
+        )
+    try:
+        _wait_for(port, server, log)
+        yield OfficialServer(port, log)
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait_for(port, server, log):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            threading.Event().wait(0.05)
+        else:
+            return
+    raise AssertionError(log.read_text())
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self):
+        self.now_ms = 1_700_000_000_000
+
+    def __call__(self):
+        return self.now_ms
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def stores(clock):
+    """Heads and objects; a module may have its tests run on others."""
+    return MemoryHeadStore(), MemoryObjectStore(clock)
+
+
+@pytest.fixture
+def make_worker(tmp_path, clock, stores):
+    """Makes workers that share one store; further ones after a crash, or beside the first."""
+    heads, objects = stores
+    numbers = itertools.count()
+
+    with contextlib.ExitStack() as opened:
+
+        def make(*, objects=objects, limit_bytes=300 << 20):
+            folder = tmp_path / f"worker{next(numbers)}"
+            worker = Worker(folder, heads, objects, lambda: f"{next(numbers):08x}", clock, limit_bytes)
+            opened.callback(worker.store.close)
+            return worker
+
+        yield make
+
+
+@pytest.fixture
+def worker(make_worker):
+    return make_worker()
+
+
+@pytest.fixture(scope="session")
+def make_zip():
+    return build_zip
+
+
+def build_zip(*changes, meta=None, method=zipfile.ZIP_STORED):
+    """The zip a client uploads: (name, content) pairs, None for a removed file."""
+    out = io.BytesIO()
+    entries = []
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for number, (name, content) in enumerate(changes):
+            if content is None:
+                entries.append([name, None])
+            else:
+                archive.writestr(str(number), content)
+                entries.append([name, str(number)])
+        archive.writestr("_meta", msgspec.json.encode(entries) if meta is None else meta)
+    return out.getvalue()

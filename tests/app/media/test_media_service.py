@@ -1,0 +1,242 @@
+"""The media service keeps its promises: all or nothing, no lost file spreads, small memory."""
+
+import hashlib
+import json
+import threading
+
+import pytest
+
+from app.errors import FileMissing, ProtocolError, UnknownMethod
+from storage.errors import Conflict, HeadMoved, Unavailable
+from storage.heads.local import LocalHeadStore
+from storage.media.blobs import key_of
+from storage.objects.local import LocalObjectStore
+from storage.objects.memory import MemoryObjectStore
+from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+
+MIB = 1 << 20
+DATABASE = DatabaseId(UserId("user"), DatabaseKind.MEDIA)
+
+
+@pytest.fixture(params=["memory", "local"])
+def stores(request, stores, tmp_path):
+    if request.param == "memory":
+        yield stores
+        return
+    heads = LocalHeadStore(tmp_path / "heads", run_here)
+    yield heads, LocalObjectStore(tmp_path / "store", run_here)
+    heads.close()
+
+
+def blob_key(content):
+    return key_of(hashlib.sha256(content).digest())
+
+
+def names(worker, user="user"):
+    return [name for name, _, sha1 in worker.call(user, "mediaChanges", {"lastUsn": 0}) if sha1]
+
+
+def test_begin_tells_the_last_usn_and_gives_the_host_key_back(worker, make_zip):
+    assert worker.call("user", "begin", {"v": "x"}, hkey="secret") == {"usn": 0, "sk": "secret"}
+    worker.upload("user", make_zip(("a", b"1"), ("b", b"2")))
+    assert worker.call("user", "begin", {"v": "x"}, hkey="secret") == {"usn": 2, "sk": "secret"}
+
+
+def test_answers_have_the_wire_form(worker):
+    assert (
+        worker.service.call(UserId("user"), "begin", "k", b'{"v":"x"}')
+        == b'{"data":{"usn":0,"sk":"k"},"err":""}'
+    )
+    assert (
+        worker.service.call(UserId("user"), "mediaSanity", "k", b'{"local":1}')
+        == b'{"data":"mediaSanity","err":""}'
+    )
+
+
+def test_an_unknown_method_is_refused(worker):
+    with pytest.raises(UnknownMethod):
+        worker.call("user", "uploadChanges", {})
+
+
+def test_begin_sanity_and_the_last_question_for_changes_need_no_checkout(worker, make_zip, monkeypatch):
+    worker.upload("user", make_zip(("a", b"1")))
+    monkeypatch.setattr(worker.store, "checkout", None)
+    assert worker.call("user", "begin", {"v": "x"})["usn"] == 1
+    assert worker.call("user", "mediaSanity", {"local": 1}) == "OK"
+    assert worker.call("user", "mediaChanges", {"lastUsn": 1}) == []
+
+
+def test_a_batch_that_changes_nothing_is_not_committed(worker, make_zip):
+    worker.upload("user", make_zip(("a", b"1")))
+    before = worker.store.head(DATABASE)
+    assert worker.upload("user", make_zip(("a", b"1"), ("missing", None))) == [2, 1]
+    assert worker.store.head(DATABASE) == before
+
+
+def test_removing_files_of_a_new_user_creates_nothing(worker, make_zip):
+    assert worker.upload("user", make_zip(("a", None))) == [1, 0]
+    assert worker.store.head(DATABASE).version == 0
+
+
+def test_the_stamps_of_the_head_follow_each_batch(worker, make_zip):
+    worker.upload("user", make_zip(("a", b"1"), ("b", b"22")))
+    worker.upload("user", make_zip(("a", None)))
+    assert worker.store.head(DATABASE).stamps == {"usn": 3, "count": 1, "bytes": 2}
+
+
+def test_a_content_that_two_users_have_is_kept_once(worker, make_zip):
+    worker.upload("one", make_zip(("a", b"shared")))
+    worker.upload("two", make_zip(("b", b"shared")))
+    assert [stat.key for stat in worker.objects.list("blobs/")] == [blob_key(b"shared")]
+
+
+def test_a_large_file_goes_up_and_down(worker, make_zip):
+    content = bytes(range(256)) * 4096 * 5
+    worker.upload("user", make_zip(("small", b"1"), ("large", content)))
+    download = worker.service.download_files(UserId("user"), b'{"files":["small","large"]}')
+    blocks = list(download.blocks)
+    assert sum(map(len, blocks)) == download.size_bytes
+    assert max(map(len, blocks)) <= 2 * MIB
+    assert worker.request("user", "downloadFiles", b'{"files":["small","large"]}') == (
+        200,
+        [("small", b"1"), ("large", content)],
+    )
+    assert not list(worker.scratch.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"small", bytes(2 * MIB)], ids=["small", "large"])
+def test_a_lost_blob_drops_its_row_without_a_tombstone(worker, make_zip, content):
+    worker.upload("user", make_zip(("kept", b"1"), ("lost", content)))
+    worker.objects.delete([blob_key(content)])
+    with pytest.raises(FileMissing):
+        worker.download("user", ["kept", "lost"])
+    assert worker.call("user", "mediaChanges", {"lastUsn": 0}) == [
+        ["kept", 1, hashlib.sha1(b"1").hexdigest()]
+    ]
+    assert worker.store.head(DATABASE).stamps == {"usn": 2, "count": 1, "bytes": 1}
+    assert worker.upload("user", make_zip(("lost", content))) == [1, 3]
+
+
+def test_a_crash_between_blobs_and_commit_leaves_everything_as_it_was(make_worker, make_zip, monkeypatch):
+    worker = make_worker()
+    worker.upload("user", make_zip(("a", b"old"), ("b", b"2")))
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker.store, "commit", die)
+    with pytest.raises(KeyboardInterrupt):
+        worker.upload("user", make_zip(("a", b"new"), ("b", None)))
+    other = make_worker()
+    assert other.call("user", "begin", {"v": "x"})["usn"] == 2
+    assert other.request("user", "downloadFiles", b'{"files":["a","b"]}') == (
+        200,
+        [("a", b"old"), ("b", b"2")],
+    )
+    assert other.upload("user", make_zip(("a", b"new"), ("b", None))) == [2, 4]
+
+
+def test_a_crash_while_blobs_are_written_leaves_everything_as_it_was(make_worker, make_zip, clock):
+    class Failing(MemoryObjectStore):
+        is_away = False
+
+        def put_many(self, items):
+            items = list(items)
+            if self.is_away and any(key.startswith("blobs/") for key, _ in items):
+                super().put_many(items[:1])
+                raise Unavailable("gone")
+            super().put_many(items)
+
+    objects = Failing(clock)
+    worker = make_worker(objects=objects)
+    worker.upload("user", make_zip(("a", b"1")))
+    objects.is_away = True
+    with pytest.raises(Unavailable):
+        worker.upload("user", make_zip(("b", b"2"), ("c", b"3")))
+    assert names(worker) == ["a"]
+    objects.is_away = False
+    assert worker.upload("user", make_zip(("b", b"2"), ("c", b"3"))) == [2, 3]
+
+
+def test_two_workers_that_commit_at_once_lose_nothing(make_worker, make_zip):
+    one, other = make_worker(), make_worker()
+    commit = one.store.commit
+
+    def overtaken(*arguments):
+        one.store.commit = commit
+        assert other.upload("user", make_zip(("theirs", b"2"))) == [1, 2]
+        return commit(*arguments)
+
+    one.upload("user", make_zip(("first", b"1")))
+    one.store.commit = overtaken
+    assert one.upload("user", make_zip(("ours", b"3"))) == [1, 3]
+    assert names(one) == names(other) == ["first", "theirs", "ours"]
+
+
+def test_two_workers_that_create_a_users_media_at_once_lose_nothing(make_worker, make_zip):
+    one, other = make_worker(), make_worker()
+    replace = one.store.replace
+
+    def overtaken(*arguments):
+        one.store.replace = replace
+        assert other.upload("user", make_zip(("theirs", b"2"))) == [1, 1]
+        return replace(*arguments)
+
+    one.store.replace = overtaken
+    assert one.upload("user", make_zip(("ours", b"3"))) == [1, 2]
+    assert names(one) == ["theirs", "ours"]
+
+
+def test_an_upload_that_is_overtaken_again_and_again_gives_up(worker, make_zip, monkeypatch):
+    def overtaken(*_):
+        raise HeadMoved
+
+    worker.upload("user", make_zip(("a", b"1")))
+    monkeypatch.setattr(worker.store, "commit", overtaken)
+    with pytest.raises(Conflict):
+        worker.upload("user", make_zip(("b", b"2")))
+    monkeypatch.undo()
+    assert names(worker) == ["a"]
+
+
+def test_many_uploads_at_once_from_two_workers_lose_nothing(make_worker, make_zip):
+    failures = []
+
+    def upload(worker, prefix):
+        for number in range(10):
+            try:
+                worker.upload("user", make_zip((f"{prefix}{number}", b"%d" % number)))
+            except Conflict:
+                failures.append(f"{prefix}{number}")
+
+    workers = {"a": make_worker(), "b": make_worker()}
+    threads = [threading.Thread(target=upload, args=(worker, prefix)) for prefix, worker in workers.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {f"{prefix}{number}" for prefix in workers for number in range(10)} - set(failures)
+    for worker in workers.values():
+        assert set(names(worker)) == expected
+        assert worker.call("user", "begin", {"v": "x"})["usn"] == len(expected)
+
+
+def test_users_do_not_see_each_others_files(worker, make_zip):
+    worker.upload("one", make_zip(("a", b"1")))
+    assert names(worker, "two") == []
+    with pytest.raises(FileMissing):
+        worker.download("two", ["a"])
+
+
+def test_a_failed_reading_of_the_index_does_not_spoil_the_next_one(worker, make_zip):
+    worker.upload("user", make_zip(("a", b"1")))
+    with pytest.raises(ZeroDivisionError):
+        worker.gate.read(UserId("user"), lambda _: 1 // 0, otherwise=0)
+    with pytest.raises(ZeroDivisionError):
+        worker.gate.change(UserId("user"), lambda index: index.apply([("a", None)], 1) and 1 // 0)
+    assert names(worker) == ["a"]
+
+
+def test_more_than_25_names_are_refused_also_for_a_new_user(worker):
+    with pytest.raises(ProtocolError):
+        worker.download("user", json.dumps({"files": ["a"] * 26}).encode())

@@ -1,0 +1,135 @@
+"""Workers of the sync service over shared stores, each with a folder of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+from app import errors
+from app.sync.service import SyncLimits, SyncService
+from storage.collection.codec import Codec
+from storage.collection.schema import configure
+from storage.database.limits import Limits
+from storage.database.store import Commit, DatabaseStore
+from storage.errors import Unavailable
+from storage.heads.memory import MemoryHeadStore
+from storage.objects.memory import MemoryObjectStore
+from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, UserId, run_here
+from tests.app.sync.scripts import NOW_S, Base, Request, body_of, dump
+from tests.support.faults import Faults
+
+USER = UserId("u")
+COLLECTION = DatabaseId(USER, DatabaseKind.COLLECTION)
+
+STATUS = (
+    (errors.UnsupportedVersion, 501),
+    (errors.SessionConflict, 409),
+    (errors.ProtocolError, 400),
+    (Unavailable, 503),
+)
+"""As app.http has it."""
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW_S * 1000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+class World:
+    """The stores that all workers share; the user has `base`, or nothing yet."""
+
+    def __init__(self, folder: Path, codec: Codec, base: Base | None = None) -> None:
+        self.folder = folder
+        self.codec = codec
+        self.clock = Clock()
+        self.heads = MemoryHeadStore()
+        self.objects = MemoryObjectStore()
+        self._numbers = itertools.count()
+        self._workers: list[Worker] = []
+        if base is not None:
+            path = folder / self.nonce()
+            shutil.copy(base.path, path)
+            commit = Commit("base", b"", base.stamps["mod"], base.stamps, None)
+            self.worker().store.replace(COLLECTION, EMPTY_HEAD, path, commit)
+
+    def worker(self, faults: Faults | None = None, limits: SyncLimits | None = None) -> Worker:
+        """One more process, as it were."""
+        worker = Worker(self, faults or Faults(), limits)
+        self._workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        """Stop all workers."""
+        for worker in self._workers:
+            worker.service.close()
+            worker.store.close()
+
+    def nonce(self) -> str:
+        return f"n{next(self._numbers)}"
+
+    def head(self):
+        return self.heads.find(COLLECTION)
+
+    def committed(self):
+        """All rows of the user's collection as it is now."""
+        store = self.worker().store
+        checkout = store.checkout(COLLECTION, self.head())
+        path = self.folder / self.nonce()
+        with checkout.reader() as reader:
+            path.write_bytes(b"".join(reader.blocks()))
+        store.discard(checkout)
+        return dump(path)
+
+
+class Worker:
+    """One SyncService; `post` answers as the server would."""
+
+    def __init__(self, world: World, faults: Faults, limits: SyncLimits | None) -> None:
+        self.faults = faults
+        self.folder = world.folder / world.nonce()
+        self.scratch = self.folder / "scratch"
+        self.scratch.mkdir(parents=True)
+        self.store = DatabaseStore(
+            faults.heads(world.heads),
+            faults.objects(world.objects),
+            self.folder,
+            offload=run_here,
+            clock_ms=world.clock,
+            nonce=world.nonce,
+            configure=configure,
+            limits=Limits(),
+        )
+        self.service = SyncService(
+            self.store,
+            world.codec,
+            self.scratch,
+            offload=run_here,
+            clock_ms=world.clock,
+            nonce=world.nonce,
+            limits=limits,
+        )
+
+    def post(self, method: str, payload: bytes, skey: str = "s1", user: UserId = USER) -> tuple[int, bytes]:
+        """Status and body of a request."""
+        try:
+            return 200, self.service.call(user, method, skey, 11, payload)
+        except tuple(kind for kind, _ in STATUS) as exc:
+            return next(status for kind, status in STATUS if isinstance(exc, kind)), b""
+
+    def do(self, request: Request, skey: str = "s1") -> tuple[int, bytes]:
+        """Status and body of a request out of a script."""
+        method, message = request
+        return self.post(method, body_of(message), skey)
+
+    def ask(self, method: str, message: object = None, skey: str = "s1"):
+        """The decoded answer of a request that succeeds."""
+        status, answer = self.post(method, b"{}" if message is None else json.dumps(message).encode(), skey)
+        assert status == 200, (method, status)
+        return json.loads(answer)

@@ -1,0 +1,187 @@
+"""Settings from an environment: defaults, both families of names, all faults at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.config import AddressSource, CognitoFlow, Heads, LogFormat, LogLevel, Settings, SettingsError
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = Settings.from_env({})
+    assert (settings.host, settings.port, settings.workers) == ("0.0.0.0", 27702, None)
+    assert settings.data_root == Path("~/.ankisyncd").expanduser()
+    assert (settings.log_level, settings.log_format) == (LogLevel.INFO, LogFormat.TEXT)
+    assert settings.fixed_users == ()
+    assert settings.multipart_limit_bytes == 100 * 1024 * 1024
+    assert settings.unpacked_limit_bytes == 300 * 1024 * 1024
+
+
+def test_the_official_names_work() -> None:
+    settings = Settings.from_env(
+        {
+            "SYNC_HOST": "127.0.0.1",
+            "SYNC_PORT": "8080",
+            "SYNC_BASE": "/srv/anki",
+            "SYNC_USER1": "joe:a:b",
+            "SYNC_USER2": "ann:x",
+            "SYNC_USER4": "beyond:the gap",
+            "PASSWORDS_HASHED": "",
+            "MAX_SYNC_PAYLOAD_MEGS": "7",
+            "SYNC_IP_HEADER": "XRealIp",
+        }
+    )
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert settings.data_root == Path("/srv/anki/ankisyncd")
+    assert settings.official_base == Path("/srv/anki")
+    assert [(user.name, user.password) for user in settings.fixed_users] == [("joe", "a:b"), ("ann", "x")]
+    assert settings.passwords_hashed
+    assert settings.payload_mib == 7
+    assert settings.address_source is AddressSource.X_REAL_IP
+
+
+def test_our_own_names_win() -> None:
+    settings = Settings.from_env(
+        {
+            "SYNC_HOST": "a",
+            "ANKISYNCD_HOST": "b",
+            "SYNC_PORT": "1",
+            "ANKISYNCD_PORT": "2",
+            "SYNC_BASE": "/a",
+            "ANKISYNCD_DATA_ROOT": "/b",
+        }
+    )
+    assert (settings.host, settings.port, settings.data_root) == ("b", 2, Path("/b"))
+
+
+def test_an_empty_value_counts_as_not_set() -> None:
+    assert Settings.from_env({"ANKISYNCD_PORT": "", "SYNC_PORT": "5"}).port == 5
+
+
+def test_choices_do_not_mind_case() -> None:
+    settings = Settings.from_env({"ANKISYNCD_LOG_LEVEL": "Debug", "ANKISYNCD_LOG_FORMAT": "JSON"})
+    assert (settings.log_level, settings.log_format) == (LogLevel.DEBUG, LogFormat.JSON)
+
+
+def test_every_fault_is_named_in_one_message() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(
+            {
+                "ANKISYNCD_PORT": "99999",
+                "ANKISYNCD_WORKERS": "many",
+                "ANKISYNCD_LOG_LEVEL": "loud",
+                "ANKISYNCD_BACKEND": "floppy",
+                "ANKISYNCD_LOG_FROMAT": "json",
+                "SYNC_USER1": "no-colon-secret",
+                "SYNC_USER2": "joe:",
+                "MAX_SYNC_PAYLOAD_MEGS": "0",
+            }
+        )
+    message = str(caught.value)
+    names = ("ANKISYNCD_PORT", "ANKISYNCD_WORKERS", "ANKISYNCD_LOG_LEVEL", "ANKISYNCD_BACKEND", "SYNC_USER1")
+    assert all(name in message for name in (*names, "SYNC_USER2", "MAX_SYNC_PAYLOAD_MEGS"))
+    assert "ANKISYNCD_LOG_FROMAT is not a setting; ANKISYNCD_LOG_FORMAT is" in message
+    assert "secret" not in message
+    assert len(caught.value.faults) == 8
+
+
+def test_a_user_named_twice_is_a_fault() -> None:
+    with pytest.raises(SettingsError, match="second time"):
+        Settings.from_env({"SYNC_USER1": "joe:a", "SYNC_USER2": "joe:b"})
+
+
+def test_passwords_are_not_in_the_repr() -> None:
+    assert "geheim" not in repr(Settings.from_env({"SYNC_USER1": "joe:geheim"}))
+
+
+AWS = {
+    "ANKISYNCD_BACKEND": "aws",
+    "ANKISYNCD_S3_BUCKET": "a-bucket",
+    "ANKISYNCD_DYNAMODB_TABLE": "a-table",
+}
+POOL = {
+    "COGNITO_USER_POOL_ID": "eu-west-1_AbC123",
+    "COGNITO_CLIENT_ID": "client",
+    "COGNITO_CLIENT_SECRET": "geheim",
+}
+
+
+def faults_of(env: dict[str, str]) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(env)
+    return caught.value.faults
+
+
+def test_the_cloud_needs_a_bucket_and_a_table() -> None:
+    cloud = Settings.from_env(AWS | {"ANKISYNCD_S3_PREFIX": "/some/prefix/"}).cloud
+    assert cloud is not None
+    assert (cloud.bucket, cloud.prefix, cloud.heads, cloud.table) == (
+        "a-bucket", "some/prefix/", Heads.DYNAMODB, "a-table",
+    )  # fmt: skip
+    missing = faults_of({"ANKISYNCD_BACKEND": "aws"})
+    assert [fault.split()[0] for fault in missing] == ["ANKISYNCD_S3_BUCKET", "ANKISYNCD_DYNAMODB_TABLE"]
+
+
+def test_a_bucket_alone_will_do_where_heads_are_in_it() -> None:
+    env = {"ANKISYNCD_BACKEND": "aws", "ANKISYNCD_S3_BUCKET": "a-bucket", "ANKISYNCD_HEADS": "s3"}
+    cloud = Settings.from_env(env).cloud
+    assert cloud is not None
+    assert (cloud.prefix, cloud.heads, cloud.table) == ("", Heads.S3, "")
+    assert "needs ANKISYNCD_HEADS=dynamodb" in faults_of(AWS | {"ANKISYNCD_HEADS": "s3"})[0]
+
+
+def test_settings_that_would_do_nothing_are_faults() -> None:
+    faults = faults_of(
+        {"ANKISYNCD_S3_BUCKET": "a-bucket", "ANKISYNCD_HEADS": "s3", "ANKISYNCD_RECHECK_MINUTES": "1"}
+    )
+    assert len(faults) == 3
+    assert all("needs ANKISYNCD_" in fault for fault in faults)
+
+
+def test_what_the_cloud_cannot_be_called_is_a_fault() -> None:
+    wrong = {
+        "ANKISYNCD_S3_BUCKET": "No Bucket",
+        "ANKISYNCD_S3_PREFIX": "a//b",
+        "ANKISYNCD_DYNAMODB_TABLE": "?",
+        "ANKISYNCD_CACHE_BYTES": "12",
+        "COGNITO_USER_POOL_ID": "pool",
+        "COGNITO_CLIENT_ID": "",
+        "ANKISYNCD_COGNITO_FLOW": "SRP",
+    }
+    names = {fault.split()[0] for fault in faults_of(AWS | wrong)}
+    assert names == set(wrong)
+
+
+def test_a_pool_makes_cognito_the_directory() -> None:
+    found = Settings.from_env(POOL).cognito
+    assert found is not None
+    assert (found.pool.pool_id, found.pool.client_id) == ("eu-west-1_AbC123", "client")
+    assert (found.region, found.recheck_minutes, found.pool.flow) == ("eu-west-1", 5, CognitoFlow.ADMIN)
+    assert "geheim" not in repr(Settings.from_env(POOL))
+    assert Settings.from_env(POOL | {"ANKISYNCD_AUTH": "local"}).cognito is None
+    assert len(faults_of({"ANKISYNCD_AUTH": "cognito"})) == 2
+
+
+def test_the_cognito_settings_are_taken_over() -> None:
+    chosen = {
+        "COGNITO_REGION": "us-east-2",
+        "ANKISYNCD_COGNITO_FLOW": "USER_PASSWORD_AUTH",
+        "ANKISYNCD_RECHECK_MINUTES": "0",
+    }
+    found = Settings.from_env(POOL | chosen).cognito
+    assert found is not None
+    assert (found.region, found.recheck_minutes, found.pool.flow) == ("us-east-2", 0, CognitoFlow.USER)
+
+
+def test_regions_come_from_either_of_the_usual_variables() -> None:
+    assert Settings.from_env({"AWS_DEFAULT_REGION": "b"}).region == "b"
+    assert Settings.from_env({"AWS_DEFAULT_REGION": "b", "AWS_REGION": "a"}).region == "a"
+
+
+def test_local_copies_lie_in_the_data_folder_unless_told_otherwise() -> None:
+    assert Settings.from_env({"ANKISYNCD_DATA_ROOT": "/a"}).cache_dir == Path("/a")
+    settings = Settings.from_env({"ANKISYNCD_DATA_ROOT": "/a", "ANKISYNCD_CACHE_DIR": "/b"})
+    assert (settings.cache_dir, settings.cache_bytes) == (Path("/b"), None)
+    assert Settings.from_env({"ANKISYNCD_CACHE_BYTES": "100000000"}).cache_bytes == 100_000_000

@@ -1,0 +1,76 @@
+"""Native threads beside an event loop."""
+
+from __future__ import annotations
+
+import os
+
+import gevent
+import pytest
+from gevent.monkey import get_original
+
+from app.offload import NativeThreads, ThreadPools
+
+native_ident, native_lock = get_original("_thread", ["get_ident", "allocate_lock"])
+
+
+def test_work_runs_in_another_thread_and_its_result_comes_back() -> None:
+    threads = NativeThreads(2)
+    assert threads.apply(native_ident) != native_ident()
+    assert threads.apply(lambda: 7) == 7
+
+
+def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
+    threads = NativeThreads(1)
+    with pytest.raises(KeyError, match="lost"):
+        threads.apply(lambda: {}["lost"])
+    assert threads.apply(lambda: "and the thread goes on") == "and the thread goes on"
+
+
+def test_other_greenlets_go_on_while_one_waits() -> None:
+    threads, gate = NativeThreads(1), native_lock()
+    gate.acquire()
+    waiting = gevent.spawn(threads.apply, lambda: gate.acquire() and "through")
+    gevent.sleep(0)
+    gate.release()
+    assert waiting.get(timeout=10) == "through"
+
+
+def test_no_more_threads_than_allowed_are_started() -> None:
+    threads = NativeThreads(3)
+    jobs = [gevent.spawn(threads.apply, native_ident) for _ in range(50)]
+    gevent.joinall(jobs, timeout=10, raise_error=True)
+    assert len({job.value for job in jobs}) <= 3
+
+
+def test_a_greenlet_that_gave_up_waiting_does_not_get_the_result_of_its_work() -> None:
+    threads, gate = NativeThreads(1), native_lock()
+    gate.acquire()
+
+    def ask() -> str:
+        with gevent.Timeout(0.01, exception=False):
+            threads.apply(lambda: gate.acquire() and "too late")
+        gate.release()
+        return threads.apply(lambda: "the next")
+
+    assert gevent.spawn(ask).get(timeout=10) == "the next"
+
+
+def test_work_that_asks_for_more_work_does_it_on_the_spot() -> None:
+    threads = NativeThreads(1)
+    here, nested = threads.apply(lambda: (native_ident(), threads.apply(native_ident)))
+    assert here == nested
+
+
+def test_a_transfer_never_takes_the_threads_of_small_requests() -> None:
+    pools, gate = ThreadPools(quick_threads=1, transfer_threads=1), native_lock()
+    gate.acquire()
+
+    def transfer() -> object:
+        with pools.transfer():
+            return pools.run(gate.acquire)
+
+    long = gevent.spawn(transfer)
+    gevent.sleep(0)
+    assert pools.run(os.getpid) == os.getpid()
+    gate.release()
+    assert long.get(timeout=10)

@@ -1,0 +1,186 @@
+"""Every store call of every script fails before or after it landed, or the process dies there.
+
+Then a fresh worker with an empty disk looks: what was acknowledged is there, what was not is there
+whole or not at all, and the database goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.database.limits import Limits
+from storage.errors import StorageError
+from storage.heads.local import LocalHeadStore
+from storage.objects.local import LocalObjectStore
+from storage.types import run_here
+from tests.support.databases import DATABASE, World, bytes_of, entry, new_session, rows_of
+from tests.support.faults import Faults
+
+LIMITS = Limits(merge_deltas=2, snapshot_percent=1000, sweep_grace_ms=0, journal_inline_bytes=100)
+
+
+class Script:
+    """One worker's day. `told` holds what it was told is done: marks that must then be in the table."""
+
+    def __init__(self, world: World, store, say=lambda mark: None) -> None:
+        self.world, self.store, self.say = world, store, say
+
+    def mark(self, number: int) -> str:
+        return f"INSERT INTO t VALUES ({10_000 + number}, x'{number:02x}')"
+
+    def genesis(self):
+        self.world.genesis(self.store, rows=50, page_size=512)
+        self.say(0)
+
+    def plain(self, number):
+        self.world.change(self.store, self.mark(number))
+        self.say(number)
+
+    def sync(self, number):
+        store = self.store
+        head = store.open_session(DATABASE, new_session(f"sync-{number}"))
+        checkout = store.checkout(DATABASE, head)
+        try:
+            checkout.begin()
+            checkout.connection.execute(self.mark(number))
+            store.append(DATABASE, head.token, f"sync-{number}", 1, entry("applyChunk", b"b" * 200))
+        except StorageError:
+            store.discard(checkout)
+            raise
+        store.commit(checkout, head, self.world.commit(f"sync-{number}", (f"sync-{number}", 2)))
+        store.release(checkout)
+        self.say(number)
+
+    def upload(self, number):
+        head = self.store.head(DATABASE)
+        path = self.store.new_path(".export")
+        self.store.export(DATABASE, self.store.history(DATABASE)[-1], path)
+        self.store.replace(DATABASE, head, path, self.world.commit())
+        self.plain(number)
+
+    def run(self):
+        for step in self.steps():
+            step()
+
+    def steps(self):
+        return [
+            self.genesis,
+            lambda: self.plain(1),
+            lambda: self.sync(2),
+            lambda: self.store.compact(DATABASE),
+            lambda: self.sync(3),
+            lambda: self.store.sweep(DATABASE),
+            lambda: self.upload(4),
+            lambda: self.plain(5),
+            lambda: self.plain(6),
+            lambda: self.store.compact(DATABASE),
+            lambda: self.store.sweep(DATABASE),
+        ]
+
+
+def count_calls(tmp_path) -> int:
+    world, faults = World(tmp_path / "count", limits=LIMITS), Faults()
+    store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+    Script(world, store).run()
+    world.close()
+    return len(faults.calls)
+
+
+def assert_sound(world: World, told: set[int], unknown: set[int]) -> None:
+    """A fresh worker finds what was told, at most what was tried, and can go on."""
+    fresh = world.fresh()
+    if not fresh.head(DATABASE).version:
+        assert not told
+        Script(world, fresh).genesis()
+    assert fresh.doctor(DATABASE).faults == ()
+    marks = {number - 10_000 for number in rows_of(fresh) if number >= 10_000}
+    assert told - {0} <= marks <= told | unknown
+    before = bytes_of(fresh)
+    fresh.sweep(DATABASE)
+    assert bytes_of(world.fresh()) == before
+    world.change(fresh, "INSERT INTO t VALUES (20000, x'')")
+    assert 20_000 in rows_of(world.fresh())
+    points = fresh.history(DATABASE)
+    assert [point.version for point in points] == list(range(1, fresh.head(DATABASE).version + 1))
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, landed):
+    for number in range(1, count_calls(tmp_path) + 1):
+        world, faults, told = World(tmp_path / str(number), limits=LIMITS), Faults(), set()
+        store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+        script = Script(world, store, told.add)
+        faults.fail(number, landed=landed)
+        failed = 0
+        for step in script.steps():
+            try:
+                step()
+            except StorageError:
+                failed += 1
+                if not told:
+                    script.genesis()
+        assert failed <= 1, number
+        assert 7 - failed <= len(told) <= 7
+        assert_sound(world, told, unknown=set(range(1, 7)))
+        world.close()
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, landed):
+    for number in range(1, count_calls(tmp_path) + 1):
+        world, faults, told = World(tmp_path / str(number), limits=LIMITS), Faults(), set()
+        store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+        faults.fail(number, landed=landed, error=KeyboardInterrupt())
+        script = Script(world, store, told.add)
+        with pytest.raises(KeyboardInterrupt):
+            script.run()
+        assert_sound(world, told, unknown={max(told, default=0) + 1})
+        world.close()
+
+
+def local_world(root: Path) -> World:
+    heads = LocalHeadStore(root / "heads.db", run_here)
+    return World(root, heads=heads, objects=LocalObjectStore(root / "store", run_here), limits=LIMITS)
+
+
+def run_and_die(root: Path, number: int) -> None:
+    """In a process of its own: run the script, writing down what is told, and die at a store call."""
+    world, faults = local_world(root), Faults()
+    store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+    told = (root / "told").open("ab", buffering=0)
+
+    def die(call) -> None:
+        if call.number == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    faults.watch = die
+    Script(world, store, lambda mark: told.write(bytes([mark]))).run()
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_process_killed_at_any_call_leaves_what_it_told(tmp_path, part):
+    total = count_calls(tmp_path)
+    for number in range(1 + part, total + 1, 4):
+        root = tmp_path / str(number)
+        root.mkdir()
+        code = (
+            "import sys; from pathlib import Path; from tests.crash import test_storage_calls as t;"
+            f"t.run_and_die(Path({str(root)!r}), {number})"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, timeout=60, cwd=Path(__file__).parents[2]
+        )
+        assert done.returncode == -signal.SIGKILL
+        told = set((root / "told").read_bytes())
+        world = local_world(root)
+        next_worker = world.worker()
+        assert len([p for p in (root / "local" / "work").iterdir() if p.is_dir()]) == 1
+        assert_sound(world, told, unknown={max(told, default=0) + 1})
+        assert len(next_worker.head(DATABASE).chain) <= LIMITS.chain_deltas + 1
+        world.close()

@@ -1,0 +1,157 @@
+"""The proxies of `docker/`, run for real in front of any upstream on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.docker.debian import program
+
+DOCKER = Path(__file__).parents[2] / "docker"
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A server's certificate for localhost, and the authority that a client has to trust."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Proxy:
+    port: int
+    certificates: Certificates
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}/"
+
+    def connect(self, timeout_s: float = 30) -> ssl.SSLSocket:
+        trusting = ssl.create_default_context(cafile=str(self.certificates.authority))
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
+        return trusting.wrap_socket(raw, server_hostname="localhost")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def issue(folder: Path) -> Certificates:
+    """An authority of the test's own, and a certificate that it signed."""
+    ours, theirs = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = _signed("the tests' authority", ours, "the tests' authority", ours, is_authority=True)
+    leaf = _signed("localhost", theirs, "the tests' authority", ours, is_authority=False)
+    found = Certificates(folder / "authority.pem", folder / "cert.pem", folder / "key.pem")
+    pem = serialization.Encoding.PEM
+    found.authority.write_bytes(root.public_bytes(pem))
+    found.certificate.write_bytes(leaf.public_bytes(pem) + root.public_bytes(pem))
+    found.key.write_bytes(
+        theirs.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return found
+
+
+def _signed(name: str, key, issuer: str, issuer_key, *, is_authority: bool) -> x509.Certificate:
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_name(name))
+        .issuer_name(_name(issuer))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+    )
+    if not is_authority:
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, upstream_port: int) -> Iterator[Proxy]:
+    """nginx with `docker/nginx.conf`, its variables filled in as envsubst would."""
+    binary = program("nginx", "usr/sbin/nginx", "nginx", "nginx-common")
+    certificates, port = issue(folder), free_port()
+    values = {
+        "ANKISYNCD_DOMAIN": "localhost",
+        "ANKISYNCD_UPSTREAM": f"127.0.0.1:{upstream_port}",
+        "TLS_CERTIFICATE": str(certificates.certificate),
+        "TLS_KEY": str(certificates.key),
+        "TLS_PORT": f"127.0.0.1:{port}",
+    }
+    text = (DOCKER / "nginx.conf").read_text().replace("/tmp/", f"{folder}/")
+    config = folder / "nginx.conf"
+    config.write_text(re.sub(r"\$\{(\w+)\}", lambda found: values[found[1]], text))
+    arguments = ["-p", str(folder), "-c", str(config), "-e", "/dev/stderr"]
+    subprocess.run([binary, *arguments, "-t"], check=True, capture_output=True, timeout=30)
+    with _running([binary, *arguments, "-g", "daemon off;"], {}, folder / "nginx.log", port):
+        yield Proxy(port, certificates)
+
+
+@contextlib.contextmanager
+def caddy(folder: Path, upstream_port: int) -> Iterator[Proxy]:
+    """Caddy with `docker/Caddyfile` and a certificate that is given."""
+    binary = program("caddy", "usr/bin/caddy", "caddy")
+    certificates, port = issue(folder), free_port()
+    environment = {
+        "HOME": str(folder),
+        "ANKISYNCD_DOMAIN": f"localhost:{port}",
+        "ANKISYNCD_UPSTREAM": f"127.0.0.1:{upstream_port}",
+        "TLS_MODE": "given",
+        "TLS_CERTIFICATE": str(certificates.certificate),
+        "TLS_KEY": str(certificates.key),
+    }
+    command = [binary, "run", "--config", str(DOCKER / "Caddyfile"), "--adapter", "caddyfile"]
+    with _running(command, environment, folder / "caddy.log", port):
+        yield Proxy(port, certificates)
+
+
+PROXIES = {"nginx": nginx, "caddy": caddy}
+
+
+@contextlib.contextmanager
+def _running(command: list[str], environment: dict[str, str], log: Path, port: int) -> Iterator[None]:
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 30
+            while not _listens(port):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _listens(port: int) -> bool:
+    with (
+        contextlib.suppress(ConnectionRefusedError),
+        socket.create_connection(("127.0.0.1", port), timeout=5),
+    ):
+        return True
+    return False

@@ -1,0 +1,53 @@
+"""A large upload is checked, or built anew, within little memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from storage.collection.downgrade import downgrade
+
+MEBIBYTE = 2**20
+ALLOWED_BYTES = 64 * MEBIBYTE
+
+ADMIT = """
+import pathlib, resource, sys
+from storage.collection.admit import admit
+from storage.collection.codec import Codec
+codec = Codec()
+codec.strip_html(["<b>"])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+admit(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), codec)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
+
+NOTES = f"""
+    {NUMBERS.format(40_000)} INSERT INTO notes SELECT i + 1000, i, (SELECT id FROM notetypes LIMIT 1),
+    1, 1, '', hex(randomblob(1000)), i, i, 0, '' FROM n
+"""
+
+REVIEWS = f"""
+    {NUMBERS.format(300_000)} INSERT INTO revlog
+    SELECT i + 10000, abs(random() % 40000), 1, 1, 1, 1, 1, 1, 1 FROM n
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["SELECT 1", "CREATE TABLE mine (x)", "schema 11"])
+def test_memory_does_not_follow_the_size_of_the_upload(upload, tmp_path, connect, change):
+    path = upload(NOTES, REVIEWS, *([] if change == "schema 11" else [change]))
+    if change == "schema 11":
+        downgrade(path)
+    assert path.stat().st_size > 1.3 * ALLOWED_BYTES
+    ran = subprocess.run(
+        [sys.executable, "-c", ADMIT, str(path), str(tmp_path / "into.anki2")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert int(ran.stdout) < ALLOWED_BYTES

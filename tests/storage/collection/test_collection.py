@@ -1,0 +1,221 @@
+"""What a collection promises beyond the merge: counts, stamps, named indexes, the end of a sync."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.collection.collection import Collection
+from storage.collection.errors import InvalidChange
+from storage.collection.records import Changes, Chunk, ChunkIds, Graves
+from storage.collection.stamps import read_stamps
+
+
+def card(card_id, usn=10, mod=5):
+    return (card_id, 1, 1, 0, mod, usn, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, "")
+
+
+def review(review_id, usn=10):
+    return (review_id, 1, usn, 3, 1, 1, 2500, 1000, 1)
+
+
+def test_counts_follow_what_is_written(ours):
+    before = ours.merge.counts()
+    assert before == ours.merge.recount()
+    ours.merge.apply_chunk(Chunk(revlog=[review(5), review(5), review(1000)], cards=[card(50), card(60)]), 0)
+    ours.merge.apply_chunk(Chunk(cards=[card(50, mod=9)]), 0)
+    ours.merge.apply_graves(Graves(cards=[60, 404], notes=[405], decks=[]), 10)
+    after = ours.merge.counts()
+    cards, notes, revlog, graves, *_ = (b - a for a, b in zip(before, after, strict=True))
+    assert (cards, notes, revlog, graves) == (1, 0, 1, 3)
+    assert after == ours.merge.recount()
+
+
+def test_a_recount_repairs_what_was_carried_wrongly(ours, codec):
+    wrong = Collection(ours.db, codec, ours.stamps_before | {"cards": 12345})
+    assert wrong.counts()[0] == 12345
+    assert wrong.recount() == ours.merge.counts()
+    assert wrong.stamps()["cards"] == ours.merge.counts()[0]
+
+
+@pytest.mark.parametrize("write", ["cards", "revlog", "graves", "decks", "tags"])
+def test_a_row_that_was_never_sent_is_noticed(ours, write):
+    assert not ours.merge.has_unsynced()
+    match write:
+        case "cards":
+            ours.merge.apply_chunk(Chunk(cards=[card(5, usn=-1)]), 0)
+        case "revlog":
+            ours.merge.apply_chunk(Chunk(revlog=[review(5, usn=-1)]), 0)
+        case "graves":
+            ours.merge.apply_graves(Graves(cards=[5]), -1)
+        case "decks":
+            (deck,) = ours.merge.changes(0, with_config=False).decks[:1]
+            ours.merge.apply_changes(Changes(decks=[deck | {"usn": -1, "mod": 2**31}]), 10, 0)
+        case "tags":
+            ours.merge.apply_changes(Changes(tags=["fresh"]), -1, 0)
+    assert ours.merge.has_unsynced()
+    assert ours.merge.stamps()["unsynced"]
+
+
+def test_a_row_that_was_overwritten_is_no_longer_unsynced(ours):
+    ours.merge.apply_chunk(Chunk(cards=[card(5, usn=-1)]), 0)
+    ours.merge.apply_chunk(Chunk(cards=[card(5, usn=10, mod=6)]), 100)
+    assert not ours.merge.has_unsynced()
+
+
+def test_a_collection_without_suspicion_is_not_searched(ours):
+    ours.db.execute("UPDATE cards SET usn = -1")
+    assert not ours.merge.has_unsynced()
+
+
+def test_the_end_of_a_sync_moves_time_and_usn(ours):
+    usn = ours.merge.usn
+    ours.merge.finish(1_700_000_000_123)
+    assert ours.rows("SELECT mod, ls, usn FROM col") == [(1_700_000_000_123, 1_700_000_000_123, usn + 1)]
+    assert ours.merge.stamps()["mod"] == 1_700_000_000_123
+
+
+def test_a_download_moves_the_usn_alone(ours):
+    before = ours.rows("SELECT mod, ls, scm, usn FROM col")[0]
+    ours.merge.increment_usn()
+    assert ours.rows("SELECT mod, ls, scm, usn FROM col") == [(*before[:3], before[3] + 1)]
+
+
+def test_stamps_tell_of_scheduler_and_time_zone(ours):
+    ours.merge.apply_changes(Changes(conf={"schedVer": 1}), 10, 0)
+    assert (ours.merge.stamps()["v2"], ours.merge.stamps()["timezone"]) == (False, False)
+    ours.merge.apply_changes(Changes(conf={"schedVer": 2, "creationOffset": 300}), 10, 0)
+    assert (ours.merge.stamps()["v2"], ours.merge.stamps()["timezone"]) == (True, True)
+    ours.merge.apply_changes(Changes(conf={"schedVer": 2, "creationOffset": None}), 10, 0)
+    assert (ours.merge.stamps()["v2"], ours.merge.stamps()["timezone"]) == (True, False)
+
+
+def test_stamps_of_an_empty_collection(open_copy, empty_file):
+    stamps = open_copy(empty_file).stamps_before
+    assert (stamps["mod"], stamps["usn"], stamps["cards"], stamps["notetypes"]) == (0, 0, 0, 6)
+
+
+def test_rows_come_in_the_order_they_were_asked_for(ours):
+    ids = ours.merge.pending_ids(0)
+    asked = ChunkIds(ids.revlog[::-1], ids.cards[::-1], ids.notes[::-1])
+    chunk = ours.merge.read_chunk(asked)
+    assert [row[0] for row in chunk.revlog] == asked.revlog
+    assert [row[0] for row in chunk.cards] == asked.cards
+    assert [row[0] for row in chunk.notes] == asked.notes
+
+
+def test_rows_that_are_gone_are_left_out(ours):
+    assert ours.merge.read_chunk(ChunkIds([404], [404], [404])) == Chunk([], [], [])
+
+
+def test_the_newest_usn_is_at_the_end(ours):
+    ids = ours.merge.pending_ids(0).revlog
+    usns = dict(ours.rows("SELECT id, usn FROM revlog"))
+    assert [usns[row] for row in ids] == sorted(usns[row] for row in ids)
+
+
+def test_pending_rows_are_found_by_index_even_after_analyze(ours):
+    ours.db.execute("UPDATE cards SET usn = 3")
+    ours.db.execute("UPDATE notes SET usn = 3")
+    ours.db.execute("ANALYZE")
+    statements = []
+    ours.db.trace_v2(1, lambda event: statements.append(event["sql"]))
+    ours.merge.pending_ids(3)
+    ours.db.trace_v2(0, None)
+    for sql in statements:
+        plan = ours.rows(f"EXPLAIN QUERY PLAN {sql}", 3)
+        assert all("SEARCH" in detail and "_usn" in detail for *_, detail in plan), plan
+
+
+def test_rows_are_read_and_compared_by_id(ours):
+    statements = []
+    ours.db.trace_v2(1, lambda event: statements.append(event["sql"]))
+    ours.merge.read_chunk(ours.merge.pending_ids(0))
+    ours.merge.apply_chunk(Chunk(cards=[card(5)]), 0)
+    ours.db.trace_v2(0, None)
+    for sql in (sql for sql in statements if "json_each" in sql):
+        details = [detail for *_, detail in ours.rows(f"EXPLAIN QUERY PLAN {sql}", "[]")]
+        assert any("USING INTEGER PRIMARY KEY (rowid=?)" in detail for detail in details), details
+
+
+def test_a_review_leaves_the_note_index_alone(ours):
+    ids = [row for (row,) in ours.rows("SELECT id FROM cards")]
+    rows = [
+        (*row[:4], row[4] + 1, 10, *row[6:]) for row in ours.merge.read_chunk(ChunkIds([], ids, [])).cards
+    ]
+    statements = []
+    ours.db.trace_v2(1, lambda event: statements.append(event["sql"]))
+    ours.merge.apply_chunk(Chunk(cards=rows), 100)
+    ours.db.trace_v2(0, None)
+    written = [sql for sql in statements if sql.lstrip().startswith(("UPDATE", "INSERT"))]
+    assert written
+    assert all("SET did" in sql for sql in written)
+    assert ours.rows("SELECT count() FROM cards WHERE usn = 10") == [(len(rows),)]
+
+
+def test_a_card_that_moves_to_another_note_is_moved(ours):
+    card_id = ours.rows("SELECT min(id) FROM cards")[0][0]
+    ours.merge.apply_chunk(
+        Chunk(cards=[(card_id, 777, 1, 0, 5, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 888, 0, "")]), 100
+    )
+    assert ours.rows("SELECT nid, odid FROM cards WHERE id = ?", card_id) == [(777, 888)]
+    assert ours.rows("SELECT id FROM cards INDEXED BY ix_cards_nid WHERE nid = 777") == [(card_id,)]
+    assert ours.rows("SELECT id FROM cards INDEXED BY idx_cards_odid WHERE odid = 888 AND odid != 0") == [
+        (card_id,)
+    ]
+
+
+def test_a_grave_of_unknown_kind_is_not_sent(ours):
+    ours.db.execute("INSERT INTO graves VALUES (1, 7, 10)")
+    with pytest.raises(InvalidChange):
+        ours.merge.pending_graves(0)
+
+
+def test_an_empty_grave_list_costs_no_statement(ours):
+    statements = []
+    ours.db.trace_v2(1, lambda event: statements.append(event["sql"]))
+    ours.merge.apply_graves(Graves(), 10)
+    ours.merge.apply_chunk(Chunk(), 10)
+    ours.db.trace_v2(0, None)
+    assert statements == []
+
+
+def test_namesakes_without_end_are_refused(ours):
+    (deck,) = ours.merge.changes(-2, with_config=False).decks[:1]
+    namesakes = [deck | {"id": 10**6 + number, "name": "Same"} for number in range(101)]
+    ours.merge.apply_changes(Changes(decks=namesakes[:100]), 10, 0)
+    with pytest.raises(InvalidChange):
+        ours.merge.apply_changes(Changes(decks=namesakes[100:]), 10, 0)
+
+
+def test_the_same_calls_give_the_same_tables(open_copy, base_file):
+    def run():
+        ours = open_copy(base_file)
+        changes = ours.merge.changes(0, with_config=True)
+        renamed = [deck | {"id": deck["id"] + 5, "mod": 9999} for deck in changes.decks]
+        ours.merge.apply_changes(
+            Changes(changes.models, renamed, changes.configs, ["x"], changes.conf, 5), 10, 1234
+        )
+        ours.merge.unbury_if_day_rolled_over(10**9)
+        ours.merge.finish(5)
+        return [
+            ours.rows(f"SELECT * FROM {t} ORDER BY 1, 2")
+            for t in ("decks", "notetypes", "config", "tags", "col")
+        ]
+
+    assert run() == run()
+
+
+def test_stamps_after_a_sync_are_those_of_a_real_count(ours):
+    ours.merge.apply_chunk(Chunk(revlog=[review(5)], cards=[card(5)]), 0)
+    ours.merge.finish(5)
+    assert ours.merge.stamps() == read_stamps(ours.db)
+
+
+def test_few_pending_rows_are_told_from_many(ours):
+    usn = 10**6
+    assert ours.merge.has_few_pending(usn)
+    ours.merge.apply_chunk(Chunk(revlog=[review(number, usn) for number in range(1, 101)]), 0)
+    assert ours.merge.has_few_pending(usn)
+    ours.merge.apply_chunk(Chunk(revlog=[review(101, usn)]), 0)
+    assert not ours.merge.has_few_pending(usn)
+    assert ours.merge.has_few_pending(usn + 1)

@@ -1,0 +1,454 @@
+"""The facade: versions, sessions, checkouts that travel, readers that stand still."""
+
+from __future__ import annotations
+
+import apsw
+import msgspec
+import pytest
+
+from storage.database.limits import Limits
+from storage.database.store import DatabaseStore
+from storage.errors import Conflict, Corrupt, HeadMoved, InvalidDatabase, NotFound, SessionLost, Unavailable
+from storage.types import EMPTY_HEAD, EntryKind, run_here
+from tests.support.databases import (
+    DATABASE,
+    OTHER,
+    World,
+    bytes_of,
+    entry,
+    make_file,
+    new_session,
+    rows_of,
+)
+from tests.support.faults import Faults
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def test_a_database_never_written_has_the_empty_head(world):
+    assert world.worker().head(DATABASE) == EMPTY_HEAD
+
+
+def test_a_replaced_file_is_version_one(world):
+    store = world.worker()
+    head = world.genesis(store)
+    assert (head.version, head.token, len(head.chain)) == (1, 1, 1)
+    assert head.chain[0].kind == EntryKind.SNAPSHOT
+    assert len(rows_of(store)) == 2000
+
+
+def test_a_fresh_worker_reads_the_same_bytes(world):
+    store = world.worker()
+    path = make_file(world.root / "upload.db")
+    before = path.read_bytes()
+    store.replace(DATABASE, store.head(DATABASE), path, world.commit())
+    assert not path.exists()
+    assert bytes_of(store) == bytes_of(world.fresh()) == before
+
+
+def test_a_commit_is_one_delta_and_one_flip(world):
+    faults = Faults()
+    store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+    head = world.genesis(store)
+    checkout = store.checkout(DATABASE, head)
+    checkout.begin()
+    checkout.connection.execute("UPDATE t SET v = x'00' WHERE id = 5")
+    faults.clear()
+    head = store.commit(checkout, head, world.commit())
+    assert [call.method for call in faults.calls] == ["put", "flip"]
+    assert [e.kind for e in head.chain] == [EntryKind.SNAPSHOT, EntryKind.DELTA]
+    assert checkout.version == head.version == 2
+    assert rows_of(world.fresh())[5] == b"\0"
+
+
+def test_the_idle_copy_serves_the_next_sync_without_a_store_call(world):
+    faults = Faults()
+    store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+    world.genesis(store)
+    head = world.change(store, "DELETE FROM t WHERE id = 1")
+    faults.clear()
+    checkout = store.checkout(DATABASE, head)
+    assert faults.calls == []
+    store.release(checkout)
+
+
+def test_commits_alternate_between_workers(world):
+    one, two = world.worker("one"), world.worker("two")
+    world.genesis(one)
+    for n in range(6):
+        world.change((one, two)[n % 2], f"UPDATE t SET v = x'0{n}' WHERE id = {n}")
+    expected = bytes_of(one)
+    assert bytes_of(two) == expected == bytes_of(world.fresh())
+    rows = rows_of(two)
+    assert [rows[n] for n in range(6)] == [bytes([n]) for n in range(6)]
+
+
+def test_workers_of_one_host_share_the_base(world):
+    one, two = world.worker(), world.worker()
+    head = world.genesis(one)
+    a, b = one.checkout(DATABASE, head), two.checkout(DATABASE, head)
+    assert a.path.stat().st_ino == b.path.stat().st_ino
+    for checkout in (a, b):
+        checkout.begin()
+        checkout.connection.execute("DELETE FROM t WHERE id < 100")
+        checkout.rollback()
+
+
+def test_a_session_commits_under_its_token(world):
+    store = world.worker()
+    world.genesis(store)
+    head = store.open_session(DATABASE, new_session("sync"))
+    store.append(DATABASE, head.token, "sync", 1, entry("applyChunk", b"body"))
+    checkout = store.checkout(DATABASE, head)
+    checkout.begin()
+    checkout.connection.execute("DELETE FROM t WHERE id = 1")
+    flipped = store.commit(checkout, head, world.commit("sync", ("sync", 2)))
+    assert (flipped.version, flipped.token, flipped.session) == (2, head.token, None)
+
+
+def test_an_older_session_cannot_commit(world):
+    store = world.worker()
+    world.genesis(store)
+    old = store.open_session(DATABASE, new_session("old"))
+    checkout = store.checkout(DATABASE, old)
+    checkout.begin()
+    checkout.connection.execute("DELETE FROM t")
+    store.open_session(DATABASE, new_session("new"))
+    with pytest.raises(SessionLost):
+        store.commit(checkout, old, world.commit("old", ("old", 1)))
+    assert not checkout.path.exists()
+    assert len(rows_of(store)) == 2000
+
+
+def test_two_workers_cannot_both_commit_the_same_version(world):
+    one, two = world.worker("one"), world.worker("two")
+    head = world.genesis(one)
+    first, second = one.checkout(DATABASE, head), two.checkout(DATABASE, head)
+    first.connection.execute("DELETE FROM t WHERE id = 1")
+    second.connection.execute("DELETE FROM t WHERE id = 2")
+    one.commit(first, head, world.commit())
+    with pytest.raises(Conflict):
+        two.commit(second, head, world.commit())
+    assert 2 in rows_of(two)
+    assert 1 not in rows_of(two)
+
+
+def test_a_lost_reply_of_the_flip_is_found_in_the_chain(world):
+    faults = Faults()
+    store = world.worker(heads=faults.heads(world.heads))
+    head = world.genesis(store)
+    checkout = store.checkout(DATABASE, head)
+    checkout.connection.execute("DELETE FROM t WHERE id = 1")
+    faults.fail_next("flip", landed=True)
+    head = store.commit(checkout, head, world.commit())
+    assert head.version == checkout.version == 2
+    store.release(checkout)
+    assert 1 not in rows_of(store)
+
+
+@pytest.mark.parametrize("method", ["put", "flip"])
+def test_a_failed_commit_is_as_if_it_never_happened(world, method):
+    faults = Faults()
+    store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
+    head = world.genesis(store)
+    before = bytes_of(store)
+    checkout = store.checkout(DATABASE, head)
+    checkout.connection.execute("DELETE FROM t WHERE id = 1")
+    faults.fail_next(method, landed=False)
+    with pytest.raises(Unavailable):
+        store.commit(checkout, head, world.commit())
+    assert store.head(DATABASE) == head
+    assert bytes_of(store) == before
+    world.change(store, "DELETE FROM t WHERE id = 2")
+    assert 1 in rows_of(world.fresh())
+
+
+def test_releasing_a_checkout_rolls_its_transaction_back(world):
+    store = world.worker(page_cache_bytes=16 << 10)
+    head = world.genesis(store)
+    before = bytes_of(store)
+    checkout = store.checkout(DATABASE, head)
+    checkout.begin()
+    checkout.connection.execute("UPDATE t SET v = zeroblob(64)")
+    store.release(checkout)
+    assert bytes_of(store) == before
+    world.change(store, "DELETE FROM t WHERE id = 7")
+    assert bytes_of(store) == bytes_of(world.fresh())
+
+
+def test_a_change_of_most_pages_is_a_snapshot_and_its_past_is_history(world):
+    store = world.worker()
+    first = world.genesis(store)
+    head = world.change(store, "UPDATE t SET v = randomblob(60)")
+    assert [e.kind for e in head.chain] == [EntryKind.SNAPSHOT]
+    assert bytes_of(store) == bytes_of(world.fresh())
+    assert [point.version for point in store.history(DATABASE)] == [1, 2]
+    assert store.history(DATABASE)[0].chain == first.chain
+
+
+def test_the_chain_never_outgrows_its_bound(world):
+    store = world.worker(chain_deltas=3)
+    world.genesis(store)
+    lengths = [len(world.change(store, f"DELETE FROM t WHERE id = {n}").chain) for n in range(9)]
+    assert lengths == [2, 3, 4, 1, 2, 3, 4, 1, 2]
+    assert bytes_of(store) == bytes_of(world.fresh())
+
+
+def test_a_long_log_is_folded_into_a_new_base(world):
+    store = world.worker(rebase_bytes=20_000, rebase_share=1000)
+    world.genesis(store)
+    head = world.change(store, "DELETE FROM t WHERE id % 40 = 0")
+    checkout = store.checkout(DATABASE, head)
+    assert checkout.layout.log is None
+    store.release(checkout)
+    assert bytes_of(store) == bytes_of(world.fresh())
+
+
+def test_a_reader_keeps_its_version_while_others_commit(world):
+    store = world.worker()
+    world.genesis(store)
+    head = world.change(store, "DELETE FROM t WHERE id = 1")
+    expected = bytes_of(store)
+    checkout = store.checkout(DATABASE, head)
+    reader = checkout.reader()
+    blocks = reader.blocks(4096)
+    content = next(blocks)
+    store.release(checkout)
+    for n in range(2, 6):
+        world.change(store, f"UPDATE t SET v = zeroblob(3000) WHERE id = {n}")
+    world.genesis(store, rows=3)
+    assert reader.size_bytes == len(expected)
+    assert content + b"".join(blocks) == expected
+
+
+def test_replace_refuses_a_file_that_is_not_in_wal_mode(world, tmp_path):
+    path = tmp_path / "plain.db"
+    with apsw.Connection(str(path)) as connection:
+        connection.execute("CREATE TABLE t (id)")
+    connection.close()
+    store = world.worker()
+    with pytest.raises(InvalidDatabase):
+        store.replace(DATABASE, store.head(DATABASE), path, world.commit())
+    assert path.exists()
+
+
+def test_replace_ends_a_running_session(world):
+    store = world.worker()
+    world.genesis(store)
+    session = store.open_session(DATABASE, new_session("sync"))
+    world.genesis(store, rows=5)
+    with pytest.raises(SessionLost):
+        store.append(DATABASE, session.token, "sync", 1, entry("chunk", b""))
+    assert len(rows_of(store)) == 5
+
+
+def test_an_older_version_that_was_replaced_cannot_be_checked_out(world):
+    store = world.worker()
+    old = world.genesis(store)
+    world.genesis(store, rows=5)
+    for stat in list(world.objects.list("v1/")):
+        if stat.key.endswith(".snap") and "/s/0000000000000001-" in stat.key:
+            world.objects.delete([stat.key])
+    with pytest.raises(HeadMoved):
+        world.fresh().checkout(DATABASE, old)
+
+
+def test_large_journal_bodies_go_to_objects(world):
+    store = world.worker()
+    head = store.open_session(DATABASE, new_session("sync"))
+    for seq, body in enumerate([b"a" * 9000, b"b" * 9000, b"c" * 9000, b"d"], start=1):
+        store.append(DATABASE, head.token, "sync", seq, entry("applyChunk", body))
+    journal = store.head(DATABASE).session.journal
+    assert [e.key is None for e in journal] == [True, True, False, False, True]
+    other = world.fresh()
+    assert [other.read_body(DATABASE, e) for e in journal[1:]] == [
+        b"a" * 9000,
+        b"b" * 9000,
+        b"c" * 9000,
+        b"d",
+    ]
+
+
+def test_a_worker_that_did_not_see_the_journal_puts_large_bodies_outside(world):
+    one, two = world.worker("one"), world.worker("two")
+    head = one.open_session(DATABASE, new_session("sync"))
+    two.append(DATABASE, head.token, "sync", 1, entry("applyChunk", b"x" * 1000))
+    assert one.head(DATABASE).session.journal[1].key is not None
+
+
+def test_a_spoilt_object_is_not_believed(world):
+    faults = Faults()
+    world.genesis(world.worker())
+    fresh = world.worker("other", objects=faults.objects(world.objects))
+    faults.spoil_next("stream", lambda piece: piece[:5000] + bytes([piece[5000] ^ 1]) + piece[5001:])
+    with pytest.raises(Corrupt):
+        fresh.checkout(DATABASE, fresh.head(DATABASE))
+    assert len(rows_of(fresh)) == 2000
+
+
+def test_users_do_not_meet(world):
+    store = world.worker()
+    world.genesis(store, DATABASE, rows=10)
+    world.genesis(store, OTHER, rows=20)
+    assert (len(rows_of(store, DATABASE)), len(rows_of(store, OTHER))) == (10, 20)
+
+
+def test_large_deltas_go_through_files_and_pieces(world):
+    faults = Faults()
+    shape = {"delta_memory_bytes": 0, "fetch_bytes": 1}
+    store = world.worker(objects=faults.objects(world.objects), **shape)
+    follower = world.worker("follower", objects=faults.objects(world.objects), **shape)
+    world.genesis(store, rows=20_000)
+    assert len(rows_of(follower)) == 20_000
+    world.change(store, "UPDATE t SET v = randomblob(64) WHERE id < 300")
+    world.change(store, "DELETE FROM t WHERE id % 900 = 0")
+    faults.clear()
+    assert bytes_of(follower) == bytes_of(store) == bytes_of(world.fresh())
+    assert [call.method for call in faults.calls] == ["stream", "stream"]
+    assert not list((world.root / "local").glob("work/*/*.obj"))
+
+
+def test_deltas_are_fetched_in_groups_that_fit_into_memory(world):
+    store = world.worker()
+    world.genesis(store)
+    chain = [world.change(store, f"DELETE FROM t WHERE id = {n}").chain[-1] for n in range(6)]
+    faults = Faults()
+    follower = world.worker(
+        "follower",
+        objects=faults.objects(world.objects),
+        fetch_bytes=2 * max(e.size_bytes for e in chain),
+    )
+    assert bytes_of(follower) == bytes_of(store)
+    calls = [call for call in faults.calls if call.method == "read_many"]
+    assert 2 <= len(calls) <= 3
+
+
+def test_a_broken_transfer_is_begun_again(world):
+    def breaking(pieces):
+        yield next(pieces)[:1000]
+        raise Unavailable("the line went dead")
+
+    class Breaking(type(world.objects)):
+        breaks = 2
+
+        def stream(self, key):
+            self.breaks -= 1
+            pieces = world.objects.stream(key)
+            return breaking(pieces) if self.breaks >= 0 else pieces
+
+        def read_many(self, keys):
+            return world.objects.read_many(keys)
+
+    store = world.worker()
+    world.genesis(store)
+    world.change(store, "DELETE FROM t WHERE id = 1")
+    objects = Breaking()
+    follower = world.worker("follower", objects=objects)
+    assert bytes_of(follower) == bytes_of(store)
+    objects.breaks = 3
+    with pytest.raises(Unavailable):
+        follower.doctor(DATABASE)
+    assert not list((world.root / "follower").glob("work/*/*.base"))
+
+
+def test_a_base_that_rots_does_not_fail_the_release_of_what_was_committed(world):
+    store = world.worker(rebase_bytes=1, rebase_share=10_000)
+    head = world.genesis(store)
+    checkout = store.checkout(DATABASE, head)
+    base = checkout.path
+    checkout.connection.execute("UPDATE t SET v = x'01' WHERE id = 3")
+    head = store.commit(checkout, head, world.commit())
+    with base.open("r+b") as file:
+        file.seek(base.stat().st_size // 2)
+        file.write(b"rot")
+    store.release(checkout)
+    assert rows_of(store)[3] == b"\1"
+    assert bytes_of(store) == bytes_of(world.fresh())
+
+
+def test_an_object_that_is_gone_is_said_to_be_gone(world):
+    head = world.genesis(world.worker())
+    world.objects.delete([stat.key for stat in world.objects.list("v1/")])
+    with pytest.raises(NotFound):
+        world.fresh().checkout(DATABASE, head)
+
+
+def test_a_chain_with_a_hole_is_corrupt(world):
+    store = world.worker()
+    world.genesis(store)
+    for n in range(3):
+        head = world.change(store, f"DELETE FROM t WHERE id = {n}")
+    holed = msgspec.structs.replace(head, chain=(*head.chain[:2], head.chain[3]))
+    with pytest.raises(Corrupt):
+        world.fresh().checkout(DATABASE, holed)
+    with pytest.raises(Corrupt):
+        world.fresh().checkout(DATABASE, msgspec.structs.replace(head, chain=head.chain[1:]))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.with_name(path.name + "-wal").write_bytes(b"x" * 100),
+        lambda path: path.write_bytes(path.read_bytes() + bytes(4096)),
+        lambda path: path.write_bytes(path.read_bytes()[:-4096]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"no database" * 100),
+    ],
+)
+def test_replace_refuses_a_file_that_is_not_whole(world, spoil):
+    store = world.worker()
+    head = world.genesis(store)
+    path = make_file(store.new_path(".upload"), 10)
+    spoil(path)
+    with pytest.raises(InvalidDatabase):
+        store.replace(DATABASE, head, path, world.commit())
+    assert store.head(DATABASE) == head
+
+
+def test_a_journal_entry_without_body_and_key_is_corrupt(world):
+    with pytest.raises(Corrupt):
+        world.worker().read_body(DATABASE, entry("chunk", None))
+
+
+def test_configure_sees_every_new_connection(world):
+    seen = []
+    store = DatabaseStore(
+        world.heads,
+        world.objects,
+        world.root / "own",
+        offload=run_here,
+        clock_ms=world.clock_ms,
+        nonce=world.nonce,
+        configure=seen.append,
+        limits=Limits(),
+    )
+    world.genesis(store)
+    head = world.change(store, "DELETE FROM t WHERE id = 1")
+    checkout = store.checkout(DATABASE, head)
+    assert seen == [checkout.connection]
+    store.discard(checkout)
+    store.close()
+
+
+def test_connections_are_closed_to_tricks(world):
+    store = world.worker()
+    head = world.genesis(store)
+    checkout = store.checkout(DATABASE, head)
+    connection = checkout.connection
+    assert connection.pragma("journal_mode") == "wal"
+    assert connection.pragma("trusted_schema") == 0
+    assert connection.pragma("cell_size_check") == 1
+    assert connection.pragma("locking_mode") == "exclusive"
+    assert connection.pragma("wal_autocheckpoint") == 0
+    assert connection.pragma("synchronous") == 0
+    assert connection.pragma("cache_size") == -2048
+    with pytest.raises(apsw.SQLError):
+        connection.execute("PRAGMA writable_schema = ON; DELETE FROM sqlite_schema")
+    store.discard(checkout)
+    assert len(rows_of(store)) == 2000

@@ -1,0 +1,199 @@
+"""What only the head store in DynamoDB does: requests per call, the item's size, pages, its format."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+import pytest
+from msgspec import structs
+
+from storage.errors import Conflict, Corrupt, HeadMoved, StorageError, Unavailable
+from storage.heads.dynamodb import DynamoHeadStore
+from tests.support import aws
+from tests.support.aws_wire import Wire
+from tests.support.records import chain_entry, collection_of, flip_of, journal_entry, new_session, snapshot
+
+
+@pytest.fixture
+def table(moto_table):
+    return moto_table[1]
+
+
+@pytest.fixture
+def client(moto_endpoint):
+    return aws.dynamodb_client(moto_endpoint)
+
+
+@pytest.fixture
+def wire(client):
+    return Wire(client)
+
+
+@pytest.fixture
+def heads(client, table, wire):
+    return DynamoHeadStore(client, table)
+
+
+@pytest.fixture
+def database():
+    return collection_of(f"d-{uuid.uuid4().hex}")
+
+
+def key(database):
+    return {"pk": {"S": f"{database.user}#{database.kind}"}}
+
+
+def size_of(item):
+    """As DynamoDB counts it: names, numbers by their digits, and a little for each list."""
+
+    def value_size(value):
+        ((kind, held),) = value.items()
+        if kind == "N":
+            return (len(held) + 1) // 2 + 1
+        if kind == "L":
+            return 3 + sum(1 + value_size(one) for one in held)
+        return len(held)
+
+    return sum(len(name) + value_size(value) for name, value in item.items())
+
+
+def test_every_call_is_one_request(heads, wire, database):
+    def requests(call):
+        wire.clear()
+        call()
+        return wire.requests
+
+    write, read = ["UpdateItem"], ["GetItem"]
+    assert requests(lambda: heads.find(database)) == read
+    assert requests(lambda: heads.flip(database, flip_of(0, 0))) == write
+    assert requests(lambda: heads.open_session(database, new_session())) == write
+    assert requests(lambda: heads.append(database, 2, "session", 1, journal_entry())) == write
+    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=2))) == write
+    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=2))) == write
+    assert requests(lambda: heads.replace_chain(database, 2, 2, (snapshot(2),))) == write
+    assert requests(lambda: heads.close_session(database, 2, "session")) == write
+    with pytest.raises(Conflict):
+        requests(lambda: heads.append(database, 2, "session", 2, journal_entry()))
+    assert wire.requests == write
+    assert requests(lambda: heads.delete(database)) == ["DeleteItem"]
+
+
+def test_reads_are_consistent(heads, wire, database):
+    heads.find(database)
+    assert b'"ConsistentRead": true' in wire.sent[-1].body
+
+
+def test_an_item_at_rest_is_below_four_kilobytes(heads, client, table, database):
+    """With the longest chain, ids of 32 characters, and an answer as `finish` gives it."""
+    stamps = dict.fromkeys(
+        [
+            "mod",
+            "scm",
+            "usn",
+            "cards",
+            "notes",
+            "revlog",
+            "graves",
+            "notetypes",
+            "decks",
+            "deck_config",
+            "unsynced",
+        ],
+        1_700_000_000_000,
+    )
+    token = 1000
+    for base in range(24):
+        commit_id = secrets.token_hex(16)
+        entry = structs.replace(
+            snapshot(1) if base == 0 else chain_entry(base + 1),
+            nonce=secrets.token_hex(8), size_bytes=250_000, checksum=secrets.randbits(64),
+            sha256=secrets.token_bytes(32), page_count=70_000, token=token + base, commit_ids=(commit_id,),
+        )  # fmt: skip
+        head = heads.find(database)
+        flip = flip_of(base, head.token if head else 0, commit_id=commit_id, entry=entry)
+        heads.flip(database, structs.replace(flip, stamps=stamps, answer=b"1700000000000"))
+    item = client.get_item(TableName=table, Key=key(database))["Item"]
+    assert len(item["chain"]["L"]) == 24
+    assert size_of(item) < 4096
+
+
+def test_a_finished_session_leaves_nothing_in_the_item(heads, client, table, database):
+    heads.flip(database, flip_of(0, 0))
+    before = set(client.get_item(TableName=table, Key=key(database))["Item"])
+    for end in (
+        lambda token: heads.close_session(database, token, "session"),
+        lambda token: heads.flip(database, flip_of(1, token, session="session", seq=2)),
+    ):
+        token = heads.open_session(database, new_session()).token
+        heads.append(database, token, "session", 1, journal_entry())
+        end(token)
+        after = set(client.get_item(TableName=table, Key=key(database))["Item"])
+        assert {name for name in after - before if not name.startswith("recent")} == set()
+
+
+def test_a_listing_of_more_than_one_page_is_whole_and_lazy(client, wire, moto_endpoint):
+    heads = DynamoHeadStore(client, aws.new_table(moto_endpoint))
+    client.meta.events.register(
+        "before-parameter-build.dynamodb.Query", lambda params, **_: params.update(Limit=3)
+    )
+    everyone = [collection_of(f"user{number}") for number in range(8)]
+    for database in everyone:
+        heads.open_session(database, new_session())
+    wire.clear()
+    listed = heads.list()
+    assert next(listed) == everyone[0]
+    assert wire.requests == ["Query"]
+    assert list(listed) == everyone[1:]
+
+
+def test_an_item_of_a_newer_format_is_refused(heads, client, table, database):
+    heads.flip(database, flip_of(0, 0))
+    client.update_item(
+        TableName=table,
+        Key=key(database),
+        UpdateExpression="SET #f = :two",
+        ExpressionAttributeNames={"#f": "format"},
+        ExpressionAttributeValues={":two": {"N": "2"}},
+    )
+    with pytest.raises(StorageError, match="format version 2"):
+        heads.find(database)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chain", {"L": [{"B": b"\xc1"}]}),
+        ("stamps", {"B": b"\x93"}),
+        ("version", {"S": "one"}),
+        ("recent1", {"B": b""}),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_named(heads, client, table, database, name, value):
+    heads.flip(database, flip_of(0, 0))
+    client.update_item(
+        TableName=table,
+        Key=key(database),
+        UpdateExpression="SET #n = :v",
+        ExpressionAttributeNames={"#n": name},
+        ExpressionAttributeValues={":v": value},
+    )
+    with pytest.raises(Corrupt, match=database.user):
+        heads.find(database)
+
+
+def test_an_engine_that_does_not_send_the_item_along_is_read_again(heads, client, wire, database):
+    """dynalite knows no `ReturnValuesOnConditionCheckFailure`."""
+    heads.flip(database, flip_of(0, 0))
+    client.meta.events.register(
+        "after-call.dynamodb.UpdateItem", lambda parsed, **_: parsed.pop("Item", None)
+    )
+    wire.clear()
+    with pytest.raises(HeadMoved):
+        heads.flip(database, flip_of(0, 0, commit_id="other"))
+    assert wire.requests == ["UpdateItem", "GetItem"]
+
+
+def test_a_table_that_is_not_there_is_an_outage(client, database):
+    with pytest.raises(Unavailable, match="ResourceNotFound"):
+        DynamoHeadStore(client, "no-such-table").find(database)

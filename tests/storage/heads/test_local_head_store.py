@@ -1,0 +1,183 @@
+"""What only the head store in an SQLite file does: durability, checkpoints, the file's own format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import apsw
+import pytest
+
+from storage.errors import Corrupt, StorageError, Unavailable
+from storage.heads.local import APPLICATION_ID, LocalHeadStore
+from storage.types import run_here
+from tests.support.records import collection_of, flip_of, journal_entry, new_session
+
+DATABASE = collection_of("user")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "heads.db"
+
+
+@pytest.fixture
+def store(path):
+    store = LocalHeadStore(path, run_here)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The number of syncs so far, as a list of descriptors."""
+    calls = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    return calls
+
+
+def test_only_what_must_survive_a_power_cut_waits_for_the_disk(store, synced):
+    token = store.open_session(DATABASE, new_session()).token
+    store.append(DATABASE, token, "session", 1, journal_entry())
+    store.close_session(DATABASE, token, "session")
+    store.find(DATABASE)
+    assert synced == []
+    head = store.flip(DATABASE, flip_of(0, token))
+    assert len(synced) == 1
+    store.replace_chain(DATABASE, head.token, head.chain_revision, head.chain)
+    assert len(synced) == 2
+    store.delete(DATABASE)
+    assert len(synced) == 3
+
+
+def test_a_repeated_flip_is_durable_too(store, synced):
+    """The first one may have landed and not been synced."""
+    store.flip(DATABASE, flip_of(0, 0))
+    store.flip(DATABASE, flip_of(0, 0))
+    assert len(synced) == 2
+
+
+def test_the_file_and_its_wal_hold_a_flip_when_it_returns(store, path, tmp_path):
+    head = store.flip(DATABASE, flip_of(0, 0))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("heads.db", "heads.db-wal"):
+        shutil.copy(path.parent / name, copy / name)
+    after = LocalHeadStore(copy / "heads.db", run_here)
+    assert after.find(DATABASE) == head
+    after.close()
+
+
+def test_a_torn_end_of_the_wal_costs_only_the_last_writes(store, path, tmp_path):
+    head = store.flip(DATABASE, flip_of(0, 0))
+    size = (path.parent / "heads.db-wal").stat().st_size
+    store.open_session(DATABASE, new_session())
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("heads.db", "heads.db-wal"):
+        shutil.copy(path.parent / name, copy / name)
+    with (copy / "heads.db-wal").open("r+b") as wal:
+        wal.truncate(size + 100)
+    after = LocalHeadStore(copy / "heads.db", run_here)
+    assert after.find(DATABASE) == head
+    after.close()
+
+
+def test_the_file_is_as_it_was_after_opening_it_again(path):
+    first = LocalHeadStore(path, run_here)
+    head = first.flip(DATABASE, flip_of(0, 0))
+    first.close()
+    second = LocalHeadStore(path, run_here)
+    assert second.find(DATABASE) == head
+    second.close()
+
+
+def test_durable_writes_go_through_the_offload(path):
+    offloaded = []
+
+    def offload(function):
+        offloaded.append(function)
+        return function()
+
+    store = LocalHeadStore(path, offload)
+    token = store.open_session(DATABASE, new_session()).token
+    assert offloaded == []
+    store.flip(DATABASE, flip_of(0, token))
+    assert len(offloaded) == 1
+    store.close()
+
+
+def test_a_sync_that_failed_is_not_made_good_by_a_later_one(store, monkeypatch):
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        store.flip(DATABASE, flip_of(0, 0))
+    monkeypatch.setattr(os, "fdatasync", real)
+    with pytest.raises(Unavailable, match="start again"):
+        store.flip(DATABASE, flip_of(0, 0))
+
+
+def test_the_wal_does_not_grow_for_ever(store, path):
+    big = [journal_entry(body=bytes(2048)) for _ in range(7)]
+    sizes = []
+    for round_number in range(6):
+        for number in range(300):
+            database = collection_of(f"user{number % 50}")
+            token = store.open_session(database, new_session()).token
+            store.append(database, token, "session", 1, big[number % 7])
+            store.append(database, token, "session", 2, big[number % 7])
+            store.append(database, token, "session", 3, big[number % 7])
+        store.flip(DATABASE, flip_of(round_number, round_number))
+        sizes.append((path.parent / "heads.db-wal").stat().st_size)
+    assert sizes[-1] == sizes[1]
+    assert sizes[-1] < 4 * 2000 * 4096
+
+
+def test_another_file_is_not_taken_for_ours(path):
+    other = apsw.Connection(str(path))
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(Corrupt, match="application id"):
+        LocalHeadStore(path, run_here)
+
+
+def test_a_file_that_is_no_database_is_named(path):
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(Corrupt, match=r"heads\.db"):
+        LocalHeadStore(path, run_here)
+
+
+def test_a_file_of_a_newer_format_is_refused_with_what_to_do(path):
+    LocalHeadStore(path, run_here).close()
+    newer = apsw.Connection(str(path))
+    assert newer.pragma("application_id") == APPLICATION_ID
+    newer.pragma("user_version", 2)
+    newer.close()
+    with pytest.raises(StorageError, match=r"format version 2.*newer"):
+        LocalHeadStore(path, run_here)
+
+
+def test_a_record_that_cannot_be_read_is_named(store, path):
+    store.flip(DATABASE, flip_of(0, 0))
+    other = apsw.Connection(str(path))
+    other.execute("UPDATE heads SET record = x'93010203'")
+    other.close()
+    with pytest.raises(Corrupt, match="user/collection"):
+        store.find(DATABASE)
+    with pytest.raises(Corrupt, match="user/collection"):
+        store.open_session(DATABASE, new_session())
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Unavailable, match="absent"):
+        LocalHeadStore(tmp_path / "absent" / "heads.db", run_here)
+
+
+def test_a_listing_of_more_than_one_page_is_whole(store):
+    everyone = [collection_of(f"user-{number:04}") for number in range(1203)]
+    for database in everyone:
+        store.open_session(database, new_session())
+    assert list(store.list()) == everyone

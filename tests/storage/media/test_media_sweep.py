@@ -1,0 +1,188 @@
+"""A sweep deletes what nobody names and has been there for long, and nothing else."""
+
+import contextlib
+import hashlib
+import itertools
+
+import apsw
+import pytest
+
+from storage.database.store import Commit, DatabaseStore, Limits
+from storage.heads.memory import MemoryHeadStore
+from storage.media.blobs import Blobs, Digester, NewBlob, key_of
+from storage.media.index import GONE_KEPT_S, MediaIndex, create_empty
+from storage.media.sweep import Swept, newest_indexes, sweep_blobs
+from storage.objects.memory import MemoryObjectStore
+from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+
+GRACE_MS = 10_000
+HISTORY_MS = 30 * 24 * 3600 * 1000
+TWO_DAYS_MS = 2 * 24 * 3600 * 1000
+
+
+class Clock:
+    now_ms = 1_700_000_000_000
+
+    def __call__(self):
+        return self.now_ms
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def objects(clock):
+    return MemoryObjectStore(clock)
+
+
+@pytest.fixture
+def blobs(objects, clock):
+    return Blobs(objects, clock_ms=clock, fresh_ms=GRACE_MS // 2)
+
+
+def put(blobs, *contents):
+    blobs.put_new([NewBlob(hashlib.sha256(content).digest(), content) for content in contents])
+
+
+def has(objects, content):
+    return objects.find(key_of(hashlib.sha256(content).digest())) is not None
+
+
+@contextlib.contextmanager
+def index_of(path, *contents):
+    create_empty(path)
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        index = MediaIndex(connection)
+        for content in contents:
+            digester = Digester()
+            digester.update(content)
+            index.apply([(f"{content!r}", digester.facts())], 1)
+        yield index
+
+
+def sweep(objects, clock, tmp_path, indexes):
+    return sweep_blobs(
+        objects,
+        indexes,
+        clock_ms=clock,
+        grace_ms=GRACE_MS,
+        history_ms=HISTORY_MS,
+        scratch=tmp_path,
+        offload=run_here,
+    )
+
+
+def test_only_old_blobs_that_no_index_names_are_deleted(blobs, clock, objects, tmp_path):
+    put(blobs, b"of one user", b"of another", b"nobody's")
+    clock.now_ms += GRACE_MS + 1
+    put(blobs, b"nobody's, but young")
+    with index_of(tmp_path / "a", b"of one user") as one, index_of(tmp_path / "b", b"of another") as other:
+        assert sweep(objects, clock, tmp_path, [one, other]) == Swept(kept=3, deleted=1, deleted_bytes=8)
+    assert all(has(objects, content) for content in (b"of one user", b"of another", b"nobody's, but young"))
+    assert not has(objects, b"nobody's")
+
+
+def test_nothing_is_deleted_when_an_index_cannot_be_read(blobs, clock, objects, tmp_path):
+    def indexes():
+        with index_of(tmp_path / "a") as index:
+            yield index
+        raise OSError("a version is away")
+
+    put(blobs, b"x")
+    clock.now_ms += GRACE_MS + 1
+    with pytest.raises(OSError, match="a version is away"):
+        sweep(objects, clock, tmp_path, indexes())
+    assert has(objects, b"x")
+    assert not list(tmp_path.glob("marks-*"))
+
+
+def test_a_blob_that_an_upload_met_during_the_marking_survives(blobs, clock, objects, tmp_path):
+    """The upload commits after its database was marked: the blob is named by nobody the sweep saw."""
+
+    def indexes():
+        with index_of(tmp_path / "a") as index:
+            yield index
+        put(blobs, b"x")
+        clock.now_ms += GRACE_MS * 10  # however long the marking takes
+
+    put(blobs, b"x")
+    clock.now_ms += GRACE_MS + 1
+    assert sweep(objects, clock, tmp_path, indexes()).deleted == 0
+    assert has(objects, b"x")
+
+
+def test_a_blob_rewritten_while_the_sweep_lists_survives(clock, tmp_path):
+    class RewrittenMeanwhile(MemoryObjectStore):
+        def list(self, prefix):
+            stats = list(super().list(prefix))
+            put(uploads, b"x")
+            return iter(stats)
+
+    objects = RewrittenMeanwhile(clock)
+    uploads = Blobs(objects, clock_ms=clock, fresh_ms=GRACE_MS // 2)
+    put(uploads, b"x")
+    clock.now_ms += GRACE_MS + 1
+    assert sweep(objects, clock, tmp_path, []).deleted == 0
+    assert has(objects, b"x")
+
+
+def test_what_is_no_blob_by_its_key_is_left_alone(clock, objects, tmp_path):
+    for key in ("blobs/README", "blobs/00/" + "1" * 64, "blobs/00", "other/thing"):
+        objects.put(key, b"?")
+    clock.now_ms += GRACE_MS + 1
+    assert sweep(objects, clock, tmp_path, []) == Swept(kept=3, deleted=0, deleted_bytes=0)
+
+
+def test_a_removed_file_can_be_brought_back_as_long_as_history_reaches(blobs, clock, objects, tmp_path):
+    put(blobs, b"x")
+    with index_of(tmp_path / "a", b"x") as index:
+        index.apply([(f"{b'x'!r}", None)], clock.now_ms // 1000)
+        clock.now_ms += HISTORY_MS
+        assert sweep(objects, clock, tmp_path, [index]).deleted == 0
+        clock.now_ms += TWO_DAYS_MS
+        assert sweep(objects, clock, tmp_path, [index]).deleted == 1
+
+
+def test_a_history_longer_than_the_indexes_remember_is_refused(clock, objects, tmp_path):
+    with pytest.raises(ValueError, match="longer"):
+        sweep_blobs(
+            objects,
+            [],
+            clock_ms=clock,
+            grace_ms=GRACE_MS,
+            history_ms=GONE_KEPT_S * 1000,
+            scratch=tmp_path,
+            offload=run_here,
+        )
+
+
+def test_the_newest_index_of_every_user_is_marked(blobs, clock, objects, tmp_path):
+    heads = MemoryHeadStore()
+    nonces = itertools.count()
+    (tmp_path / "cache").mkdir()
+    store = DatabaseStore(
+        heads,
+        objects,
+        tmp_path / "cache",
+        offload=run_here,
+        clock_ms=clock,
+        nonce=lambda: f"{next(nonces)}",
+        configure=lambda _: None,
+        limits=Limits(),
+    )
+    for user in ("one", "two"):
+        content = f"of {user}".encode()
+        put(blobs, content)
+        with index_of(tmp_path / user, content) as index:
+            stamps = index.stamps()
+        commit = Commit(commit_id=user, answer=b"", now_ms=clock(), stamps=stamps, session=None)
+        database = DatabaseId(UserId(user), DatabaseKind.MEDIA)
+        store.replace(database, store.head(database), tmp_path / user, commit)
+    put(blobs, b"nobody's")
+    clock.now_ms += GRACE_MS + 1
+    assert sweep(objects, clock, tmp_path, newest_indexes(store, heads.list())).deleted == 1
+    assert has(objects, b"of one")
+    assert has(objects, b"of two")
+    store.close()

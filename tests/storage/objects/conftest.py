@@ -1,0 +1,5 @@
+"""An engine for the backends that need one."""
+
+from tests.support.engines import moto_bucket, moto_endpoint, moto_table, radosgw_bucket
+
+__all__ = ["moto_bucket", "moto_endpoint", "moto_table", "radosgw_bucket"]

@@ -1,0 +1,127 @@
+"""A Terraform that finds the stand-in provider and nothing else, and the plans the tests look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import aws
+from tests.terraform.cloud import Cloud, make
+
+ROOT = Path(__file__).parents[2]
+MODULE = ROOT / "terraform"
+EXAMPLES = ("minimal", "complete", "existing-vpc")
+PYTHON = ROOT / ".venv-infra" / "bin" / "python"
+"""Has what the stand-in needs: its protobuf is older than the one that Anki's package wants."""
+
+PROVIDER = Path(__file__).parent / "stub_provider" / "provider.py"
+VERSION = "6.25.0"
+PLATFORM = "linux_arm64" if os.uname().machine == "aarch64" else "linux_amd64"
+REGISTRY = "registry.terraform.io"  # part of a provider's name; nothing is fetched from it
+MINIMAL = {
+    "domain_name": "sync.example.com",
+    "zone_id": "Z0123456789ABCDEFGHIJ",
+    "image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd:0.1.0",
+}
+
+
+@dataclass(frozen=True)
+class Terraform:
+    """The program, in a copy of the module."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def __call__(self, *words: str, at: str = ".", fine: tuple[int, ...] = (0,)) -> str:
+        done = subprocess.run(
+            ["terraform", *words],
+            cwd=self.folder / at,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode in fine, f"{words} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def plan(self, at: str) -> dict:
+        """The plan of an example as `terraform show -json` gives it."""
+        variables = [f"-var={name}={value}" for name, value in MINIMAL.items()] if at == "minimal" else []
+        self("plan", "-out=plan", *variables, at=f"examples/{at}")
+        return json.loads(self("show", "-json", "plan", at=f"examples/{at}"))
+
+    def apply(self, at: str) -> dict:
+        """The state after an apply."""
+        self.plan(at)
+        self("apply", "plan", at=f"examples/{at}")
+        return json.loads(self("show", "-json", at=f"examples/{at}"))
+
+
+@pytest.fixture(scope="session")
+def terraform(tmp_path_factory) -> Terraform:
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not on this machine")
+    if not PYTHON.exists():
+        pytest.skip("the stand-in provider has no environment; `make test-infra` makes it")
+    folder = tmp_path_factory.mktemp("terraform")
+    shutil.copytree(MODULE, folder / "module", ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
+    plugin = (
+        folder
+        / "mirror"
+        / REGISTRY
+        / "hashicorp"
+        / "aws"
+        / VERSION
+        / PLATFORM
+        / f"terraform-provider-aws_v{VERSION}"
+    )
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(f'#!/bin/sh\nexec "{PYTHON}" -W ignore "{PROVIDER}" "$@"\n')
+    plugin.chmod(0o755)
+    settings = folder / "terraformrc"
+    settings.write_text(
+        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{folder / "mirror"}"\n  }}\n}}\n'
+    )
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "TF_CLI_CONFIG_FILE": str(settings),
+        "TF_IN_AUTOMATION": "1",
+        "TF_CLI_ARGS": "-no-color",
+        "CHECKPOINT_DISABLE": "1",
+    }
+    program = Terraform(folder / "module", environment)
+    program("init")
+    for example in EXAMPLES:
+        program("init", at=f"examples/{example}")
+    return program
+
+
+@pytest.fixture(scope="session")
+def plans(terraform) -> dict[str, dict]:
+    return {example: terraform.plan(example) for example in EXAMPLES}
+
+
+@pytest.fixture(scope="session")
+def applied(terraform) -> dict:
+    """The minimal example's state; the folder's own life goes on in other tests."""
+    shutil.copytree(
+        terraform.folder / "examples/minimal", terraform.folder / "examples/applied", symlinks=True
+    )
+    variables = [f"-var={name}={value}" for name, value in MINIMAL.items()]
+    terraform("apply", "-auto-approve", *variables, at="examples/applied")
+    return json.loads(terraform("show", "-json", at="examples/applied"))
+
+
+@pytest.fixture(scope="session")
+def cloud(applied) -> Iterator[Cloud]:
+    """moto with what the plan declares; every call needs a right of the task's role."""
+    with aws.moto() as endpoint:
+        yield make(applied, endpoint)

@@ -1,0 +1,88 @@
+"""The module and its examples, through the whole life of a service, against the stand-in provider."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.terraform.conftest import EXAMPLES, MINIMAL, MODULE
+from tests.terraform.plans import resources
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_every_file_is_formatted(terraform):
+    terraform("fmt", "-check", "-recursive")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_are_valid(terraform, example):
+    terraform("validate", at=f"examples/{example}")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_applied_once_and_then_at_rest_until_it_is_destroyed(terraform, example):
+    variables = [f"-var={name}={value}" for name, value in MINIMAL.items()] if example == "minimal" else []
+    state = terraform.apply(example)
+    assert len(resources(state)) > 60
+    terraform("plan", "-detailed-exitcode", *variables, at=f"examples/{example}")  # 2 would be a change
+    terraform("destroy", "-auto-approve", *variables, at=f"examples/{example}")
+    assert "values" not in json.loads(terraform("show", "-json", at=f"examples/{example}"))
+
+
+def test_every_variable_refuses_nonsense_and_every_switch_works(terraform):
+    output = terraform("test")
+    passed = re.search(r"Success! (\d+) passed, 0 failed", output)
+    assert passed and int(passed[1]) >= 49, output
+
+
+def test_every_variable_and_output_is_described_and_typed():
+    for name in ("variables.tf", "outputs.tf"):
+        blocks = re.findall(
+            r'^(variable|output) "(\w+)" \{\n(.*?)^\}', (MODULE / name).read_text(), re.M | re.S
+        )
+        assert blocks
+        for kind, variable, body in blocks:
+            assert "description" in body, variable
+            assert kind == "output" or re.search(r"^  type +=", body, re.M), variable
+
+
+def test_every_variable_with_rules_has_a_case_that_breaks_them():
+    text = (MODULE / "variables.tf").read_text()
+    with_rules = {
+        name
+        for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.M | re.S)
+        if "validation {" in body
+    }
+    broken = set(
+        re.findall(r"expect_failures = \[var\.(\w+)\]", (MODULE / "tests/variables.tftest.hcl").read_text())
+    )
+    assert with_rules == broken
+
+
+@pytest.mark.parametrize(
+    ("mistake", "complaint"),
+    [
+        ('resource "aws_s3_bucke" "x" {}', "Invalid resource type"),
+        ('resource "aws_s3_bucket" "x" {\n  buckett = "x"\n}', "Unsupported argument"),
+        ('resource "aws_iam_policy" "x" {}', "Missing required argument"),
+        ('resource "aws_lb" "x" {\n  idle_timeout = "long"\n}', "Incorrect attribute value type"),
+        ('resource "aws_dynamodb_table" "x" {\n  name = "x"\n  ttl {}\n  ttl {}\n}', "Too many ttl blocks"),
+        ('output "x" {\n  value = aws_lb.y.dns\n}\nresource "aws_lb" "y" {}', "Unsupported attribute"),
+    ],
+)
+def test_the_stand_in_refuses_what_the_schema_does_not_know(terraform, tmp_path, mistake, complaint):
+    (tmp_path / "versions.tf").write_text((MODULE / "versions.tf").read_text())
+    (tmp_path / "main.tf").write_text(mistake + "\n")
+    terraform("init", at=str(tmp_path))
+    answer = json.loads(terraform("validate", "-json", at=str(tmp_path), fine=(1,)))
+    assert complaint in {found["summary"] for found in answer["diagnostics"]}
+
+
+def test_the_readmes_tables_are_current():
+    done = subprocess.run([sys.executable, MODULE / "docs.py", "--check"], timeout=30, check=False)
+    assert done.returncode == 0, "run python3 terraform/docs.py"

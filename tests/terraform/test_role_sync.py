@@ -1,0 +1,121 @@
+"""Whole servers with the task's environment and the task's rights, on what the plan declares."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.device import NEWEST, Device, Pool, assert_same
+from tests.support import aws, servers
+from tests.support.servers import Server, User
+from tests.terraform.cloud import PASSWORD, Cloud, make
+from tests.terraform.plans import resources
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+ALICE = User("alice", PASSWORD)
+OF_THE_MACHINE = {"ANKISYNCD_HOST", "ANKISYNCD_PORT", "HOME", "TMPDIR"}
+
+
+def container(applied: dict, family: str) -> dict:
+    (found,) = [
+        resource["values"]
+        for resource in resources(applied)
+        if resource["type"] == "aws_ecs_task_definition" and resource["name"] == family
+    ]
+    (container,) = json.loads(found["container_definitions"])
+    return container
+
+
+def environment(applied: dict, cloud: Cloud, folder: Path, family: str = "server") -> dict[str, str]:
+    """What the task gets; the engine's address and ids, and this machine's folders, take the place of AWS's."""
+    declared = {pair["name"]: pair["value"] for pair in container(applied, family)["environment"]}
+    assert declared["ANKISYNCD_S3_BUCKET"] == cloud.bucket
+    assert declared["ANKISYNCD_DYNAMODB_TABLE"] == cloud.table
+    secrets = [secret["name"] for secret in container(applied, family)["secrets"]]
+    assert secrets == ["COGNITO_CLIENT_SECRET"]
+    declared = {name: value for name, value in declared.items() if name not in OF_THE_MACHINE}
+    return declared | {
+        "ANKISYNCD_DATA_ROOT": str(folder),
+        "ANKISYNCD_CACHE_DIR": str(folder / "cache"),
+        "COGNITO_USER_POOL_ID": cloud.pool_id,
+        "COGNITO_CLIENT_ID": cloud.client_id,
+        "COGNITO_CLIENT_SECRET": cloud.client_secret,
+        "AWS_ENDPOINT_URL": cloud.endpoint,
+        "AWS_ACCESS_KEY_ID": cloud.role.access_key,
+        "AWS_SECRET_ACCESS_KEY": cloud.role.secret_key,
+        "AWS_SESSION_TOKEN": cloud.role.token,
+    }
+
+
+@pytest.fixture(scope="module")
+def cloud(applied) -> Iterator[Cloud]:
+    """One of its own: maintenance looks at every head, and the contracts leave some without objects."""
+    with aws.moto() as endpoint:
+        yield make(applied, endpoint)
+
+
+@pytest.fixture
+def start(applied, cloud, tmp_path) -> Iterator[Callable[[str], Server]]:
+    """Starts tasks; each has an empty disk."""
+    running = []
+
+    def start(name: str) -> Server:
+        folder = tmp_path / name
+        running.append(servers.start(servers.OURS, folder, [], environment(applied, cloud, folder)))
+        return running[-1]
+
+    yield start
+    for server in running:
+        assert server.stop() == 0
+
+
+@pytest.fixture
+def make_device(tmp_path) -> Iterator[Callable[[str], Device]]:
+    pool, devices = Pool(tmp_path), []
+
+    def make(url: str) -> Device:
+        device = Device(pool, NEWEST, tmp_path / f"device{len(devices)}")
+        devices.append(device)
+        device.log_in(url, ALICE)
+        return device
+
+    yield make
+    for device in devices:
+        device.end()
+    pool.end()
+
+
+def test_devices_sync_over_two_tasks_and_maintenance_works(start, make_device, applied, cloud, tmp_path):
+    first, second = start("first"), start("second")
+    a, b = make_device(first.url), make_device(second.url)
+    a.add_notes([["one", "1"], ["two", "2"]])
+    a.first_upload()
+    b.first_download()
+    for number in range(3):
+        b.add_notes([[f"note {number}", "back"]])
+        b.settle()
+        a.settle()
+    a.sync_media()
+    assert_same(a, b)
+    assert container(applied, "maintain")["command"] == ["ankisyncctl", "maintain"]
+    env = servers.environment([], tmp_path, 1, environment(applied, cloud, tmp_path / "maintain", "maintain"))
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "maintain"],
+        env=env, cwd=servers.REPOSITORY, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "databases," in done.stdout
+    log = first.log + second.log
+    assert '"status":503' not in log
+    assert "AccessDenied" not in log
+
+
+def test_a_server_without_rights_says_so_at_its_start(applied, cloud, tmp_path):
+    env = environment(applied, cloud, tmp_path / "denied") | {"AWS_SECRET_ACCESS_KEY": "wrong" * 8}
+    with pytest.raises(AssertionError, match="did not start"):
+        servers.start(servers.OURS, tmp_path / "denied", [], env)

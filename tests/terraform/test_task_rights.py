@@ -1,0 +1,197 @@
+"""The task's role: what it is refused, what it needs, and that it has nothing that nobody uses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+
+from app.auth.cognito import CognitoDirectory, CognitoPool
+from app.auth.dynamodb import DynamoHostKeys, DynamoTable
+from app.errors import AuthError
+from storage.errors import StorageError
+from storage.heads.dynamodb import DynamoHeadStore
+from storage.objects.s3 import S3ObjectStore
+from tests.contracts.test_host_keys import Clock, make_record
+from tests.support.records import collection_of, flip_of, new_session
+from tests.terraform import cloud as engine
+from tests.terraform.cloud import is_allowed
+from tests.terraform.plans import resources
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+REFUSED = [
+    ("s3", "list_buckets", {}),
+    ("s3", "create_bucket", {"Bucket": "another-bucket"}),
+    ("s3", "delete_bucket", {"Bucket": "BUCKET"}),
+    ("s3", "put_bucket_policy", {"Bucket": "BUCKET", "Policy": "{}"}),
+    ("s3", "delete_bucket_policy", {"Bucket": "BUCKET"}),
+    ("s3", "put_bucket_versioning", {"Bucket": "BUCKET", "VersioningConfiguration": {"Status": "Suspended"}}),
+    (
+        "s3",
+        "put_bucket_lifecycle_configuration",
+        {"Bucket": "BUCKET", "LifecycleConfiguration": {"Rules": []}},
+    ),
+    ("s3", "put_bucket_acl", {"Bucket": "BUCKET", "ACL": "public-read"}),
+    ("s3", "list_object_versions", {"Bucket": "BUCKET"}),
+    ("s3", "get_object_acl", {"Bucket": "BUCKET", "Key": "v1/a"}),
+    ("s3", "put_object_acl", {"Bucket": "BUCKET", "Key": "v1/a", "ACL": "public-read"}),
+    ("s3", "put_object", {"Bucket": "another-bucket", "Key": "v1/a", "Body": b""}),
+    ("s3", "get_object", {"Bucket": "another-bucket", "Key": "v1/a"}),
+    ("s3", "list_objects_v2", {"Bucket": "another-bucket"}),
+    ("dynamodb", "scan", {"TableName": "TABLE"}),
+    ("dynamodb", "delete_table", {"TableName": "TABLE"}),
+    ("dynamodb", "update_table", {"TableName": "TABLE", "DeletionProtectionEnabled": False}),
+    ("dynamodb", "create_backup", {"TableName": "TABLE", "BackupName": "copy"}),
+    ("dynamodb", "list_tables", {}),
+    ("cognito-idp", "list_users", {"UserPoolId": "POOL"}),
+    ("cognito-idp", "admin_create_user", {"UserPoolId": "POOL", "Username": "mallory"}),
+    ("cognito-idp", "admin_delete_user", {"UserPoolId": "POOL", "Username": "alice"}),
+    (
+        "cognito-idp",
+        "admin_set_user_password",
+        {"UserPoolId": "POOL", "Username": "alice", "Password": "Mallory-1234"},
+    ),
+    ("cognito-idp", "describe_user_pool_client", {"UserPoolId": "POOL", "ClientId": "x"}),
+    ("cognito-idp", "delete_user_pool", {"UserPoolId": "POOL"}),
+    ("iam", "list_roles", {}),
+    ("iam", "create_access_key", {}),
+    ("sts", "assume_role", {"RoleArn": "arn:aws:iam::123456789012:role/admin", "RoleSessionName": "other"}),
+]
+OTHER_PLACES = [
+    ("dynamodb:GetItem", "arn:aws:dynamodb:eu-central-1:123456789012:table/another"),
+    ("dynamodb:PutItem", "arn:aws:dynamodb:eu-central-1:210987654321:table/ankisyncd-heads"),
+    ("dynamodb:UpdateItem", "arn:aws:dynamodb:eu-central-1:123456789012:table/ankisyncd-heads-copy"),
+    ("s3:GetObject", "arn:aws:s3:::another-bucket/v1/a"),
+    ("s3:ListBucket", "arn:aws:s3:::another-bucket"),
+    (
+        "cognito-idp:AdminInitiateAuth",
+        "arn:aws:cognito-idp:eu-central-1:123456789012:userpool/eu-central-1_other",
+    ),
+    ("secretsmanager:GetSecretValue", "arn:aws:secretsmanager:eu-central-1:123456789012:secret:ankisyncd"),
+    ("kms:Decrypt", "arn:aws:kms:eu-central-1:123456789012:key/1"),
+]
+
+
+@pytest.mark.parametrize(("service", "operation", "parameters"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_the_server_has_no_business_with_is_refused(cloud, service, operation, parameters):
+    real = {"BUCKET": cloud.bucket, "TABLE": cloud.table, "POOL": cloud.pool_id}
+    given = {
+        name: real.get(value, value) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
+    with pytest.raises(ClientError) as caught:
+        getattr(cloud.client(service, keys=cloud.role), operation)(**given)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+@pytest.mark.parametrize(("action", "resource"), OTHER_PLACES)
+def test_the_same_action_on_another_resource_is_refused(cloud, action, resource):
+    """moto weighs resources for S3 alone, so the document is read here as IAM reads it."""
+    assert not is_allowed(cloud.policy, action, resource)
+
+
+def test_a_wrong_secret_opens_nothing(cloud):
+    forged = engine.Keys(cloud.role.access_key, "wrong" * 8, cloud.role.token)
+    with pytest.raises(ClientError) as caught:
+        cloud.client("s3", keys=forged).list_objects_v2(Bucket=cloud.bucket)
+    assert caught.value.response["Error"]["Code"] == "SignatureDoesNotMatch"
+
+
+def test_every_right_is_used_and_no_use_lacks_its_right(cloud, tmp_path):
+    cloud.calls.clear()
+    _use_the_bucket(cloud, tmp_path)
+    _use_the_table(cloud)
+    _use_the_pool(cloud)
+    used = {action for action, _ in cloud.calls}
+    granted = set()
+    for statement in cloud.policy["Statement"]:
+        actions = statement["Action"]
+        granted |= {actions} if isinstance(actions, str) else set(actions)
+    assert used == granted
+
+
+def _use_the_bucket(cloud, tmp_path) -> None:
+    client = cloud.client("s3")
+    objects = S3ObjectStore(client, cloud.bucket, "")
+    objects.put("v1/rights/a", b"content")
+    assert objects.read("v1/rights/a") == b"content"
+    assert [stat.key for stat in objects.list("v1/rights")] == ["v1/rights/a"]
+    objects.delete(["v1/rights/a"])
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    objects.put_file("v1/rights/large", large)
+    assert objects.find("v1/rights/large").size_bytes == (64 << 20) + 1
+
+    def cut(request, **_):
+        raise ConnectionError
+
+    client.meta.events.register_first("before-send.s3.UploadPart", cut)
+    with pytest.raises((StorageError, ConnectionError)):
+        objects.put_file("v1/rights/cut", large)
+    client.meta.events.unregister("before-send.s3.UploadPart", cut)
+
+
+def _use_the_table(cloud) -> None:
+    client = cloud.client("dynamodb")
+    heads, database = DynamoHeadStore(client, cloud.table), collection_of("u-rights")
+    head = heads.open_session(database, new_session("session"))
+    heads.flip(database, flip_of(0, head.token))
+    assert database in list(heads.list())
+    heads.delete(database)
+    clock = Clock()
+    keys, record = DynamoHostKeys(DynamoTable(client, cloud.table), clock), make_record(clock)
+    keys.add(record)
+    assert keys.find(record.hash) == record
+    keys.revoke(record.hash)
+    # what a start looks at, and what maintenance reads many heads with
+    assert client.describe_table(TableName=cloud.table)["Table"]["TableName"] == cloud.table
+    assert client.batch_get_item(RequestItems={cloud.table: {"Keys": [{"pk": {"S": "none"}}]}})["Responses"]
+
+
+def _use_the_pool(cloud) -> None:
+    directory = CognitoDirectory(
+        cloud.client("cognito-idp"), CognitoPool(cloud.pool_id, cloud.client_id, cloud.client_secret)
+    )
+    identity = directory.verify("alice", engine.PASSWORD)
+    assert directory.confirm(identity) == identity
+    with pytest.raises(AuthError):
+        directory.verify("nobody", "wrong-password")
+    with pytest.raises(ClientError) as caught:  # the server's answer to a code; moto knows no such session
+        cloud.client("cognito-idp").admin_respond_to_auth_challenge(
+            UserPoolId=cloud.pool_id,
+            ClientId=cloud.client_id,
+            ChallengeName="SOFTWARE_TOKEN_MFA",
+            Session="x" * 20,
+            ChallengeResponses={"USERNAME": "alice"},
+        )
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+
+
+def test_the_bucket_and_the_table_are_as_declared(cloud, applied):
+    table = engine.client("dynamodb", cloud.endpoint, cloud.role).describe_table(TableName=cloud.table)[
+        "Table"
+    ]
+    assert {index["IndexName"] for index in table["GlobalSecondaryIndexes"]} == {"listing"}
+    assert table["DeletionProtectionEnabled"]
+    assert json.dumps(cloud.policy).count("arn:aws:s3:::" + cloud.bucket) == 2
+
+
+def test_the_bucket_refuses_everybody_without_a_current_tls(applied, cloud):
+    """moto cannot weigh conditions, so the document is read."""
+    (document,) = [
+        found["values"]["policy"] for found in resources(applied) if found["type"] == "aws_s3_bucket_policy"
+    ]
+    refused = {}
+    for statement in json.loads(document)["Statement"]:
+        assert statement["Effect"] == "Deny"
+        assert statement["Principal"] in ("*", {"AWS": "*"})
+        assert statement["Action"] == "s3:*"
+        assert set(statement["Resource"]) == {
+            f"arn:aws:s3:::{cloud.bucket}",
+            f"arn:aws:s3:::{cloud.bucket}/*",
+        }
+        refused |= statement["Condition"]
+    assert refused == {"Bool": {"aws:SecureTransport": "false"}, "NumericLessThan": {"s3:TlsVersion": "1.2"}}
