@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Final
@@ -36,6 +38,8 @@ _READS: Final = 3
 _READS_AT_ONCE: Final = 32
 _ATTEMPTS: Final = 40
 """Each lost attempt is another writer's success; so many in a row on one record mean a fault."""
+_LONGEST_PAUSE: Final = 0.2
+"""Seconds between attempts at most: writers in step with one another would starve the slowest."""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -150,7 +154,7 @@ class S3HeadStore:
         """
         record = self._read(database)
         attempted: set[bytes] = set()
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             before = _head(record)
             if before is not None and attempted and landed(before):
                 return before
@@ -167,7 +171,10 @@ class S3HeadStore:
                 return again.head
             if isinstance(fault, Unavailable) and not landed(_head(again)):
                 raise fault
-            self._learn_etags(fault, record, again)
+            if not self._learn_etags(fault, record, again):
+                longest = min(_LONGEST_PAUSE, 0.002 * 2**attempt)
+                time.sleep(random.uniform(0, longest))  # noqa: S311  nothing to guess
+                again = self._read(database)
             record = again
         raise Unavailable(f"{database}: no agreement on the record")
 
@@ -230,15 +237,17 @@ class S3HeadStore:
     def _spelt(self, etag: str) -> str:
         return etag.strip('"') if self._bare_etags else etag
 
-    def _learn_etags(self, fault: StorageError, read: _Record | None, again: _Record | None) -> None:
+    def _learn_etags(self, fault: StorageError, read: _Record | None, again: _Record | None) -> bool:
         """A record that nobody changed lost no race: the store wants ETags spelt without quotes.
 
-        Source: Ceph's radosgw 16, which compares `If-Match` with the bare ETag.
+        Whether that was so. Source: Ceph's radosgw 16, which compares `If-Match` with the bare ETag.
         """
         failure = fault.__cause__
         refused = isinstance(failure, ClientError) and status_of(failure) == 412
         if refused and read is not None and again is not None and read.etag == again.etag:
             self._bare_etags = not self._bare_etags
+            return True
+        return False
 
 
 _LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
