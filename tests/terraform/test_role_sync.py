@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.device import NEWEST, Device, Pool, assert_same
+from tests.conformance.device import NEWEST, ClientError, Device, Pool, assert_same
 from tests.support import aws, servers
 from tests.support.servers import Server, User
 from tests.terraform.cloud import PASSWORD, Cloud, make
@@ -153,6 +153,34 @@ def test_an_earlier_version_is_brought_back_with_the_tasks_rights(
     assert device.rows("select sfld from notes") == [["kept"]]
     assert [found[0] for found in device.media()] == ["kept.txt"]
     assert "AccessDenied" not in server.log
+
+
+def test_devices_are_listed_and_logged_out_with_the_tasks_rights(
+    start, make_device, applied, cloud, tmp_path
+):
+    server = start("server")
+    a, b = make_device(server.url), make_device(server.url)
+    control = Control(applied, cloud, tmp_path / "maintain")
+    everybody = json.loads(control("key", "list", "--json"))
+    (user,) = {row["user"] for row in everybody}
+    newest = json.loads(control("key", "list", user, "--json"))[-2:]
+    assert newest == everybody[-2:]
+    assert all(row["client"] and row["created_ms"] for row in newest)
+    assert "Revoked the key" in control("key", "revoke", newest[0]["id"])
+    other = start("other")  # the first one remembers keys for a while
+    a.endpoint(other.url)
+    with pytest.raises(ClientError, match=r"(?i)auth|password|logged"):
+        a.sync()
+    b.endpoint(other.url)
+    assert b.sync() in {"no changes", "full", "download", "upload"}
+    assert f"Revoked {len(everybody) - 1} keys of {user}" in control("key", "revoke", "--user", user)
+    assert json.loads(control("key", "list", "--json")) == []
+    third = start("third")
+    b.endpoint(third.url)
+    with pytest.raises(ClientError, match=r"(?i)auth|password|logged"):
+        b.sync()
+    a.log_in(third.url, ALICE)
+    a.sync()
 
 
 def test_the_command_for_administrators_is_one_that_a_shell_and_ecs_understand(applied, tmp_path):
