@@ -17,7 +17,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from app.auth import s3 as keys_s3
 from app.auth.attempts import Limits as LoginLimits
 from app.auth.cognito import CognitoDirectory
-from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoHostKeys, DynamoLoginAttempts, DynamoTable
+from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoHostKeys, DynamoLoginAttempts
+from app.auth.dynamotable import DynamoTable
 from app.auth.hostkeys import HostKeys
 from app.config import CloudSettings, CognitoSettings, Heads, Settings
 from storage.heads import dynamodb as heads_dynamodb

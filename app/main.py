@@ -135,6 +135,7 @@ class Stores:
     """For media indexes: held by whoever works on one."""
     upkeep: Upkeep
     due: DueQueue
+    limits: Limits
     ahead: WriteAhead | None
     """Of the local store alone."""
 
@@ -197,7 +198,7 @@ def build_stores(
         locks=locks,
         limits=limits,
     )
-    return Stores(heads, databases, blobs, locks, upkeep, due, ahead)
+    return Stores(heads, databases, blobs, locks, upkeep, due, limits, ahead)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,13 @@ output "log_group" {
   value       = aws_cloudwatch_log_group.server.name
 }
 
+output "admin_command" {
+  description = "Command that runs ankisyncctl as a task, with the server's role and network; its answer goes to the log group."
+  value       = <<-EOT
+    aws ecs run-task --cluster ${aws_ecs_cluster.this.name} --task-definition ${aws_ecs_task_definition.maintain.family} --launch-type FARGATE --network-configuration '${jsonencode({ awsvpcConfiguration = { subnets = local.task_subnet_ids, securityGroups = [aws_security_group.tasks.id], assignPublicIp = local.tasks_are_public ? "ENABLED" : "DISABLED" } })}' --overrides '${jsonencode({ containerOverrides = [{ name = "maintain", command = ["ankisyncctl", "status"] }] })}'
+  EOT
+}
+
 output "first_user" {
   description = "Commands that make the first user; Anki cannot answer a forced change of password, so it is set for good."
   value       = <<-EOT

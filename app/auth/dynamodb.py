@@ -6,14 +6,15 @@ attribute `expires` (s); DynamoDB removes them days late, so the code compares t
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable, Iterator
-from typing import Any
-
-from botocore.exceptions import BotoCoreError, ClientError
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from app.auth.attempts import Attempt, Limits, bucket_of, network_of
+from app.auth.dynamotable import DynamoTable, Item
 from app.auth.hostkeys import KeyRecord
+from app.auth.keyrings import KeyRings, RingEntry, entry_of
+from app.auth.remembered import RememberedKeys
 from app.auth.users import normal_name
 from app.errors import RateLimited, ServiceUnavailable
 from storage.types import UserId
@@ -25,102 +26,21 @@ _DAY_MS = 24 * 60 * 60 * 1000
 IDLE_MS = 400 * _DAY_MS
 """A key that was not used for so long ends."""
 TTL_ATTRIBUTE = "expires"
-
-
-class DynamoTable:
-    """One table with the string key `pk`; turns the SDK's errors into the app's.
-
-    `client`: a boto3 client "dynamodb" with short timeouts.
-    """
-
-    def __init__(self, client: Any, table: str) -> None:
-        self._client, self._table = client, table
-
-    def find(self, key: str) -> dict[str, Any] | None:
-        """The item, consistently read."""
-        answer = self._call("get_item", Key={"pk": {"S": key}}, ConsistentRead=True)
-        item: dict[str, Any] | None = answer.get("Item") if answer else None
-        return item
-
-    def put(self, item: dict[str, Any]) -> bool:
-        """Write an item; False if there is one of that key."""
-        return self._call("put_item", Item=item, ConditionExpression="attribute_not_exists(pk)") is not None
-
-    def delete(self, key: str) -> bool:
-        """Delete an item; False where there was none."""
-        condition = "attribute_exists(pk)"
-        return self._call("delete_item", Key={"pk": {"S": key}}, ConditionExpression=condition) is not None
-
-    def update(
-        self, key: str, change: str, condition: str, values: dict[str, Any], names: dict[str, str]
-    ) -> bool:
-        """Change an item; False where the condition does not hold."""
-        answer = self._call(
-            "update_item",
-            Key={"pk": {"S": key}}, UpdateExpression=change, ConditionExpression=condition,
-            ExpressionAttributeValues=values, ExpressionAttributeNames=names,
-        )  # fmt: skip
-        return answer is not None
-
-    def scan(self, prefix: str) -> Iterator[dict[str, Any]]:
-        """All items whose key begins with `prefix`: reads the whole table; for administration only."""
-        start: dict[str, Any] = {}
-        while True:
-            answer = self._call(
-                "scan",
-                FilterExpression="begins_with(pk, :prefix)",
-                ExpressionAttributeValues={":prefix": {"S": prefix}}, ConsistentRead=True, **start,
-            )  # fmt: skip
-            yield from answer["Items"] if answer else ()
-            if not answer or "LastEvaluatedKey" not in answer:
-                return
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-
-    def _call(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
-        """The answer; None where the condition does not hold."""
-        try:
-            answer: dict[str, Any] = getattr(self._client, operation)(TableName=self._table, **parameters)
-        except ClientError as exc:
-            code = exc.response["Error"]["Code"]
-            if code == "ConditionalCheckFailedException":
-                return None
-            raise ServiceUnavailable(f"DynamoDB: {code}") from exc
-        except BotoCoreError as exc:
-            raise ServiceUnavailable(f"DynamoDB does not answer: {type(exc).__name__}") from exc
-        return answer
-
-
-class RememberedKeys:
-    """Keys that a process has found a short while ago, the latest `most` of them."""
-
-    def __init__(self, remember_ms: int, most: int = 10_000) -> None:
-        self._remember_ms, self._most = remember_ms, most
-        self._kept: dict[bytes, tuple[int, KeyRecord]] = {}
-
-    def find(self, key_hash: bytes, now_ms: int) -> KeyRecord | None:
-        """The record, if it is young enough."""
-        until_ms, record = self._kept.get(key_hash, (0, None))
-        return record if now_ms < until_ms else None
-
-    def add(self, record: KeyRecord, now_ms: int) -> None:
-        """Remember a record as the store has it now."""
-        self.forget(record.hash)
-        while len(self._kept) >= self._most:
-            del self._kept[next(iter(self._kept))]
-        self._kept[record.hash] = (now_ms + self._remember_ms, record)
-
-    def forget(self, key_hash: bytes) -> None:
-        """Ask the store the next time."""
-        self._kept.pop(key_hash, None)
+MOST_KEYS = 1000
+"""Of one user: who logs in more often loses the keys that were used longest ago, a quarter at a time."""
+_LOGIN_MS = _DAY_MS
+"""So long after its time of creation no login is still about to make its key."""
 
 
 class DynamoHostKeys:
     """See `app.auth.hostkeys.HostKeys`. A process may know of a revocation `remember_ms` late.
 
     That is what keeps a sync of seven requests at one read; a key not used for `idle_ms` ends.
+    Keys are listed by `app.auth.keyrings`; one from before there were rings is entered when it is next
+    touched, and works before that too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name
         self,
         table: DynamoTable,
         clock_ms: Callable[[], int],
@@ -128,14 +48,20 @@ class DynamoHostKeys:
         idle_ms: int = IDLE_MS,
         remember_ms: int = 30 * 1000,
         remember_count: int = 10_000,
+        most_keys: int = MOST_KEYS,
     ) -> None:
         self._table, self._clock_ms = table, clock_ms
-        self._idle_ms = idle_ms
+        self._rings = KeyRings(table)
+        self._idle_ms, self._most_keys = idle_ms, most_keys
         self._remembered = RememberedKeys(remember_ms, remember_count)
 
     def add(self, record: KeyRecord) -> None:
+        entries = self._rings.enter(record)
         # An item that is there already is our own, from a try whose answer was lost.
         self._table.put(self._item_of(record))
+        if len(entries) > self._most_keys:
+            with contextlib.suppress(ServiceUnavailable):  # the next login does it
+                self._thin_out(record.user, entries)
 
     def find(self, key_hash: bytes) -> KeyRecord | None:
         now_ms = self._clock_ms()
@@ -158,28 +84,75 @@ class DynamoHostKeys:
             ":expires": {"N": str(self._expires_s(record))},
         }
         change = "SET used_ms = :used, checked_ms = :checked, sealed = :sealed, expires = :expires"
-        if self._table.update(_key_of(record.hash), change, "attribute_exists(#pk)", values, {"#pk": "pk"}):
-            self._remembered.add(record, self._clock_ms())
-        else:
+        item = self._table.update(_key_of(record.hash), change, values, condition="attribute_exists(pk)")
+        if item is None:
             self._remembered.forget(record.hash)
+            return
+        self._remembered.add(record, self._clock_ms())
+        if "listed" not in item:
+            self._rings.enter(record)
+            listed = {":yes": {"BOOL": True}}
+            self._table.update(
+                _key_of(record.hash), "SET listed = :yes", listed, condition="attribute_exists(pk)"
+            )
 
     def revoke(self, key_hash: bytes) -> bool:
         self._remembered.forget(key_hash)
-        return self._table.delete(_key_of(key_hash))
+        item = self._table.delete(_key_of(key_hash))
+        if item is None:
+            return False
+        record = _record_of(item)
+        self._rings.leave(record.user, [entry_of(record)])
+        return True
 
     def revoke_all(self, user: UserId) -> int:
-        return sum(self.revoke(record.hash) for record in list(self.list(user)))
+        return self._revoke(user, self._rings.find(user))
 
     def list(self, user: UserId | None = None) -> Iterator[KeyRecord]:
+        rings = self._all_rings() if user is None else {user: self._rings.find(user)}
         now_s = self._clock_ms() // 1000
-        items = (item for item in self._table.scan(_KEY_PREFIX) if int(item["expires"]["N"]) > now_s)
-        records = (_record_of(item) for item in items if user is None or item["user"]["S"] == user)
+        items = self._items_of(entry for entries in rings.values() for entry in entries)
+        for owner, entries in rings.items():
+            with contextlib.suppress(ServiceUnavailable):  # who may only read can list all the same
+                self._rings.leave(owner, [entry for entry in entries if self._is_over(entry, items)])
+        records = [_record_of(item) for item in items.values() if int(item["expires"]["N"]) > now_s]
         return iter(sorted(records, key=lambda record: (record.created_ms, record.hash)))
+
+    def _all_rings(self) -> Mapping[UserId, Sequence[RingEntry]]:
+        return self._rings.find_many(self._rings.list_users())
+
+    def _items_of(self, entries: Iterable[RingEntry]) -> dict[str, Item]:
+        return self._table.find_many(_key_of(entry.hash) for entry in entries)
+
+    def _is_over(self, entry: RingEntry, items: dict[str, Item]) -> bool:
+        """Whether the key of an entry, which was looked for, has gone and cannot be about to come."""
+        return _key_of(entry.hash) not in items and entry.created_ms + _LOGIN_MS < self._clock_ms()
+
+    def _revoke(self, user: UserId, entries: Iterable[RingEntry]) -> int:
+        """End keys; their entries leave but those of which the key may be about to come."""
+        count, over = 0, []
+        for entry in entries:
+            self._remembered.forget(entry.hash)
+            is_gone = self._table.delete(_key_of(entry.hash)) is not None
+            count += is_gone
+            if is_gone or self._is_over(entry, {}):
+                over.append(entry)
+        self._rings.leave(user, over)
+        return count
+
+    def _thin_out(self, user: UserId, entries: Sequence[RingEntry]) -> None:
+        """End the keys that were used longest ago, so that the user's item stays small."""
+        items = self._items_of(entries)
+        self._rings.leave(user, [entry for entry in entries if self._is_over(entry, items)])
+        records = sorted((_record_of(item) for item in items.values()), key=lambda record: record.used_ms)
+        kept = self._most_keys - self._most_keys // 4
+        if len(records) > self._most_keys:
+            self._revoke(user, map(entry_of, records[:-kept]))
 
     def _expires_s(self, record: KeyRecord) -> int:
         return (record.used_ms + self._idle_ms) // 1000
 
-    def _item_of(self, record: KeyRecord) -> dict[str, Any]:
+    def _item_of(self, record: KeyRecord) -> Item:
         return {
             "pk": {"S": _key_of(record.hash)},
             "user": {"S": record.user},
@@ -189,6 +162,7 @@ class DynamoHostKeys:
             "checked_ms": {"N": str(record.checked_ms)},
             "sealed": {"B": record.sealed},
             "expires": {"N": str(self._expires_s(record))},
+            "listed": {"BOOL": True},
         }
 
 
@@ -230,17 +204,19 @@ class DynamoLoginAttempts:
 
     def _count(self, bucket: bytes, limit: int, expires_s: int) -> bool:
         values = {":one": {"N": "1"}, ":limit": {"N": str(limit)}, ":expires": {"N": str(expires_s)}}
-        return self._table.update(
+        counted = self._table.update(
             _attempt_key(bucket),
             "ADD #n :one SET expires = :expires",
-            "attribute_not_exists(#n) OR #n < :limit",
             values,
-            {"#n": "attempts"},
+            condition="attribute_not_exists(#n) OR #n < :limit",
+            names={"#n": "attempts"},
         )
+        return counted is not None
 
     def _uncount(self, bucket: bytes) -> None:
         values = {":minus": {"N": "-1"}, ":zero": {"N": "0"}}
-        self._table.update(_attempt_key(bucket), "ADD #n :minus", "#n > :zero", values, {"#n": "attempts"})
+        names = {"#n": "attempts"}
+        self._table.update(_attempt_key(bucket), "ADD #n :minus", values, condition="#n > :zero", names=names)
 
     def _shared_secret(self) -> bytes:
         """Made by whichever process needs it first."""
@@ -261,7 +237,7 @@ def _attempt_key(bucket: bytes) -> str:
     return _ATTEMPT_PREFIX + bucket.hex()
 
 
-def _record_of(item: dict[str, Any]) -> KeyRecord:
+def _record_of(item: Item) -> KeyRecord:
     return KeyRecord(
         hash=bytes.fromhex(item["pk"]["S"].removeprefix(_KEY_PREFIX)),
         user=UserId(item["user"]["S"]),

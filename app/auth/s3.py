@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.auth.dynamodb import RememberedKeys
 from app.auth.hostkeys import KeyRecord
+from app.auth.remembered import RememberedKeys
 from app.errors import ServiceUnavailable
 from storage.types import UserId
 

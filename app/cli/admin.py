@@ -1,4 +1,4 @@
-"""`ankisyncctl`: users, host keys and the upkeep of the store; works beside a running server.
+"""`ankisyncctl`: users, host keys, history and the upkeep of the store; works beside a running server.
 
 Refuses passwords as arguments: other users of the machine could read them.
 """
@@ -17,6 +17,7 @@ from app.auth.hostkeys import KeyRecord
 from app.auth.local import ListedUser
 from app.cli import store
 from app.cli.context import Admin
+from app.cli.history import history
 from app.cli.importing import import_official
 from app.cli.init import init
 from app.cli.output import Row, show
@@ -122,7 +123,7 @@ def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> Non
 
 
 user.add_command(store.erase)
-for command in (store.status, store.doctor, store.maintain, import_official, init):
+for command in (store.status, store.doctor, store.maintain, history, import_official, init):
     cli.add_command(command)
 
 

@@ -100,14 +100,17 @@ class CommitMaker:
         """Commit locally and make the delta, or a snapshot where that is better or due."""
         after = commit_locally(checkout)
         touched = touched_pages(checkout.layout, after)
-        entry = ChainEntry(
-            EntryKind.DELTA, head.version + 1, head.version + 1, head.token, nonce, 0, b"",
-            after.page_size, after.page_count, 0, (commit.commit_id,), commit.now_ms,
-        )  # fmt: skip
+        entry = _next_entry(head, commit, nonce, after)
         deltas = len(head.chain) - 1
         if 2 * len(touched) > after.page_count or deltas >= self._limits.chain_deltas:
             return self._whole(checkout, after, touched, entry)
         return self._delta(checkout, after, touched, entry)
+
+    def make_whole(self, checkout: Checkout, head: Head, commit: Commit, nonce: str) -> Made:
+        """Commit locally and make a snapshot, whatever version the checkout was of."""
+        after = commit_locally(checkout)
+        touched = touched_pages(checkout.layout, after)
+        return self._whole(checkout, after, touched, _next_entry(head, commit, nonce, after))
 
     def _whole(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
         with (
@@ -177,6 +180,14 @@ class CommitMaker:
             digest = writer.finish(entry.checksum)
             made = proven(entry, writer.size_bytes, digest, entry.checksum)
             return Made(made, sink.content(), image.layout)
+
+
+def _next_entry(head: Head, commit: Commit, nonce: str, after: Layout) -> ChainEntry:
+    """The entry of the version after the head's, as a delta; what its object is like is not known yet."""
+    return ChainEntry(
+        EntryKind.DELTA, head.version + 1, head.version + 1, head.token, nonce, 0, b"",
+        after.page_size, after.page_count, 0, (commit.commit_id,), commit.now_ms,
+    )  # fmt: skip
 
 
 def header_of(entry: ChainEntry, parent: int) -> PageHeader:

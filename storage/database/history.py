@@ -6,12 +6,12 @@ Refuses to forget: an entry stays until every object naming it is older than the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from storage.database import keys, sealed
-from storage.errors import Corrupt
+from storage.errors import Corrupt, NotFound
 from storage.objects.base import ObjectStore
 from storage.types import ChainEntry, DatabaseId, EntryKind, Head
 
@@ -71,6 +71,15 @@ class History:
                 if entry.last not in points or at + 1 < len(points[entry.last].chain):
                     points[entry.last] = Point(entry.last, entry.time_ms, chain[: at + 1])
         return sorted(points.values())
+
+
+def find_point(points: Sequence[Point], version: int) -> Point:
+    """The point of a version. Raises: NotFound, which says what there is."""
+    for point in points:
+        if point.version == version:
+            return point
+    kept = f"versions {points[0].version} to {points[-1].version} are kept" if points else "there are none"
+    raise NotFound(f"version {version} is not in the history: {kept}")
 
 
 def _decode(key: str, content: bytes) -> Departure:

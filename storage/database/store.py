@@ -45,6 +45,9 @@ _PLANS = 3
 """How often a checkout reads the head again because compaction and sweep took an object away."""
 
 
+_Make = Callable[[Checkout, Head, Commit, str], Made]
+
+
 def _nobody(_database: DatabaseId) -> None:
     """Where compaction is looked after otherwise."""
 
@@ -203,8 +206,19 @@ class DatabaseStore:
         `head` is the one that the checkout was made for, with the token of the caller's session.
         On any error the checkout is gone. Raises: SessionLost, HeadMoved.
         """
+        return self._commit(checkout, head, commit, self._commits.make)
+
+    def restore(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
+        """Make the state of a checkout of whatever version the next version, as a snapshot.
+
+        `head` is the current one; the version that it names stays in the history. On any error the
+        checkout is gone. Raises: HeadMoved.
+        """
+        return self._commit(checkout, head, commit, self._commits.make_whole)
+
+    def _commit(self, checkout: Checkout, head: Head, commit: Commit, make: _Make) -> Head:
         try:
-            made = self._offload(lambda: self._commits.make(checkout, head, commit, self._nonce()))
+            made = self._offload(lambda: make(checkout, head, commit, self._nonce()))
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
             self._put(checkout.database, made)
@@ -299,13 +313,17 @@ class DatabaseStore:
         """Every version that can be brought back, oldest first, the current one last."""
         return self._history.list_points(database, self.head(database))
 
-    def export(self, database: DatabaseId, point: Point, path: Path) -> None:
-        """Write the file of a version to a new path; `replace` can make it current again.
+    def checkout_point(self, database: DatabaseId, point: Point) -> Checkout:
+        """A working copy of a version of the history; `restore` can make it current again.
 
         Raises NotFound when it is too old by now.
         """
         target = Target(database, point.version, point.chain[-1].checksum, point.chain)
-        checkout = self._assembler.checkout(target, None)
+        return self._assembler.checkout(target, None)
+
+    def export(self, database: DatabaseId, point: Point, path: Path) -> None:
+        """Write the file of a version to a new path. Raises NotFound when it is too old by now."""
+        checkout = self.checkout_point(database, point)
         try:
             self._offload(lambda: self._assembler.write_file(checkout, path))
         finally:

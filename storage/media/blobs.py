@@ -102,6 +102,27 @@ class Blobs:
                 self._objects.put_file(key_of(blob.sha256), blob.content)
         return len(wanted)
 
+    def renew(self, row: FileRow, copy: Path) -> bool:
+        """Make a content young again that a sweep may be about to delete; False if it is lost.
+
+        It is read, compared with its hash, and put anew by way of the file `copy`.
+        """
+        pieces = self.find_stream(row)
+        if pieces is None:
+            return False
+        digester = Digester()
+        try:
+            with copy.open("wb") as file:
+                for piece in pieces:
+                    digester.update(piece)
+                    file.write(piece)
+        except Corrupt:
+            return False
+        if digester.facts().sha256 != row.sha256:
+            return False
+        self.put_new([NewBlob(row.sha256, copy)])
+        return True
+
     def read_many(self, rows: Sequence[FileRow]) -> list[bytes | None]:
         """The whole contents of small files; None for a blob that is lost.
 

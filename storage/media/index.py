@@ -149,6 +149,29 @@ class MediaIndex:
             total_bytes += facts.size_bytes if facts else 0
         self._set_totals(max(usn, last_usn), files, total_bytes)
 
+    def list_files(self) -> Iterator[tuple[str, FileFacts]]:
+        """All files that exist, by USN; lazy."""
+        rows: Any = self._connection.execute(
+            "SELECT name, sha1, sha256, crc32, size FROM files WHERE size > 0 ORDER BY usn"
+        )
+        return ((name, FileFacts(*facts)) for name, *facts in rows)
+
+    def missing_from(self, older: MediaIndex) -> Iterator[tuple[str, FileFacts]]:
+        """The files of an older version that are not here, or with another content; lazy.
+
+        `apply` brings them back, each under a USN of its own, so that devices fetch them, and notes
+        the contents that they take the place of.
+        """
+        return (
+            (name, facts)
+            for name, facts in older.list_files()
+            if (found := self._find(name)) is None or found.sha256 != facts.sha256
+        )
+
+    def added_since(self, older: MediaIndex) -> Iterator[str]:
+        """The names of files that are here, and not in an older version; lazy."""
+        return (name for name, _ in self.list_files() if older._find(name) is None)
+
     def changes_since(self, last_usn: int, limit: int = CHANGES_LIMIT) -> list[tuple[str, int, str]]:
         """(name, usn, sha1 in lower-case hex, "" for a tombstone) with usn > last_usn, ascending.
 

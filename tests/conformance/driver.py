@@ -100,6 +100,16 @@ class Device:
         if self.auth is not None and hasattr(self.auth, "endpoint"):
             self.auth.endpoint = url
 
+    def import_package(self, path):
+        """Replace the collection by a package, as File, Import does; newest clients only."""
+        where, media, backend = self.col.path, self.media_folder(), self.backend
+        media_db = where.replace(".anki2", ".media.db2")
+        self.col.close()
+        backend.import_collection_package(
+            col_path=where, backup_path=path, media_folder=media, media_db=media_db
+        )
+        self.col = Collection(where)
+
     def set_key(self, key):
         self.auth.hkey = key
 
@@ -508,9 +518,12 @@ class Device:
         self.touch_media()
 
     def touch_media(self):
-        """Clients look for changed files only when the folder's time, in seconds for old ones, is another."""
+        """Clients look for changed files only when the folder's time, in seconds for old ones, is another.
+
+        And a file is another one if its time is: so the stamp is never that of a file just written.
+        """
         folder = self.media_folder()
-        self.media_stamp += 2
+        self.media_stamp = max(self.media_stamp + 2, int(time.time()) + 10)
         for entry in os.scandir(folder):
             if entry.stat().st_mtime > self.media_stamp - 12:
                 continue

@@ -7,7 +7,8 @@ import pytest
 from moto import mock_aws
 
 from app.auth.attempts import Limits, LocalLoginAttempts
-from app.auth.dynamodb import DynamoLoginAttempts, DynamoTable
+from app.auth.dynamodb import DynamoLoginAttempts
+from app.auth.dynamotable import DynamoTable
 from app.auth.usersfile import UsersFile
 from app.errors import RateLimited
 from storage.types import run_here

@@ -121,4 +121,8 @@ def size_of(value: dict) -> int:
         return (len(held) + 1) // 2 + 1
     if kind == "L":
         return 3 + sum(1 + size_of(one) for one in held)
+    if kind == "BS":
+        return sum(map(len, held))
+    if kind == "BOOL":
+        return 1
     return len(held)

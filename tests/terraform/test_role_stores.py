@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.auth.dynamodb import DynamoLoginAttempts, DynamoTable
+from app.auth.dynamodb import DynamoLoginAttempts
+from app.auth.dynamotable import DynamoTable
 from storage.heads import dynamodb
 from storage.heads.dynamodb import DynamoHeadStore
 from storage.objects import s3

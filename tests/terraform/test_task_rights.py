@@ -8,7 +8,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from app.auth.cognito import CognitoDirectory, CognitoPool
-from app.auth.dynamodb import DynamoHostKeys, DynamoTable
+from app.auth.dynamodb import DynamoHostKeys
+from app.auth.dynamotable import DynamoTable
 from app.errors import AuthError
 from storage.errors import StorageError
 from storage.heads.dynamodb import DynamoHeadStore
@@ -145,7 +146,9 @@ def _use_the_table(cloud) -> None:
     keys, record = DynamoHostKeys(DynamoTable(client, cloud.table), clock), make_record(clock)
     keys.add(record)
     assert keys.find(record.hash) == record
-    keys.revoke(record.hash)
+    assert record in list(keys.list())
+    assert list(keys.list(record.user)) == [record]
+    assert keys.revoke_all(record.user) == 1
     # what a start looks at, and what maintenance reads many heads with
     assert client.describe_table(TableName=cloud.table)["Table"]["TableName"] == cloud.table
     assert client.batch_get_item(RequestItems={cloud.table: {"Keys": [{"pk": {"S": "none"}}]}})["Responses"]

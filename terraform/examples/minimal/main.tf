@@ -27,6 +27,11 @@ output "endpoint" {
   value       = module.ankisyncd.endpoint
 }
 
+output "admin_command" {
+  description = "Command that runs ankisyncctl as a task."
+  value       = module.ankisyncd.admin_command
+}
+
 output "first_user" {
   description = "How to make the first user."
   value       = module.ankisyncd.first_user

@@ -1,0 +1,151 @@
+"""`ankisyncctl history`: what earlier versions there are, and how to get one back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from app.cli import store
+from app.cli.context import Admin
+from app.cli.output import Row, show
+from app.cli.restoring import Restorer, RestoreRefused
+from app.main import new_nonce, now_ms, scratch_of
+from storage.database.history import Point, find_point
+from storage.types import DatabaseId, DatabaseKind, UserId
+
+_COLUMNS = ("version", "committed_ms", "file_bytes", "stored_bytes", "state")
+
+kind_argument = click.argument(
+    "kind", default=DatabaseKind.COLLECTION.value, type=click.Choice([kind.value for kind in DatabaseKind])
+)
+
+
+@click.group()
+def history() -> None:
+    """Earlier versions of collections and media: everything of the last 30 days."""
+
+
+@history.command("list")
+@click.argument("name")
+@kind_argument
+@store.as_json
+@click.pass_obj
+def list_versions(admin: Admin, name: str, kind: str, *, as_json: bool) -> None:
+    """The versions of the user NAME that can be brought back, oldest first."""
+    database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
+    with _restorer(admin) as restorer:
+        points = restorer.list_points(database)
+    show([_row(point, points[-1].version) for point in points], _COLUMNS, as_json=as_json)
+
+
+@history.command("export")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.pass_obj
+def export(admin: Admin, name: str, version: int, file: str) -> None:
+    """Write the collection of NAME at VERSION to FILE, to look at it; nothing is changed.
+
+    A FILE that ends in .colpkg is a package for File, Import in Anki, without media. Any other is
+    the bare database: Anki opens it as the collection.anki2 of a profile. `-` is standard output.
+    """
+    user = admin.find_user(name).id
+    with _restorer(admin) as restorer, _new_file(file) as target:
+        restorer.export(user, version, file, target)
+
+
+@history.command("restore")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1))
+@kind_argument
+@click.option("--exact", is_flag=True, help="Of media: also remove the files that came later.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, yes: bool) -> None:  # noqa: PLR0913
+    """Make VERSION of NAME's collection, or of its media, the newest one.
+
+    What it replaces stays in the history. After a collection, each device asks for a direction at
+    its next sync: download. Media comes back by itself.
+    """
+    database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
+    if exact and database.kind is DatabaseKind.COLLECTION:
+        raise click.UsageError("--exact is for media")
+    with _restorer(admin) as restorer:
+        point = find_point(restorer.list_points(database), version)
+        if not yes:
+            moment = datetime.fromtimestamp(point.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+            click.confirm(f"Bring back the {kind} of {name} as of {moment} UTC?", abort=True)
+        try:
+            if database.kind is DatabaseKind.COLLECTION:
+                _restore_collection(restorer, database.user, version)
+            else:
+                _restore_media(restorer, database.user, version, exact=exact)
+        except RestoreRefused as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+def _restore_collection(restorer: Restorer, user: UserId, version: int) -> None:
+    head = restorer.restore_collection(user, version)
+    click.echo(
+        f"Version {head.version} is now what version {version} was: {head.stamps['notes']} notes, "
+        f"{head.stamps['cards']} cards. Choose download on each device when it next syncs."
+    )
+    if not head.stamps["cards"]:
+        click.echo("It has no cards: devices that have some will only offer to upload theirs.", err=True)
+
+
+def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: bool) -> None:
+    done = restorer.restore_media(user, version, exact=exact)
+    click.echo(f"{done.back} media files are back, {done.removed} removed; devices follow when they sync.")
+    if done.lost:
+        raise click.ClickException(
+            f"the content of {len(done.lost)} files is not kept any more: " + ", ".join(map(repr, done.lost))
+        )
+
+
+@contextmanager
+def _restorer(admin: Admin) -> Iterator[Restorer]:
+    with admin.stores() as stores:
+        yield Restorer(stores, scratch_of(admin.settings), stores.limits.history_ms, now_ms, new_nonce)
+
+
+@contextmanager
+def _new_file(name: str) -> Iterator[BinaryIO]:
+    """A file that is there whole or not at all, and takes nothing's place; or standard output."""
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    path = Path(name)
+    part = path.with_name(f"{path.name}.{new_nonce()}.part")
+    try:
+        if path.exists():
+            raise FileExistsError(f"{name} exists already")
+        with open(part, "xb", opener=_private) as file:
+            yield file
+        part.rename(path)
+    except OSError as exc:
+        raise click.ClickException(f"{name} cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _row(point: Point, current: int) -> Row:
+    entry = point.chain[-1]
+    return {
+        "version": point.version,
+        "committed_ms": point.time_ms,
+        "file_bytes": entry.page_size * entry.page_count,
+        "stored_bytes": entry.size_bytes,
+        "state": "current" if point.version == current else "kept",
+    }

@@ -1,0 +1,179 @@
+"""Brings versions of the history back: into a file, or as the newest version of a user's database.
+
+Refuses to forget: what is replaced stays in the history and can be brought back the same way.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import msgspec
+
+from app.main import Stores
+from app.media.gate import IndexGate
+from storage.collection.oneway import force_one_way
+from storage.collection.package import write_package
+from storage.database.history import Point, find_point
+from storage.database.store import Checkout, Commit
+from storage.errors import Conflict, Unavailable
+from storage.media.index import FileFacts, FileRow, MediaIndex
+from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
+
+PACKAGE = ".colpkg"
+"""Files with this ending are written as packages, all others as plain SQLite."""
+
+_TRIES = 5
+"""Each conflict means that somebody has begun or finished a sync in between."""
+
+T = TypeVar("T")
+
+
+class RestoreRefused(Exception):
+    """It cannot be brought back; the text says why."""
+
+
+class MediaRestored(msgspec.Struct, frozen=True):
+    """What became of a user's media."""
+
+    back: int
+    """Files that are there again, or have their earlier content again."""
+    removed: int
+    lost: tuple[str, ...]
+    """Names whose content has been swept: they stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restorer:
+    """Works beside running servers; each restore is one commit, whole or not begun.
+
+    `scratch` is a folder for temporary files, `history_ms` how long contents are surely kept.
+    """
+
+    stores: Stores
+    scratch: Path
+    history_ms: int
+    clock_ms: Callable[[], int]
+    nonce: Callable[[], str]
+
+    def list_points(self, database: DatabaseId) -> list[Point]:
+        """Every version that can be brought back, oldest first, the current one last."""
+        return self.stores.databases.history(database)
+
+    def export(self, user: UserId, version: int, name: str, target: BinaryIO) -> None:
+        """Write the collection of a version to an open file, in the form that `name` asks for.
+
+        Raises: NotFound.
+        """
+        database = DatabaseId(user, DatabaseKind.COLLECTION)
+        point = find_point(self.list_points(database), version)
+        with tempfile.TemporaryDirectory(dir=self.scratch, prefix="export-") as folder:
+            path = Path(folder, "collection.anki2")
+            self.stores.databases.export(database, point, path)
+            if name.lower().endswith(PACKAGE):
+                package = Path(folder, "collection.colpkg")
+                write_package(path, package)
+                path = package
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+    def restore_collection(self, user: UserId, version: int) -> Head:
+        """Make a version of the collection the newest; the head then.
+
+        A sync that runs meanwhile is over and its client starts again. All devices have to choose a
+        direction. Raises: NotFound, RestoreRefused, Unavailable.
+        """
+        database = DatabaseId(user, DatabaseKind.COLLECTION)
+        return _insist(lambda: self._restore_collection(database, version))
+
+    def _restore_collection(self, database: DatabaseId, version: int) -> Head:
+        head = self.stores.databases.head(database)
+        now_ms = self.clock_ms()
+        with self._checked_out(database, head, version) as checkout:
+            checkout.begin()
+            stamps = force_one_way(checkout.connection, head.stamps, now_ms)
+            commit = Commit(self.nonce(), b"", now_ms, stamps, None)
+            return self.stores.databases.restore(checkout, head, commit)
+
+    def restore_media(self, user: UserId, version: int, *, exact: bool) -> MediaRestored:
+        """Give all names of a version of the media the content that they had then.
+
+        Files that came later stay, unless it is to be `exact`. Every change has a USN of its own,
+        so devices take part by an ordinary media sync. Raises: NotFound, RestoreRefused, Conflict.
+        """
+        database = DatabaseId(user, DatabaseKind.MEDIA)
+        head = self.stores.databases.head(database)
+        with self._checked_out(database, head, version) as checkout:
+            older = MediaIndex(checkout.connection)
+            gate = self._gate()
+            nothing: list[FileRow] = []
+            at_risk = gate.read(user, partial(self._find_at_risk, older), otherwise=nothing)
+            lost = self._renew(at_risk)
+            done = MediaRestored(0, 0, ())
+
+            def change(index: MediaIndex) -> bool:
+                nonlocal done
+                back = [found for found in index.missing_from(older) if found[1].sha256 not in lost]
+                gone = list(index.added_since(older)) if exact else []
+                names = tuple(name for name, facts in index.missing_from(older) if facts.sha256 in lost)
+                done = MediaRestored(len(back), len(gone), names)
+                changes: list[tuple[str, FileFacts | None]] = [*back, *((name, None) for name in gone)]
+                return index.apply(changes, self.clock_ms() // 1000)
+
+            gate.change(user, change)
+        return done
+
+    @contextmanager
+    def _checked_out(self, database: DatabaseId, head: Head, version: int) -> Iterator[Checkout]:
+        point = find_point(self.list_points(database), version)
+        if version == head.version:
+            raise RestoreRefused(f"version {version} is the current one")
+        checkout = self.stores.databases.checkout_point(database, point)
+        try:
+            yield checkout
+        finally:
+            self.stores.databases.discard(checkout)
+
+    def _find_at_risk(self, older: MediaIndex, index: MediaIndex) -> list[FileRow]:
+        """Files to bring back whose content a sweep need not keep any more, one for each content.
+
+        Whatever was there within the history is safe: the newest index says so to every sweep.
+        """
+        safe = set(index.contents_since((self.clock_ms() - self.history_ms) // 1000))
+        found = {
+            facts.sha256: FileRow(name, facts.sha256, facts.crc32, facts.size_bytes)
+            for name, facts in index.missing_from(older)
+            if facts.sha256 not in safe
+        }
+        return list(found.values())
+
+    def _renew(self, rows: list[FileRow]) -> frozenset[bytes]:
+        """Keep these contents from the next sweep; those that are lost already."""
+        with tempfile.TemporaryDirectory(dir=self.scratch, prefix="renew-") as folder:
+            copy = Path(folder, "blob")
+            return frozenset(row.sha256 for row in rows if not self.stores.blobs.renew(row, copy))
+
+    def _gate(self) -> IndexGate:
+        return IndexGate(
+            self.stores.databases,
+            locks=self.stores.locks,
+            offload=run_here,
+            clock_ms=self.clock_ms,
+            nonce=self.nonce,
+            scratch=self.scratch,
+        )
+
+
+def _insist(attempt: Callable[[], T]) -> T:
+    for _ in range(_TRIES):
+        try:
+            return attempt()
+        except Conflict:
+            continue
+    raise Unavailable("the user syncs again and again: try later")

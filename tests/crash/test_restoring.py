@@ -1,0 +1,210 @@
+"""A restore dies at any store call, or the call fails before or after it landed.
+
+Then a fresh process looks: the newest version is the one before or the restored one, whole, every
+version can still be brought back, and the same restore done again ends as it should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.cli.restoring import Restorer
+from app.config import Settings
+from app.main import Stores, build_collections, build_stores, new_nonce, now_ms
+from storage.collection.schema import configure
+from storage.collection.stamps import read_stamps
+from storage.database.limits import Limits
+from storage.database.store import DatabaseStore
+from storage.errors import StorageError
+from storage.media.blobs import Blobs
+from storage.media.index import MediaIndex
+from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from tests.support.faults import Faults
+from tests.support.past import change_media, content_of, make_collection
+
+ANN = UserId("ann")
+COLLECTION, MEDIA = DatabaseId(ANN, DatabaseKind.COLLECTION), DatabaseId(ANN, DatabaseKind.MEDIA)
+WANTED = 1
+DATABASES = pytest.mark.parametrize("database", [COLLECTION, MEDIA], ids=["collection", "media"])
+
+
+@contextlib.contextmanager
+def restorer(root: Path, faults: Faults) -> Iterator[Restorer]:
+    """As `ankisyncctl` has it, over stores that fail or die."""
+    stores = build_stores(
+        Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)}), None, offload=run_here, clock_ms=now_ms
+    )
+    objects = faults.objects(stores.blobs._objects)
+    databases = DatabaseStore(
+        faults.heads(stores.heads),
+        objects,
+        root / "faulty",
+        offload=run_here,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        configure=configure,
+        limits=Limits(),
+    )
+    blobs = Blobs(objects, clock_ms=now_ms, fresh_ms=0)
+    faulty = dataclasses.replace(stores, databases=databases, blobs=blobs)
+    # nothing is surely kept by the history, so that every content is renewed
+    try:
+        yield Restorer(faulty, root, -1_000_000_000, now_ms, new_nonce)
+    finally:
+        databases.close()
+        stores.close()
+
+
+def restore(root: Path, database: DatabaseId, faults: Faults) -> None:
+    with restorer(root, faults) as found:
+        if database is COLLECTION:
+            found.restore_collection(ANN, WANTED)
+        else:
+            found.restore_media(ANN, WANTED, exact=False)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """Three versions of each database; the wanted one has what the newest has not."""
+    folder = tmp_path_factory.mktemp("restoring")
+    root = folder / "data"
+    settings = Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)})
+    with restorer(root, Faults()) as found:
+        collections = build_collections(settings, found.stores, offload=run_here)
+        for words in (["one", "two"], ["three"]):
+            collections.upload(ANN, make_collection(folder / f"{words[0]}.anki2", words))
+        collections.download(ANN, 11, b"{}").blocks.close()
+        collections.close()
+        for changes in ({"gone": b"gone", "kept": b"kept"}, {"gone": None}, {"later": b"later"}):
+            change_media(found.stores, ANN, folder, changes)
+    return root
+
+
+CONTENTS = {
+    COLLECTION: [{"one", "two"}, {"three"}, {"three"}],
+    MEDIA: [{"gone", "kept"}, {"kept"}, {"kept", "later"}],
+}
+RESTORED = {COLLECTION: {"one", "two"}, MEDIA: {"gone", "kept", "later"}}
+
+
+def assert_sound(root: Path, database: DatabaseId, *, done: bool | None) -> None:
+    """`done`: whether the restore was told to be; None where it is not known."""
+    with restorer(root, Faults()) as found:
+        stores = found.stores
+        head = stores.databases.head(database)
+        assert head.version in ({3, 4} if done is None else {4} if done else {3})
+        expected = [*CONTENTS[database], RESTORED[database]]
+        versions = [point.version for point in stores.databases.history(database)]
+        assert versions == list(range(1, head.version + 1))
+        for version in versions:
+            assert content_of(stores, database, version) == expected[version - 1], version
+        assert stores.databases.doctor(database).faults == ()
+        if head.version == 4:
+            assert_dated(stores, database)
+        for name, facts in files_of(stores):
+            assert stores.blobs._objects.find(f"blobs/{facts.sha256.hex()}"), name
+
+
+def assert_dated(stores: Stores, database: DatabaseId) -> None:
+    """The stamps tell the truth, and devices see that something is new."""
+    head = stores.databases.head(database)
+    checkout = stores.databases.checkout(database, head)
+    try:
+        if database is MEDIA:
+            assert (
+                head.stamps == MediaIndex(checkout.connection).stamps() == {"usn": 5, "count": 3, "bytes": 13}
+            )
+            return
+        assert head.stamps == read_stamps(checkout.connection)
+    finally:
+        stores.databases.discard(checkout)
+    (before,) = (point for point in stores.databases.history(database) if point.version == 3)
+    checkout = stores.databases.checkout_point(database, before)
+    stamps = read_stamps(checkout.connection)
+    stores.databases.discard(checkout)
+    assert all(head.stamps[name] > stamps[name] for name in ("mod", "scm", "usn"))
+
+
+def files_of(stores: Stores):
+    checkout = stores.databases.checkout(MEDIA, stores.databases.head(MEDIA))
+    files = list(MediaIndex(checkout.connection).list_files())
+    stores.databases.release(checkout)
+    return files
+
+
+def copied(prepared: Path, into: Path) -> Path:
+    shutil.copytree(prepared, into)
+    return into
+
+
+def count_calls(prepared: Path, into: Path, database: DatabaseId) -> int:
+    faults = Faults()
+    restore(copied(prepared, into), database, faults)
+    assert_sound(into, database, done=True)
+    return len(faults.calls)
+
+
+@DATABASES
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+def test_every_call_fails_once_and_the_restore_is_done_or_not(prepared, tmp_path, database, landed):
+    for number in range(1, count_calls(prepared, tmp_path / "count", database) + 1):
+        root, faults = copied(prepared, tmp_path / str(number)), Faults()
+        faults.fail(number, landed=landed)
+        try:
+            restore(root, database, faults)
+        except StorageError:
+            done = None if landed else False
+        else:
+            done = True
+        assert_sound(root, database, done=done)
+        if done is not True:
+            assert_repeatable(root, database)
+
+
+def assert_repeatable(root: Path, database: DatabaseId) -> None:
+    restore(root, database, Faults())
+    with restorer(root, Faults()) as found:
+        assert content_of(found.stores, database) == RESTORED[database]
+
+
+def restore_and_die(root: Path, kind: str, number: int) -> None:
+    """In a process of its own: die at a store call, or when all are done and nothing is told yet."""
+    faults = Faults()
+
+    def die(call) -> None:
+        if call.number == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    faults.watch = die
+    restore(root, COLLECTION if kind == "collection" else MEDIA, faults)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@DATABASES
+def test_a_process_killed_at_any_call_leaves_one_version_or_the_other(prepared, tmp_path, database):
+    total, seen = count_calls(prepared, tmp_path / "count", database), set()
+    for number in range(1, total + 2):
+        root = copied(prepared, tmp_path / str(number))
+        code = (
+            "from pathlib import Path; from tests.crash import test_restoring as t;"
+            f"t.restore_and_die(Path({str(root)!r}), {database.kind.value!r}, {number})"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, timeout=60, cwd=Path(__file__).parents[2]
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert_sound(root, database, done=None)
+        with restorer(root, Faults()) as found:
+            seen.add(found.stores.databases.head(database).version)
+        assert_repeatable(root, database)
+    assert seen == {3, 4}
