@@ -36,11 +36,17 @@ test-clients: $(VENV)/.dev clients   ## the scenarios with older Anki clients be
 test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older Anki clients
 	$(BIN)/python -m pytest -m "slow or clients" --ignore=tests/terraform --ignore=tests/docker
 
-# The scenarios again, with three servers on one store: in turn, drawn at random, and without a table.
-test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three servers that share one store
+# The scenarios again, with three servers on one store: in turn, drawn at random, and without a table. Then the
+# tables of what a fault does to each call, and of what a sync costs, against what the documents say.
+test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three servers that share one store; faults, costs
 	for servers in cloud cloud-random cloud-s3; do \
 	  $(BIN)/python -m pytest tests/conformance --server=$$servers -m "not slow and not clients and not bench and not one_server" || exit 1; \
 	done
+	$(BIN)/python -m pytest tests/contracts/test_aws_faults.py tests/conformance/test_cloud_costs.py -m slow
+
+# moto is one reading of AWS: the suites of heads and objects once more on others. Says what is left out, and why.
+test-engines: $(VENV)/.dev    ## heads on dynalite (npm), heads and objects on radosgw (Debian), where they are installed
+	$(BIN)/python -m pytest tests/contracts tests/storage -m engine --session-timeout=1200
 
 bench-cloud: $(VENV)/.dev     ## time of syncs and throughput with the latencies of AWS
 	$(BIN)/python -m tests.bench.cloud
@@ -63,13 +69,14 @@ INFRA := .venv-infra/.made .venv-checkov/.made
 test-infra: $(VENV)/.dev $(INFRA)    ## Terraform, the image and the proxies, all on this machine
 	$(BIN)/python -m pytest tests/terraform tests/docker -m "slow or not slow"
 
-lock:          ## resolve the dependencies again (needs uv)
+lock:          ## resolve the dependencies again (needs uv and npm)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -c requirements.lock -o requirements-dev.lock
 	uv pip compile --group infra --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-infra.lock
 	uv pip compile --group checkov --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-checkov.lock
+	npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --prefix tests/support/npm
 
 clean:         ## remove what make made
 	rm -rf $(VENV) .venv-infra .venv-checkov .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test bench test-clients test-all test-cloud bench-cloud clients test-infra lock clean
+.PHONY: help install run test bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra lock clean

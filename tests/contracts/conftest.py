@@ -21,7 +21,14 @@ from storage.objects.local import LocalObjectStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import run_here
 from tests.support import aws
-from tests.support.engines import dynalite_table, moto_bucket, moto_endpoint, moto_table, radosgw_bucket
+from tests.support.engines import (
+    OTHER_ENGINE,
+    dynalite_table,
+    moto_bucket,
+    moto_endpoint,
+    moto_table,
+    radosgw_bucket,
+)
 
 __all__ = ["dynalite_table", "moto_bucket", "moto_endpoint", "moto_table", "radosgw_bucket"]
 
@@ -162,14 +169,14 @@ OBJECT_BACKENDS = [
     pytest.param(LocalObjects, id="local"),
     pytest.param(LocalObjectsAhead, id="local-ahead"),
     pytest.param(S3Objects, id="s3"),
-    pytest.param(RadosgwObjects, id="radosgw", marks=pytest.mark.slow),
+    pytest.param(RadosgwObjects, id="radosgw", marks=OTHER_ENGINE),
 ]
 SHARED_HEAD_BACKENDS = [
     pytest.param(LocalHeads, id="local"),
     pytest.param(DynamoHeads, id="dynamodb"),
     pytest.param(S3Heads, id="s3"),
-    pytest.param(DynaliteHeads, id="dynalite", marks=pytest.mark.slow),
-    pytest.param(RadosgwHeads, id="radosgw", marks=pytest.mark.slow),
+    pytest.param(DynaliteHeads, id="dynalite", marks=OTHER_ENGINE),
+    pytest.param(RadosgwHeads, id="radosgw", marks=OTHER_ENGINE),
 ]
 """Those that several processes may use at once."""
 HEAD_BACKENDS = [pytest.param(MemoryHeads, id="memory"), *SHARED_HEAD_BACKENDS]

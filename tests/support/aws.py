@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,10 +11,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 
 import boto3
-import pytest
 from botocore.config import Config
 
 from storage.heads import dynamodb
@@ -24,7 +21,6 @@ from storage.heads.s3 import S3HeadStore
 from storage.objects import s3 as objects_s3
 from storage.objects.s3 import S3ObjectStore
 
-DYNALITE = "4.0.0"
 REGION = "eu-central-1"
 ACCESS_KEY = "testing"
 """And the secret, too."""
@@ -94,26 +90,6 @@ def moto(delays_ms: dict[str, float] | None = None) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(timeout=10)
-
-
-@contextmanager
-def dynalite() -> Iterator[str]:
-    """dynalite, another engine for DynamoDB's protocol; skips the test where npm is not installed."""
-    if shutil.which("npm") is None:
-        pytest.skip("dynalite needs node and npm, and npm is not installed")
-    folder = Path(__file__).parents[2] / ".cache" / "dynalite"
-    program = folder / "node_modules" / "dynalite" / "cli.js"
-    if not program.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, f"dynalite@{DYNALITE}"]
-        subprocess.run(install, check=True, capture_output=True)
-    port = free_port()
-    with subprocess.Popen(["node", program, "--port", str(port), "--createTableMs", "0"]) as process:
-        try:
-            await_port(port, process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
 
 
 def free_port() -> int:

@@ -48,12 +48,14 @@ class AwsWire(Proxy):
         return fault
 
     def _pass_answer(self, exchange: Exchange, answers: BinaryIO, client, *, lost: bool) -> bool:
-        doomed = self.is_doomed(exchange)
         try:
-            return super()._pass_answer(exchange, answers, client, lost=lost or doomed)
+            return super()._pass_answer(exchange, answers, client, lost=lost)
         finally:
             with self._lock:
                 self.flying -= 1
+
+    def _is_lost(self, exchange: Exchange) -> bool:
+        return self.is_doomed(exchange)
 
     def clear(self) -> None:
         self.exchanges.clear()

@@ -11,8 +11,11 @@ from contextlib import AbstractContextManager, ExitStack
 import pytest
 
 from tests.support import aws
+from tests.support.dynalite import dynalite
 from tests.support.radosgw import radosgw
 
+OTHER_ENGINE = (pytest.mark.slow, pytest.mark.engine)
+"""Marks what runs on a second engine of one protocol, which has to be installed."""
 _RUNNING = pytest.StashKey[dict[str, tuple[str, str]]]()
 
 
@@ -51,7 +54,7 @@ def moto_table(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def dynalite_table(request: pytest.FixtureRequest) -> tuple[str, str]:
-    return _once(request, aws.dynalite, aws.new_table)
+    return _once(request, dynalite, aws.new_table)
 
 
 @pytest.fixture(scope="session")

@@ -154,12 +154,17 @@ class Proxy:
         if not head:
             return False
         exchange.answer_headers = headers
+        exchange.status = int(line.split()[1])
+        lost = lost or self._is_lost(exchange)
         framing = {} if exchange.line.startswith("HEAD ") else headers
         for piece in _gather(head, _body(answers, framing, exchange.answer)):
             if not lost:
                 client.sendall(piece)
-        exchange.status = int(line.split()[1])
         return not lost and "close" not in (exchange.headers.get("connection"), headers.get("connection"))
+
+    def _is_lost(self, _exchange: Exchange) -> bool:
+        """Called when an answer begins to come: whether the client shall not have it."""
+        return False
 
     def _check_limit(self, exchange: Exchange) -> None:
         if self.body_limit is not None and len(exchange.body) > self.body_limit:

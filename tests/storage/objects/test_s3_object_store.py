@@ -14,11 +14,12 @@ from storage.objects import s3
 from storage.objects.s3 import S3ObjectStore
 from tests.support import aws
 from tests.support.aws_wire import CUT, ERROR, FLIPPED, NO_CONNECTION, Wire
+from tests.support.engines import OTHER_ENGINE
 
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["moto_bucket", pytest.param("radosgw_bucket", marks=pytest.mark.slow)])
+@pytest.fixture(params=["moto_bucket", pytest.param("radosgw_bucket", marks=OTHER_ENGINE)])
 def engine(request):
     return request.getfixturevalue(request.param)
 
