@@ -21,7 +21,7 @@ from typing import IO, Final
 
 from app.errors import ProtocolError
 from app.media.messages import UPLOAD_ENTRIES, UploadEntries
-from storage.media.blobs import LARGE_BYTES, Digester, NewBlob
+from storage.media.blobs import LARGE_BYTES, Digester, NewBlob, facts_of
 from storage.media.index import FileFacts
 
 MAX_ENTRIES: Final = 25
@@ -97,20 +97,20 @@ class _Unpacking:
         self._left_bytes -= size_bytes
         if self._left_bytes < 0:
             raise ProtocolError("the zip unpacks to more than the limit")
-        digester = Digester()
         content: bytes | Path
         with self._archive.open(info) as packed:
             if size_bytes < LARGE_BYTES and size_bytes <= self._memory_bytes:
                 self._memory_bytes -= size_bytes
                 content = b"".join(_pieces(packed))
-                digester.update(content)
+                facts = facts_of(content, info.CRC)  # which has been compared when the last piece was read
             else:
                 content = self._batch.new_path()
+                digester = Digester()
                 with content.open("wb") as file:
                     for piece in _pieces(packed):
                         digester.update(piece)
                         file.write(piece)
-        facts = digester.facts()
+                facts = digester.facts()
         if facts.size_bytes == 0:
             raise ProtocolError("a file of zero bytes")
         self._batch.blobs.append(NewBlob(facts.sha256, content))

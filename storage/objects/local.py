@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.errors import NotFound, Unavailable
-from storage.objects.ahead import WriteAhead
+from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.base import ObjectStat
 from storage.objects.keys import check_key, check_prefix, check_range
 from storage.types import Offload
@@ -85,8 +85,10 @@ class LocalObjectStore:
 
     def find(self, key: str) -> ObjectStat | None:
         check_key(key)
-        with _mapped(key):
+        try:
             return _stat(key, self._above + key)
+        except OSError as exc:
+            raise Unavailable(f"{key}: {exc.strerror}") from exc
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         check_prefix(prefix)
@@ -108,6 +110,15 @@ class LocalObjectStore:
                 self._put_batch(batch)
 
     def _put_batch(self, batch: _Files) -> None:
+        """A large file among small ones is synced itself, and the others are no worse off for it."""
+        large = [file for file in batch if len(file[1]) > LARGEST_BYTES]
+        if large:
+            self._put_synced(large)
+            batch = [file for file in batch if len(file[1]) <= LARGEST_BYTES]
+        if batch:
+            self._put_small(batch)
+
+    def _put_small(self, batch: _Files) -> None:
         ahead = self._ahead
         log = None if ahead is None else ahead.keep(batch)
         if ahead is None or log is None:
