@@ -1,11 +1,14 @@
 """The payload of one request: read into memory where it is a message, into a file where it is a file.
 
-Small bodies are unpacked on the spot; of large ones nothing but the block at hand is in memory.
+Small bodies are unpacked on the spot; of large ones nothing but the block at hand is in memory. Between
+them are files that are held while there is `Room`, and go to the disk like large ones when there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -16,6 +19,10 @@ from storage.types import Offload
 
 SMALL_BYTES = 64 * 1024
 """A body that ends within so many bytes is unpacked inline, without a hop to another thread."""
+
+HELD_BYTES = 4 * 1024 * 1024
+"""A file of at most so many bytes, packed and unpacked, may be held in memory. Clients stop filling a
+zip of media once it has 2.5 MiB."""
 
 _SMALL_UNPACKED_BYTES = 1024 * 1024
 _BLOCK_BYTES = 256 * 1024
@@ -28,8 +35,40 @@ class Source(Protocol):
         """Exactly `size` bytes, fewer only at the end."""
 
 
+class Room:
+    """The memory that all requests of a process together may hold bodies in."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left_bytes = size_bytes
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """One request's part of it, which grows as it is taken; all of it comes back after the block."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.left_bytes += share.taken_bytes
+
+
+@dataclass(slots=True)
+class Share:
+    """What one request holds of a `Room`."""
+
+    room: Room
+    taken_bytes: int = 0
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether there was so much more room."""
+        if size_bytes > self.room.left_bytes:
+            return False
+        self.room.left_bytes -= size_bytes
+        self.taken_bytes += size_bytes
+        return True
+
+
 class Body:
-    """Packed bytes that can be taken once, by `read` or by `spool`."""
+    """Packed bytes that can be taken once, by `read`, `spool`, or `hold` and then `spool`."""
 
     def __init__(
         self, source: Source, unpacker: Callable[[], Unpacker], offload: Offload[Any], limit_bytes: int
@@ -38,8 +77,8 @@ class Body:
         self._unpacker = unpacker
         self._offload = offload
         self._limit_bytes = limit_bytes
-        self._head = source.read(SMALL_BYTES)
-        self._is_whole = len(self._head) < SMALL_BYTES
+        self._held = [source.read(SMALL_BYTES)]
+        self._is_whole = len(self._held[0]) < SMALL_BYTES
         self._small: bytes | None = None
 
     def check(self, unpacker: Unpacker) -> None:
@@ -53,7 +92,7 @@ class Body:
             return
         pieces = _Pieces(_SMALL_UNPACKED_BYTES)
         try:
-            unpacker.feed(self._head, pieces.write)
+            unpacker.feed(self._held[0], pieces.write)
         except TooLarge:
             return  # small only while packed: goes the way of the large ones
         unpacker.finish()
@@ -75,6 +114,36 @@ class Body:
             raise PayloadTooLarge("the message is too large")
         return self._small
 
+    def hold(self, share: Share) -> bytes | None:
+        """The unpacked file, where it is no larger than `HELD_BYTES` and `share` has room for it.
+
+        None otherwise; then `spool` takes it, with all that was read so far.
+
+        Raises: ProtocolError.
+        """
+        if self._small is not None:
+            return self._small
+        packed_bytes = len(self._held[0])
+        while not self._is_whole:
+            if packed_bytes > HELD_BYTES or not share.take(_BLOCK_BYTES):
+                return None
+            self._held.append(self._source.read(_BLOCK_BYTES))
+            packed_bytes += len(self._held[-1])
+            self._is_whole = len(self._held[-1]) < _BLOCK_BYTES
+        content: bytes | None = self._offload(self._unpacked)
+        return content if content is not None and share.take(len(content)) else None
+
+    def _unpacked(self) -> bytes | None:
+        """All of a whole body, or None if it is too large."""
+        unpacker, pieces = self._unpacker(), _Pieces(min(HELD_BYTES, self._limit_bytes))
+        try:
+            for block in self._held:
+                unpacker.feed(block, pieces.write)
+        except TooLarge:
+            return None
+        unpacker.finish()
+        return pieces.joined()
+
     def spool(self, path: Path) -> int:
         """Write the unpacked file to `path`, which must not exist; returns its size in bytes.
 
@@ -90,15 +159,17 @@ class Body:
 
     def _drain(self, write: Callable[[bytes], object]) -> None:
         unpacker = self._unpacker()
-        block, self._head = self._head, b""
-        is_last = self._is_whole
-        while True:
+        for block in self._blocks():
             self._offload(_feeding(unpacker, block, write))
-            if is_last:
-                break
-            block = self._source.read(_BLOCK_BYTES)
-            is_last = len(block) < _BLOCK_BYTES
         unpacker.finish()
+
+    def _blocks(self) -> Iterator[bytes]:
+        while self._held:
+            yield self._held.pop(0)
+        while not self._is_whole:
+            block = self._source.read(_BLOCK_BYTES)
+            self._is_whole = len(block) < _BLOCK_BYTES
+            yield block
 
 
 def _feeding(unpacker: Unpacker, block: bytes, write: Callable[[bytes], object]) -> Callable[[], None]:

@@ -12,6 +12,7 @@ import flask
 
 from app.errors import UnknownMethod
 from app.http.accesslog import entry_of
+from app.http.body import Room
 from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answers
 from app.offload import ThreadPools
@@ -19,6 +20,9 @@ from storage.types import UserId
 
 Step = Callable[[SyncRequest], flask.Response]
 """Answers an unwrapped request; all but hostKey ask `Front.admit` first of all."""
+
+_HELD_BYTES = 64 * 1024 * 1024
+"""What small files that are being uploaded may take of a process's memory; more of them go to the disk."""
 
 _STRANGERS_BYTES = 16 * 1024
 """A name and a password; a few packed bytes could stand for hundreds of megabytes."""
@@ -53,6 +57,7 @@ class Front:
         self.pools = pools
         self._folder = folder
         self._message_limit_bytes = message_limit_bytes
+        self._room = Room(_HELD_BYTES)
 
     def unwrap(self, method: str) -> SyncRequest:
         """The request at hand.
@@ -107,6 +112,21 @@ class Front:
         Raises: ProtocolError.
         """
         return request.body.read(_STRANGERS_BYTES)
+
+    @contextmanager
+    def held(self, request: SyncRequest) -> Iterator[bytes | Path]:
+        """The file that the request carries: its bytes where it is small, else as `spooled` gives it.
+
+        Raises: ProtocolError; TooLarge.
+        """
+        with self._room.share() as share:
+            with self.pools.transfer():
+                content = request.body.hold(share)
+                if content is not None:
+                    yield content
+                    return
+            with self.spooled(request) as path:
+                yield path
 
     @contextmanager
     def spooled(self, request: SyncRequest) -> Iterator[Path]:

@@ -22,8 +22,8 @@ class MediaService(Protocol):
     def call(self, user: UserId, method: str, hkey: str, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides."""
 
-    def upload_changes(self, user: UserId, path: Path) -> bytes:
-        """Take a zip of files."""
+    def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
+        """Take a zip of files: its bytes, or the file that has them."""
 
     def download_files(self, user: UserId, payload: bytes) -> Download:
         """Give a zip of files."""
@@ -49,8 +49,8 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
     def upload_changes(request: SyncRequest) -> Response:
         user = front.admit(request)
         try:
-            with front.spooled(request) as path:
-                answer = service.upload_changes(user, path)
+            with front.held(request) as zipped:
+                answer = service.upload_changes(user, zipped)
         except TooLarge as exc:
             raise ProtocolError("the zip is too large") from exc
         return front.answers.message(request, answer)

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
-from storage.database.store import Checkout, Commit, DatabaseStore
+from storage.database.store import Checkout, Commit, DatabaseStore, Objects
 from storage.errors import Conflict
 from storage.media.index import MediaIndex, create_empty
 from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId
@@ -24,6 +24,14 @@ Stamps = dict[str, int | bool]
 
 _TRIES = 5
 """Each conflict means that another process has committed a batch of the same user in between."""
+
+
+class Changed(NamedTuple):
+    """What became of a change."""
+
+    stamps: Stamps
+    """That hold now."""
+    is_committed: bool
 
 
 class IndexGate:
@@ -69,36 +77,40 @@ class IndexGate:
 
         return self._with_tries(user, attempt)
 
-    def change(self, user: UserId, function: Callable[[MediaIndex], bool]) -> Stamps:
+    def change(
+        self, user: UserId, function: Callable[[MediaIndex], bool], *, beside: Objects = ()
+    ) -> Changed:
         """Let `function` change the index and commit that; nothing is committed where it returns False.
 
-        Returns the stamps that hold then. `function` may be called several times, each time on the
-        newest version. Raises: Conflict when others were faster again and again.
+        `beside` are objects that the change relies on, put with the commit if there is one. `function`
+        may be called several times, each time on the newest version. Raises: Conflict when others were
+        faster again and again.
         """
 
-        def attempt(database: DatabaseId) -> Stamps:
+        def attempt(database: DatabaseId) -> Changed:
             head = self._store.head(database)
             if head.version == 0:
-                return self._create(database, head, function)
+                return self._create(database, head, function, beside)
             checkout = self._store.checkout(database, head)
             with self._discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
-                self._store.commit(checkout, head, self._commit(stamps))  # which discards on its own
+                self._store.commit(checkout, head, self._commit(stamps), beside)  # which discards on its own
             self._store.release(checkout)
-            return head.stamps if stamps is None else stamps
+            return _outcome(head, stamps)
 
         return self._with_tries(user, attempt)
 
-    def _create(self, database: DatabaseId, head: Head, function: Callable[[MediaIndex], bool]) -> Stamps:
+    def _create(
+        self, database: DatabaseId, head: Head, function: Callable[[MediaIndex], bool], beside: Objects
+    ) -> Changed:
         """The first change of a user: a new file becomes the first version."""
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="media-") as folder:
             path = Path(folder, "index")
             stamps: Stamps | None = self._offload(lambda: _created(path, function))
-            if stamps is None:
-                return head.stamps
-            self._store.replace(database, head, path, self._commit(stamps))
-        return stamps
+            if stamps is not None:
+                self._store.replace(database, head, path, self._commit(stamps), beside)
+        return _outcome(head, stamps)
 
     def _commit(self, stamps: Stamps) -> Commit:
         return Commit(
@@ -125,6 +137,10 @@ class IndexGate:
         except BaseException:
             self._store.discard(checkout)
             raise
+
+
+def _outcome(head: Head, stamps: Stamps | None) -> Changed:
+    return Changed(head.stamps if stamps is None else stamps, stamps is not None)
 
 
 def _changed(checkout: Checkout, function: Callable[[MediaIndex], bool]) -> Stamps | None:

@@ -57,10 +57,10 @@ class MediaService:
                 return media_sanity(payload, self._gate.head(user))
         raise UnknownMethod(f"{method} is none of begin, mediaChanges, mediaSanity")
 
-    def upload_changes(self, user: UserId, path: Path) -> bytes:
-        """Answer `uploadChanges`: take the zip at `path`, which stays the caller's to remove."""
+    def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
+        """Answer `uploadChanges`: take a zip, given by its bytes or as a file that stays the caller's."""
         with contextlib.closing(Batch(self._scratch)) as batch:
-            self._offload(lambda: unpack(path, batch, self._limit_bytes))
+            self._offload(lambda: unpack(zipped, batch, self._limit_bytes))
             return upload_changes(batch, user, self._clock_ms() // 1000, self._gate, self._blobs)
 
     def download_files(self, user: UserId, payload: bytes) -> Download:

@@ -14,14 +14,14 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 from app.errors import ProtocolError
 from app.media.messages import UPLOAD_ENTRIES, UploadEntries
-from storage.media.blobs import LARGE_BYTES, Digester, NewBlob
+from storage.media.blobs import LARGE_BYTES, Digester, NewBlob, facts_of
 from storage.media.index import FileFacts
 
 MAX_ENTRIES: Final = 25
@@ -59,12 +59,12 @@ class Batch:
             self._folder.cleanup()
 
 
-def unpack(path: Path, batch: Batch, limit_bytes: int) -> None:
-    """Fill `batch` with the changes in the zip at `path`, which unpack to `limit_bytes` at most.
+def unpack(zipped: bytes | Path, batch: Batch, limit_bytes: int) -> None:
+    """Fill `batch` with the changes in a zip (its bytes, or a file), which unpack to `limit_bytes` at most.
 
     Raises: ProtocolError for anything but a sound zip of valid names and contents.
     """
-    with _refusing(), _BoundedFile(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+    with _refusing(), _opened(zipped) as file, zipfile.ZipFile(file) as archive:
         _check_overlaps(archive)
         entries = _entries(archive)
         for name, member in entries:
@@ -97,29 +97,30 @@ class _Unpacking:
         self._left_bytes -= size_bytes
         if self._left_bytes < 0:
             raise ProtocolError("the zip unpacks to more than the limit")
-        digester = Digester()
         content: bytes | Path
         with self._archive.open(info) as packed:
             if size_bytes < LARGE_BYTES and size_bytes <= self._memory_bytes:
                 self._memory_bytes -= size_bytes
-                pieces: list[bytes] = []
-                _copy(packed, digester.update, pieces.append)
-                content = b"".join(pieces)
+                content = b"".join(_pieces(packed))
+                facts = facts_of(content, info.CRC)  # which has been compared when the last piece was read
             else:
                 content = self._batch.new_path()
+                digester = Digester()
                 with content.open("wb") as file:
-                    _copy(packed, digester.update, file.write)
-        facts = digester.facts()
+                    for piece in _pieces(packed):
+                        digester.update(piece)
+                        file.write(piece)
+                facts = digester.facts()
         if facts.size_bytes == 0:
             raise ProtocolError("a file of zero bytes")
         self._batch.blobs.append(NewBlob(facts.sha256, content))
         return facts
 
 
-def _copy(packed: IO[bytes], *sinks: Callable[[bytes], object]) -> None:
+def _pieces(packed: IO[bytes]) -> Iterator[bytes]:
+    """Never all at once: what a member says of its size binds only those who ask for pieces."""
     while piece := packed.read(_PIECE_BYTES):
-        for sink in sinks:
-            sink(piece)
+        yield piece
 
 
 def _entries(archive: zipfile.ZipFile) -> UploadEntries:
@@ -167,13 +168,28 @@ def _check_overlaps(archive: zipfile.ZipFile) -> None:
         raise ProtocolError("zip members overlap")
 
 
+def _opened(zipped: bytes | Path) -> _BoundedFile | _BoundedBytes:
+    return _BoundedBytes(zipped) if isinstance(zipped, bytes) else _BoundedFile(io.FileIO(zipped))
+
+
 class _BoundedFile(io.BufferedReader):
     """A file that gives little at a time, so that a directory of a million members is not read at all."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _PIECE_BYTES:
-            raise ProtocolError("the zip's directory is too large")
-        return super().read(size)
+        return super().read(_bounded(size))
+
+
+class _BoundedBytes(io.BytesIO):
+    """The same of a zip in memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(_bounded(size))
+
+
+def _bounded(size: int | None) -> int | None:
+    if size is not None and size > _PIECE_BYTES:
+        raise ProtocolError("the zip's directory is too large")
+    return size
 
 
 @contextmanager

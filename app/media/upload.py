@@ -12,9 +12,11 @@ from storage.types import UserId
 def upload_changes(batch: Batch, user: UserId, now_s: int, gate: IndexGate, blobs: Blobs) -> bytes:
     """`[processed, usn]`; `processed` counts all entries, also those that changed nothing.
 
-    The contents are durable before the index names them; a crash in between leaves blobs that
-    nobody names, for the sweep.
+    The contents are durable before the index names them, the small ones by one sync with the index's own
+    change; a crash in between leaves blobs that nobody names, for the sweep.
     """
-    blobs.put_new(batch.blobs)
-    stamps = gate.change(user, lambda index: index.apply(batch.changes, now_s))
-    return answer((len(batch.changes), stamps.get("usn", 0)))
+    small = blobs.put_files(batch.blobs)
+    changed = gate.change(user, lambda index: index.apply(batch.changes, now_s), beside=small)
+    if not changed.is_committed:
+        blobs.put_rest(small)
+    return answer((len(batch.changes), changed.stamps.get("usn", 0)))

@@ -5,11 +5,10 @@ SQLite reads without Python's lock, so a second core halves the time a full chec
 
 from __future__ import annotations
 
-import _thread
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from storage.native import native_threads
 
 Job = Callable[[], None]
 
@@ -21,7 +20,7 @@ def run_together(jobs: Sequence[Job]) -> None:
     """
     waiting = deque(jobs)
     failures: list[BaseException] = []
-    native = _native()
+    native = native_threads()
     done = native.allocate_lock()
     done.acquire()
 
@@ -47,18 +46,3 @@ def run_together(jobs: Sequence[Job]) -> None:
     done.acquire()
     if failures:
         raise failures[0]
-
-
-class _Native:
-    def __init__(self, start_new_thread: Callable[..., Any], allocate_lock: Callable[[], Any]) -> None:
-        self.start_new_thread = start_new_thread
-        self.allocate_lock = allocate_lock
-
-
-def _native() -> _Native:
-    """The thread functions as they were before gevent replaced them."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None:
-        return _Native(_thread.start_new_thread, _thread.allocate_lock)
-    start, lock = monkey.get_original("_thread", ["start_new_thread", "allocate_lock"])
-    return _Native(start, lock)

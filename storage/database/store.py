@@ -41,6 +41,9 @@ from storage.types import (
 
 __all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
 
+Objects = Sequence[tuple[str, bytes]]
+"""Keys and contents."""
+
 _PLANS = 3
 """How often a checkout reads the head again because compaction and sweep took an object away."""
 
@@ -200,11 +203,12 @@ class DatabaseStore:
         self.discard(checkout)
         self._assembler.forget(checkout.database)
 
-    def commit(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
+    def commit(self, checkout: Checkout, head: Head, commit: Commit, beside: Objects = ()) -> Head:
         """Make the checkout's state the next version; the checkout is then at it.
 
         `head` is the one that the checkout was made for, with the token of the caller's session.
-        On any error the checkout is gone. Raises: SessionLost, HeadMoved.
+        `beside` are small objects that the new version relies on: they are put together with its own,
+        before it is the next. On any error the checkout is gone. Raises: SessionLost, HeadMoved.
         """
         return self._commit(checkout, head, commit, self._commits.make)
 
@@ -221,7 +225,7 @@ class DatabaseStore:
             made = self._offload(lambda: make(checkout, head, commit, self._nonce()))
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
-            self._put(checkout.database, made)
+            self._put(checkout.database, made, beside)
             flipped = self._flip(checkout.database, head, commit, made.entry)
         except BaseException as exc:
             self.discard(checkout)
@@ -231,10 +235,12 @@ class DatabaseStore:
         checkout.layout, checkout.version = made.layout, made.entry.last
         return flipped
 
-    def replace(self, database: DatabaseId, head: Head, path: Path, commit: Commit) -> Head:
+    def replace(
+        self, database: DatabaseId, head: Head, path: Path, commit: Commit, beside: Objects = ()
+    ) -> Head:
         """Make a whole file the next version. The file must be sound; it is taken over on success.
 
-        Raises: InvalidDatabase, SessionLost, HeadMoved.
+        `beside` as for `commit`. Raises: InvalidDatabase, SessionLost, HeadMoved.
         """
         entry = ChainEntry(
             EntryKind.SNAPSHOT, head.version + 1, head.version + 1, head.token, self._nonce(), 0, b"",
@@ -242,7 +248,7 @@ class DatabaseStore:
         )  # fmt: skip
         made = self._offload(lambda: self._commits.adopt(path, entry))
         self._history.record(database, head, self._nonce())
-        self._put(database, made)
+        self._put(database, made, beside)
         flipped = self._flip(database, head, commit, made.entry)
         idle = self._idle.take(database)
 
@@ -336,12 +342,17 @@ class DatabaseStore:
     def _rebuild(self, database: DatabaseId, head: Head) -> Checkout:
         return self._assemble(database, head, self._assembler.rebuild)
 
-    def _put(self, database: DatabaseId, made: Made) -> None:
+    def _put(self, database: DatabaseId, made: Made, beside: Objects = ()) -> None:
         key = entry_key(database, made.entry)
         if isinstance(made.content, bytes):
-            self._objects.put(key, made.content)
+            if beside:
+                self._objects.put_many([*beside, (key, made.content)])
+            else:
+                self._objects.put(key, made.content)
             return
         try:
+            if beside:
+                self._objects.put_many(beside)
             self._objects.put_file(key, made.content)
         finally:
             made.content.unlink(missing_ok=True)

@@ -21,6 +21,9 @@ PREFIX = "blobs/"
 LARGE_BYTES = 1 << 20
 """From this size on a content is never held in memory as a whole."""
 
+Objects = Sequence[tuple[str, bytes]]
+"""Keys and contents."""
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -42,6 +45,12 @@ class NewBlob(NamedTuple):
 
     sha256: bytes
     content: bytes | Path
+
+
+def facts_of(content: bytes, crc32: int) -> FileFacts:
+    """Of a whole content whose CRC-32 is known already."""
+    sha1 = hashlib.sha1(content, usedforsecurity=False).digest()
+    return FileFacts(sha1, hashlib.sha256(content).digest(), crc32, len(content))
 
 
 class Digester:
@@ -91,16 +100,32 @@ class Blobs:
 
         `sha256` must be what the caller computed from the very bytes: it is not checked again.
         """
+        wanted = self._wanted(blobs)
+        self.put_rest(self._put_files(wanted))
+        return len(wanted)
+
+    def put_files(self, blobs: Sequence[NewBlob]) -> Objects:
+        """The first half of `put_new`: put the contents that are in files.
+
+        Returns the objects that are still to be put, which somebody may do together with others.
+        """
+        return self._put_files(self._wanted(blobs))
+
+    def put_rest(self, rest: Objects) -> None:
+        """The other half."""
+        if rest:
+            self._objects.put_many(rest)
+
+    def _wanted(self, blobs: Sequence[NewBlob]) -> list[NewBlob]:
         unique = list({blob.sha256: blob for blob in blobs}.values())
         fresh = self._in_parallel(lambda blob: self._is_fresh(blob.sha256), unique)
-        wanted = [blob for blob, is_fresh in zip(unique, fresh, strict=True) if not is_fresh]
-        small = [(key_of(blob.sha256), blob.content) for blob in wanted if isinstance(blob.content, bytes)]
-        if small:
-            self._objects.put_many(small)
+        return [blob for blob, is_fresh in zip(unique, fresh, strict=True) if not is_fresh]
+
+    def _put_files(self, wanted: Sequence[NewBlob]) -> Objects:
         for blob in wanted:
             if isinstance(blob.content, Path):
                 self._objects.put_file(key_of(blob.sha256), blob.content)
-        return len(wanted)
+        return [(key_of(blob.sha256), blob.content) for blob in wanted if isinstance(blob.content, bytes)]
 
     def renew(self, row: FileRow, copy: Path) -> bool:
         """Make a content young again that a sweep may be about to delete; False if it is lost.

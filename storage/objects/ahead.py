@@ -19,8 +19,11 @@ from typing import Final
 
 import xxhash
 
+from storage.native import native_threads
+from storage.objects.syncing import FolderSync, sync_path
+
 MAGIC: Final = b"ankiahed"
-LOG_BYTES: Final = 64 << 20
+LOG_BYTES: Final = 32 << 20
 LARGEST_BYTES: Final = 256 << 10
 """A larger file costs more to write twice than to sync."""
 MOST_AT_ONCE_BYTES: Final = 4 << 20
@@ -29,28 +32,80 @@ _HEADER: Final = struct.Struct("<8sQIQ")
 _SUM_BYTES: Final = 16
 _AHEAD_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 128 << 10
+_PATIENCE_S: Final = 30
+"""How long a clean stop waits for a fold; the next start would make good for it."""
 
 Files = Sequence[tuple[str, bytes | memoryview]]
 Put = Callable[[Sequence[tuple[str, bytes]]], None]
+Aside = Callable[[Callable[[], None]], None]
+
+
+class Log:
+    """One file of a `WriteAhead`, which alone changes it."""
+
+    def __init__(self, path: Path) -> None:
+        """Make it, locked for as long as the process lives."""
+        self.path = path
+        with _locked(path.parent / "lock"):
+            self.number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self.number, fcntl.LOCK_EX)
+        self.epoch = secrets.randbits(64)
+        self.end = self.prepared = self.guests = 0
+        self.placed: dict[str, None] = {}
+
+    def write(self, files: Files, size: int) -> None:
+        """Append the files' records, which have so many bytes. Raises: OSError."""
+        records = [part for name, content in files for part in _record(self.epoch, name.encode(), content)]
+        end = self.end + size
+        if end > self.prepared and size <= _SMALL_BYTES:
+            # Blocks that are there already are synced without the file system's journal.
+            records.append(bytes(_AHEAD_BYTES))
+            size += _AHEAD_BYTES
+        if os.pwritev(self.number, records, self.end) != size:
+            raise OSError("the log was not written whole")
+        self.prepared = max(self.prepared, self.end + size)
+        self.end = end
+
+    def empty(self) -> None:
+        """End the round: nothing in it is played back any more. Raises: OSError."""
+        os.pwrite(self.number, bytes(len(MAGIC)), 0)
+        os.fdatasync(self.number)
+
+    def begin(self) -> None:
+        """Begin the next round."""
+        self.placed, self.end, self.epoch = {}, 0, secrets.randbits(64)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+        os.close(self.number)
 
 
 class WriteAhead:
-    """The log of one process; any number of its threads may use it.
+    """The logs of one process, two at most; any number of its threads may use them.
 
-    Whoever got True from `keep` places the files under their names, and then calls `placed`.
+    Whoever got a log from `keep` places the files under their names, and then calls `placed`. When a
+    log is full, the other one goes on, and a thread of its own syncs the files that the full one holds.
     """
 
-    def __init__(self, folder: Path, root: Path, *, log_bytes: int = LOG_BYTES) -> None:
-        """Logs are made in `folder`, by the first `keep`; names are relative to `root`."""
+    def __init__(
+        self, folder: Path, root: Path, *, log_bytes: int = LOG_BYTES, aside: Aside | None = None
+    ) -> None:
+        """Logs are made in `folder`, by the first `keep`; names are relative to `root`, which is there then.
+
+        `aside` does work that nobody waits for; by default in a thread.
+        """
         self._folder, self._root, self._log_bytes = folder, root, log_bytes
-        self._path: Path | None = None
-        self._log = -1
-        self._epoch = self._end = self._prepared = self._guests = 0
-        self._placed: dict[str, None] = {}
+        self._aside = _in_thread if aside is None else aside
+        self._sync: FolderSync | None = None
+        self._current: Log | None = None
+        self._full: Log | None = None
+        self._spare: Log | None = None
         self._is_usable = True
-        # A lock for native threads alone, which gevent leaves as it is: whoever has the token is inside.
+        # Locks for native threads alone, which gevent leaves as they are: whoever has the token is inside.
         self._turn: _queue.SimpleQueue[None] = _queue.SimpleQueue()
         self._turn.put(None)
+        self._folds: _queue.SimpleQueue[None] = _queue.SimpleQueue()
 
     def recover(self, put: Put) -> None:
         """Put what the logs of dead processes hold, durably, and remove them. Others wait meanwhile."""
@@ -65,104 +120,108 @@ class WriteAhead:
                         put(files)
                 path.unlink()
 
-    def keep(self, files: Files) -> bool:
-        """Make files durable here; False where they are too large or there is no room just now.
+    def keep(self, files: Files) -> Log | None:
+        """Make files durable in a log; None where they are too large or there is no room just now.
 
         Blocks. The files must not be there yet, or be the same.
         """
-        records, size = [], 0
+        size = 0
         for name, content in files:
             if len(content) > LARGEST_BYTES:
-                return False
+                return None
             size += _HEADER.size + len(name.encode()) + _SUM_BYTES + len(content)
-        if size > MOST_AT_ONCE_BYTES or not self._enter(size):
-            return False
+        log = None if size > MOST_AT_ONCE_BYTES else self._enter(size)
+        if log is None:
+            return None
         try:
             with self._alone():
-                for name, content in files:
-                    records.extend(_record(self._epoch, name.encode(), content))
-                self._write(records, size)
-            os.fdatasync(self._log)
+                log.write(files, size)
+            os.fdatasync(log.number)
         except OSError:
             # After a failed sync nobody knows what is on the disk: the log stays, for the next start.
             self._is_usable = False
-            self.placed([])
-            return False
-        return True
+            self.placed(log, [])
+            return None
+        return log
 
-    def placed(self, names: Sequence[str]) -> None:
+    def placed(self, log: Log, names: Sequence[str]) -> None:
         """The files are under their names, or never will be."""
         with self._alone():
-            self._guests -= 1
-            self._placed.update(dict.fromkeys(names))
+            log.guests -= 1
+            log.placed.update(dict.fromkeys(names))
+            is_due = log is self._full and not log.guests and self._is_usable
+        if is_due:
+            self._aside(lambda: self._fold(log))
 
     def forget(self, names: Sequence[str]) -> None:
         """These files were deleted: the log is not to bring them back."""
-        if any(name in self._placed for name in names) and self._close_gate():
-            self._fold()
+        with self._alone():
+            log = self._current
+            if log is None or log.guests or self._full is not None or not self._is_usable:
+                return
+            if not any(name in log.placed for name in names):
+                return
+            self._full, self._current = log, self._spare
+            self._spare = None
+        self._fold(log)
 
     def close(self) -> None:
-        """Sync what was placed and remove the log; without this the next start does it."""
-        if self._path is not None and self._close_gate() and self._fold():
-            self._path.unlink(missing_ok=True)
-            os.close(self._log)
-            self._path, self._is_usable = None, False
-
-    def _enter(self, size: int) -> bool:
-        """Become a guest, after whom nobody folds the log; False where it is full and has other guests."""
-        for _ in range(2):
-            with self._alone():
-                if not self._is_usable:
-                    return False
-                if self._path is None:
-                    self._open()
-                if self._end + size <= self._log_bytes:
-                    self._guests += 1
-                    return True
-            if not (self._close_gate() and self._fold()):
-                return False
-        return False
-
-    def _open(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"{os.getpid()}-{secrets.token_hex(8)}.log"
-        with _locked(self._folder / "lock"):
-            self._log = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._log, fcntl.LOCK_EX)
-        self._path, self._epoch = path, secrets.randbits(64)
-        _sync(self._folder)
-        _sync(self._folder.parent)
-
-    def _write(self, records: list[bytes | memoryview], size: int) -> None:
-        end = self._end + size
-        if end > self._prepared and size <= _SMALL_BYTES:
-            # Blocks that are there already are synced without the file system's journal.
-            records.append(bytes(_AHEAD_BYTES))
-            size += _AHEAD_BYTES
-        if os.pwritev(self._log, records, self._end) != size:
-            raise OSError("the log was not written whole")
-        self._prepared = max(self._prepared, self._end + size)
-        self._end = end
-
-    def _close_gate(self) -> bool:
-        """Keep new guests out; False where there are some, or the log is of no use any more."""
+        """Sync what was placed and remove the logs; without this the next start does it."""
         with self._alone():
-            if self._guests or not self._is_usable:
-                return False
-            self._is_usable = False
-            return True
+            was_usable, self._is_usable = self._is_usable, False
+        with suppress(_queue.Empty):
+            while self._full is not None and not self._full.guests:
+                self._folds.get(timeout=_PATIENCE_S)
+        for log in (self._current, self._spare):
+            if was_usable and log is not None and not log.guests and self._settle(log):
+                log.remove()
+        if self._sync is not None and self._full is None:
+            self._sync.close()
+            self._sync = None
+        self._current = self._spare = None
 
-    def _fold(self) -> bool:
-        """Sync all placed files and begin the log anew; opens the gate unless that fails."""
+    def _enter(self, size: int) -> Log | None:
+        """Become a guest of a log, so that it is not folded; None where both are full."""
+        with self._alone():
+            if not self._is_usable:
+                return None
+            full = log = self._current = self._current or self._open()
+            if log.end + size > self._log_bytes:
+                if self._full is not None or size > self._log_bytes:
+                    return None
+                log = self._spare or self._open()
+                self._current, self._full, self._spare = log, full, None
+            log.guests += 1
+            is_due = log is not full and not full.guests
+        if is_due:
+            self._aside(lambda: self._fold(full))
+        return log
+
+    def _open(self) -> Log:
+        self._folder.mkdir(exist_ok=True)
+        self._sync = self._sync or FolderSync(self._root)
+        log = Log(self._folder / f"{os.getpid()}-{secrets.token_hex(8)}.log")
+        sync_path(self._folder)
+        sync_path(self._folder.parent)
+        return log
+
+    def _fold(self, log: Log) -> None:
+        """Let a full log without guests be used again; if that fails, none is used any more."""
+        is_settled = self._settle(log)
+        with self._alone():
+            self._full, self._spare = None, log
+            self._is_usable = self._is_usable and is_settled
+        self._folds.put(None)
+
+    def _settle(self, log: Log) -> bool:
+        """Sync all files that a log holds, then empty it; False where that fails, and it must stay."""
         try:
-            _sync_all([self._root / name for name in self._placed])
-            os.pwrite(self._log, bytes(len(MAGIC)), 0)
-            os.fdatasync(self._log)
+            if self._sync is not None:
+                self._sync.sync_all([self._root / name for name in log.placed])
+            log.empty()
         except OSError:
             return False
-        with self._alone():
-            self._placed = {}
-            self._end, self._epoch, self._is_usable = 0, secrets.randbits(64), True
+        log.begin()
         return True
 
     @contextmanager
@@ -172,6 +231,13 @@ class WriteAhead:
             yield
         finally:
             self._turn.put(None)
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    try:
+        native_threads().start_new_thread(work, ())
+    except RuntimeError:  # there are too many
+        work()
 
 
 def _record(epoch: int, name: bytes, content: bytes | memoryview) -> list[bytes | memoryview]:
@@ -217,21 +283,6 @@ def _read_record(log: int, offset: int) -> tuple[int, str, bytes, int] | None:
     if len(content) != content_bytes or xxhash.xxh3_128_digest(head + name + content) != proof:
         return None
     return epoch, name.decode(), content, offset + len(head) + len(rest)
-
-
-def _sync_all(paths: Sequence[Path]) -> None:
-    """Sync files and their folders; those that are deleted by now are left out."""
-    for path in (*paths, *dict.fromkeys(path.parent for path in paths)):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_owned(descriptor: int) -> bool:

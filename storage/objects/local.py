@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.errors import NotFound, Unavailable
-from storage.objects.ahead import WriteAhead
+from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.base import ObjectStat
 from storage.objects.keys import check_key, check_prefix, check_range
 from storage.types import Offload
@@ -29,11 +29,13 @@ _PIECE_BYTES: Final = 1 << 20
 _LISTED_AT_ONCE: Final = 500
 _WRITTEN_AT_ONCE: Final = 100
 _FOLDER_RACES: Final = 10
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _TEMPORARY_S: Final = 24 * 3600
 """No write takes longer; an older temporary file is what a crash has left."""
 
 
-_Files = list[tuple[Path, bytes | memoryview]]
+_Files = Sequence[tuple[str, bytes | memoryview]]
+_Write = Callable[[_Files], None]
 _Paths = list[Path]
 
 
@@ -44,23 +46,26 @@ class LocalObjectStore:
         self._offload, self._ahead = offload, ahead
         self._objects = root / "objects"
         self._temporary = root / "tmp"
+        self._above = f"{self._objects}/"  # a Path costs more than a question about a small file
         with _mapped(str(root)):
             _make_folder(self._objects)
             _make_folder(self._temporary)
             self._clear_temporary()
             if ahead is not None:
-                ahead.recover(self._put_again)
+                ahead.recover(self._put_synced)  # what a log has may be there, and half written
 
     def put(self, key: str, content: bytes | memoryview) -> None:
         self.put_many([(key, content)])
 
     def put_many(self, items: Iterable[tuple[str, bytes | memoryview]]) -> None:
-        files = [(self._path(key), content) for key, content in items]
+        files = list(items)
+        for key, _ in files:
+            check_key(key)
         self._offload(lambda: self._put_many(files))
 
     def put_file(self, key: str, path: Path) -> None:
-        final = self._path(key)
-        self._offload(lambda: self._put_file(final, path))
+        check_key(key)
+        self._offload(lambda: self._put_file(key, path))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         path = self._path(key)
@@ -80,8 +85,10 @@ class LocalObjectStore:
 
     def find(self, key: str) -> ObjectStat | None:
         check_key(key)
-        with _mapped(key):
-            return _stat(key, f"{self._objects}/{key}")  # a Path costs more than the question
+        try:
+            return _stat(key, self._above + key)
+        except OSError as exc:
+            raise Unavailable(f"{key}: {exc.strerror}") from exc
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         check_prefix(prefix)
@@ -102,73 +109,79 @@ class LocalObjectStore:
             with _mapped(f"{batch[0][0]} and {len(batch) - 1} more"):
                 self._put_batch(batch)
 
-    def _put_again(self, files: Sequence[tuple[str, bytes]]) -> None:
-        """Put files that a log has; they may be there, and half written."""
-        self._put_synced([(self._objects / key, content) for key, content in files])
-
     def _put_batch(self, batch: _Files) -> None:
+        """A large file among small ones is synced itself, and the others are no worse off for it."""
+        large = [file for file in batch if len(file[1]) > LARGEST_BYTES]
+        if large:
+            self._put_synced(large)
+            batch = [file for file in batch if len(file[1]) <= LARGEST_BYTES]
+        if batch:
+            self._put_small(batch)
+
+    def _put_small(self, batch: _Files) -> None:
         ahead = self._ahead
-        if ahead is None:
-            self._put_synced(batch)
-            return
-        named = [(path.relative_to(self._objects).as_posix(), content) for path, content in batch]
-        if not ahead.keep(named):
+        log = None if ahead is None else ahead.keep(batch)
+        if ahead is None or log is None:
             self._put_synced(batch)
             return
         try:
             self._put_named(batch, _write)
         finally:
-            ahead.placed([name for name, _ in named])
+            ahead.placed(log, [key for key, _ in batch])
 
     def _put_synced(self, batch: _Files) -> None:
         """Write all, sync all, name all, then sync each folder once."""
         self._put_named(batch, _write_synced)
-        for folder in dict.fromkeys(final.parent for final, _ in batch):
+        for folder in dict.fromkeys(self._path(key).parent for key, _ in batch):
             _sync_folder(folder)
 
-    def _put_named(self, batch: _Files, write: Callable[[_Files], None]) -> None:
-        temporary = [self._new_temporary() for _ in batch]
+    def _put_named(self, batch: _Files, write: _Write) -> None:
+        unique = self._new_temporary()
+        temporary = [f"{unique}-{number}" for number in range(len(batch))]
         try:
             write([(path, content) for path, (_, content) in zip(temporary, batch, strict=True)])
-            for path, (final, _) in zip(temporary, batch, strict=True):
-                self._name(path, final)
+            for path, (key, _) in zip(temporary, batch, strict=True):
+                self._name(path, key)
         except BaseException:
             for path in temporary:
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
             raise
 
-    def _put_file(self, final: Path, path: Path) -> None:
-        with _mapped(str(final)):
+    def _put_file(self, key: str, path: Path) -> None:
+        with _mapped(key):
             os.utime(path)
             _sync_file(path)
             try:
-                self._name(path, final)
+                self._name(path, key)
             except OSError as exc:
                 if exc.errno != errno.EXDEV:
                     raise
-                self._copy(path, final)
-            _sync_folder(final.parent)
+                self._copy(path, key)
+            _sync_folder(self._path(key).parent)
 
-    def _copy(self, path: Path, final: Path) -> None:
+    def _copy(self, path: Path, key: str) -> None:
         """Bring a file over from another file system."""
         temporary = self._new_temporary()
         try:
             shutil.copyfile(path, temporary)
             _sync_file(temporary)
-            self._name(temporary, final)
+            self._name(temporary, key)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         path.unlink(missing_ok=True)
 
-    def _name(self, path: Path, final: Path) -> None:
-        """Give a synced file its final name; its folder may come and go with its last file."""
+    def _name(self, path: Path | str, key: str) -> None:
+        """Give a file its final name; its folder is made if it is missing, and may go with its last file."""
+        final = self._above + key
         for _ in range(_FOLDER_RACES):
-            with suppress(FileNotFoundError):
-                _make_folder(final.parent)
-                path.rename(final)
+            try:
+                os.rename(path, final)  # noqa: PTH104 - see `_above`
+            except FileNotFoundError:
+                _make_folder(Path(final).parent)
+            else:
                 return
-        path.rename(final)
+        os.rename(path, final)  # noqa: PTH104
 
     def _new_temporary(self) -> Path:
         return self._temporary / secrets.token_hex(12)
@@ -240,10 +253,17 @@ def _opened(path: Path) -> tuple[FileIO, bytes]:
 
 def _write(files: _Files) -> None:
     for path, content in files:
-        with path.open("xb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
+        number = os.open(path, _NEW_FILE, 0o666)
+        try:
+            _write_all(number, content)
+        finally:
+            os.close(number)
+
+
+def _write_all(number: int, content: bytes | memoryview) -> None:
+    written = os.write(number, content)
+    while written < len(content):
+        written += os.write(number, memoryview(content)[written:])
 
 
 def _write_synced(files: _Files) -> None:
@@ -251,11 +271,10 @@ def _write_synced(files: _Files) -> None:
     with ExitStack() as opened:
         written = []
         for path, content in files:
-            file = opened.enter_context(path.open("xb", buffering=0))
-            written.append(file.fileno())
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
+            number = os.open(path, _NEW_FILE, 0o666)
+            opened.callback(os.close, number)
+            written.append(number)
+            _write_all(number, content)
         if len(written) > 1 and hasattr(os, "posix_fadvise"):
             for number in written:
                 # Linux starts to write the file's dirty pages, here in half the time of the syncs alone.

@@ -69,8 +69,11 @@ class FakeMedia:
     def call(self, user: str, method: str, hkey: str, payload: bytes) -> bytes:
         return json.dumps({"data": [user, method, json_or_refuse(payload)], "err": ""}).encode()
 
-    def upload_changes(self, user: str, path: Path) -> bytes:
-        return json.dumps(path.stat().st_size).encode()
+    def upload_changes(self, user: str, zipped: bytes | Path) -> bytes:
+        """Where the zip is, its size and sum."""
+        content = zipped if isinstance(zipped, bytes) else zipped.read_bytes()
+        place = "memory" if isinstance(zipped, bytes) else "file"
+        return json.dumps([place, len(content), hashlib.sha256(content).hexdigest()]).encode()
 
     def download_files(self, user: str, payload: bytes) -> object:
         return SimpleNamespace(size_bytes=6, blocks=iter((b"abc", b"def")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,41 @@ def test_a_large_upload_in_small_chunks_arrives_whole_and_leaves_no_file(
     answer = client.ask(*chunked("/sync/upload", packed(file), 4096))
     assert answer.unpacked.decode() == f"{hashlib.sha256(file).hexdigest()} {len(file)}"
     assert list(spool_of(server).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("packed_bytes", "zeros", "place"),
+    [(200, 0, "memory"), (3 * MIB, 0, "memory"), (3 * MIB, 2 * MIB, "file"), (5 * MIB, 0, "file")],
+)
+def test_a_small_zip_stays_in_memory_and_a_large_one_arrives_as_a_file(
+    server: servers.Server, client: Wire, packed_bytes: int, zeros: int, place: str
+) -> None:
+    zipped = random.Random(3).randbytes(packed_bytes) + bytes(zeros)
+    answer = client.ask(*chunked("/msync/uploadChanges", packed(zipped), 4096))
+    assert json.loads(answer.unpacked) == [place, len(zipped), hashlib.sha256(zipped).hexdigest()]
+    assert list(spool_of(server).iterdir()) == []
+
+
+def test_zips_that_find_no_room_in_memory_arrive_as_files(server: servers.Server) -> None:
+    """Twenty clients that stop in the middle hold all of it; it comes back when they have gone."""
+    zipped = random.Random(4).randbytes(4 * MIB - 4096)
+    *first, last = chunked("/msync/uploadChanges", packed(zipped), 4096)
+    sum_of = hashlib.sha256(zipped).hexdigest()
+    slow = [Wire(server.port) for _ in range(20)]
+    for each in slow:
+        each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # what is sent is read, or nearly
+        each.send(*first)
+    places = []
+    for each in slow:
+        place, *rest = json.loads(each.ask(last).unpacked)
+        assert rest == [len(zipped), sum_of]
+        places.append(place)
+        each.close()
+    assert {"memory", "file"} == set(places)
+    assert list(spool_of(server).iterdir()) == []
+    again = Wire(server.port)
+    assert json.loads(again.ask(*first, last).unpacked)[0] == "memory"
+    again.close()
 
 
 def spool_of(server: servers.Server) -> Path:

@@ -75,9 +75,11 @@ class Worker:
         assert answer.pop("err") == ""
         return answer["data"]
 
-    def upload(self, user, zipped):
-        self._upload.write_bytes(zipped)
-        answer = json.loads(self.service.upload_changes(UserId(user), self._upload))
+    def upload(self, user, zipped, *, as_file=False):
+        if as_file:
+            self._upload.write_bytes(zipped)
+        given = self._upload if as_file else zipped
+        answer = json.loads(self.service.upload_changes(UserId(user), given))
         assert answer.pop("err") == ""
         return answer["data"]
 

@@ -17,13 +17,14 @@ MIB = 1 << 20
 
 @pytest.fixture
 def refuse(worker, make_zip):
-    """Uploads a zip that must be refused, and checks that nothing of it was applied."""
+    """Uploads a zip that must be refused, in memory or not, and checks that nothing of it was applied."""
     worker.upload("user", make_zip(("kept", b"kept")))
 
     def refuse(zipped, match=None):
         before = worker.call("user", "mediaChanges", {"lastUsn": 0})
-        with pytest.raises(ProtocolError, match=match):
-            worker.upload("user", zipped)
+        for as_file in (False, True):
+            with pytest.raises(ProtocolError, match=match):
+                worker.upload("user", zipped, as_file=as_file)
         assert worker.call("user", "mediaChanges", {"lastUsn": 0}) == before
         assert not list(worker.scratch.iterdir())
 
@@ -188,12 +189,18 @@ def test_no_damage_to_a_zip_makes_anything_but_a_refusal(tmp_path, make_zip, dat
         if not zipped:
             break
     (tmp_path / "zip").write_bytes(zipped)
-    batch = Batch(tmp_path)
+    in_memory, in_file = (changes_of(form, tmp_path) for form in (bytes(zipped), tmp_path / "zip"))
+    assert in_memory == in_file
+    assert all(facts is None or facts.size_bytes > 0 for _, facts in in_file or ())
+
+
+def changes_of(zipped, folder):
+    """What is in a zip; None if it is refused."""
+    batch = Batch(folder)
     try:
-        unpack(tmp_path / "zip", batch, MIB)
+        unpack(zipped, batch, MIB)
     except ProtocolError:
-        pass
-    else:
-        assert all(facts is None or facts.size_bytes > 0 for _, facts in batch.changes)
+        return None
     finally:
         batch.close()
+    return batch.changes

@@ -42,8 +42,8 @@ def steps(monkeypatch, root):
         real_fsync(number)
 
     def rename(source, target, **keywords):
-        seen.append(f"name {os.path.relpath(target, root)}")
         real_rename(source, target, **keywords)
+        seen.append(f"name {os.path.relpath(target, root)}")
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)

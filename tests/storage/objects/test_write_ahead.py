@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections import deque
 
 import pytest
 
@@ -61,6 +62,20 @@ def synced(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def aside():
+    """Work that nobody waits for, to be done when a test says so."""
+
+    class Aside(deque):
+        __call__ = deque.append
+
+        def do_all(self):
+            while self:
+                self.popleft()()
+
+    return Aside()
+
+
 def logs_of(root):
     return list((root / "ahead").glob("*.log"))
 
@@ -103,23 +118,83 @@ def test_the_log_of_a_living_process_is_left_alone(new_process, root):
     assert other.read("blobs/a") == b"content"
 
 
-def test_a_full_log_begins_anew_when_its_files_are_synced(new_process, after_power_cut, root, synced):
-    objects, _ = new_process(log_bytes=4000)
+def test_while_a_full_log_waits_to_be_synced_another_one_goes_on(
+    new_process, after_power_cut, root, synced, aside
+):
+    objects, _ = new_process(log_bytes=4000, aside=aside)
     objects.put("blobs/1", b"1" * 3000)
-    synced.clear()
     objects.put("blobs/2", b"2" * 3000)
+    assert len(logs_of(root)) == 2
+    restarted = after_power_cut()
+    assert restarted.read("blobs/1") == b"1" * 3000
+    assert restarted.read("blobs/2") == b"2" * 3000
+    synced.clear()
+    aside.do_all()
     assert len(synced) == 2
-    assert after_power_cut().read("blobs/2") == b"2" * 3000
     assert objects.read("blobs/1") == b"1" * 3000
 
 
-def test_records_of_an_earlier_round_are_not_played_back(new_process, after_power_cut):
-    objects, _ = new_process(log_bytes=10_000)
-    objects.put_many([(f"blobs/{number}", bytes([number]) * 3000) for number in range(3)])
-    objects.put("blobs/new", b"n" * 3000)
+def test_when_both_logs_are_full_files_are_synced_themselves(new_process, root, synced, aside):
+    objects, _ = new_process(log_bytes=4000, aside=aside)
+    for number in range(2):
+        objects.put(f"blobs/{number}", bytes(3000))
+    synced.clear()
+    objects.put("blobs/2", bytes(3000))
+    assert len(synced) == 2
+    aside.do_all()
+    synced.clear()
+    objects.put("blobs/3", bytes(3000))
+    assert synced == []
+    assert len(logs_of(root)) == 2
+
+
+def test_a_full_log_is_synced_by_a_thread_of_its_own(new_process, root):
+    objects, log = new_process(log_bytes=4000)
+    for number in range(20):
+        objects.put(f"blobs/{number}", bytes([number]) * 3000)
+    log.close()
+    assert logs_of(root) == []
+    assert all(objects.read(f"blobs/{number}") == bytes([number]) * 3000 for number in range(20))
+
+
+def test_many_files_of_a_full_log_are_synced_at_once_or_one_by_one(new_process, root, aside):
+    objects, log = new_process(log_bytes=40_000, aside=aside)
+    for first in (0, 90):
+        objects.put_many([(f"blobs/{first + number}", bytes(300)) for number in range(90)])
+    aside.do_all()
+    log.close()
+    assert logs_of(root) == []
+    assert len(list(objects.list("blobs/"))) == 180
+
+
+def test_records_of_an_earlier_round_are_not_played_back(new_process, after_power_cut, aside):
+    objects, _ = new_process(log_bytes=10_000, aside=aside)
+    for name in "abc":
+        objects.put_many([(f"blobs/{name}{number}", name.encode() * 3000) for number in range(3)])
+        aside.do_all()
     restarted = after_power_cut()
-    assert restarted.read("blobs/new") == b"n" * 3000
-    assert restarted.read("blobs/1") == b""  # synced before the round ended: the cut here is made up
+    assert restarted.read("blobs/c2") == b"c" * 3000
+    # Synced before their rounds ended: the cuts here are made up.
+    assert restarted.read("blobs/a1") == b""
+    assert restarted.read("blobs/b1") == b""
+
+
+def test_a_round_whose_files_cannot_be_synced_stays_for_the_next_start(
+    new_process, after_power_cut, monkeypatch, root, synced, aside
+):
+    objects, log = new_process(log_bytes=4000, aside=aside)
+    objects.put("blobs/1", b"1" * 3000)
+    objects.put("blobs/2", b"2" * 3000)
+    monkeypatch.setattr(os, "fsync", _fail)
+    aside.do_all()
+    monkeypatch.undo()
+    log.close()
+    assert len(logs_of(root)) == 2
+    assert after_power_cut().read("blobs/1") == b"1" * 3000
+
+
+def _fail(_):
+    raise OSError(errno.EIO, "bad disk")
 
 
 @pytest.mark.parametrize("damage", [0, 3, 20, 40, 5000])
@@ -147,11 +222,7 @@ def test_a_large_file_is_synced_itself(new_process, root, synced):
 def test_after_a_failed_sync_every_file_is_synced_itself(new_process, monkeypatch, root, synced):
     objects, log = new_process()
     objects.put("blobs/a", b"content")
-
-    def fail(_):
-        raise OSError(errno.EIO, "bad disk")
-
-    monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(os, "fdatasync", _fail)
     synced.clear()
     objects.put("blobs/b", b"content")
     monkeypatch.undo()
