@@ -15,9 +15,11 @@ from flask import Response
 
 from app.http.request import SyncRequest
 from app.offload import ThreadPools
+from storage.packing import Packer
 
 _SIZE_HEADER = "anki-original-size"
 _INLINE_BYTES = 64 * 1024
+_MESSAGE_LEVEL = 1
 _FILE_LEVEL = 1
 """Half the time of the usual level 3, and a collection gets a twentieth larger."""
 
@@ -70,16 +72,16 @@ class Answers:
 
     def __init__(self, pools: ThreadPools) -> None:
         self._pools = pools
-        self._shared = zstandard.ZstdCompressor()
+        self._packer = Packer(_MESSAGE_LEVEL)
 
     def message(self, request: SyncRequest, payload: bytes) -> Answer:
         """A whole payload, usually JSON."""
         if not request.is_packed:
             return Answer(payload)
         if len(payload) <= _INLINE_BYTES:
-            packed = self._shared.compress(payload)
+            packed = self._packer.pack(payload)
         else:
-            packed = self._pools.run(lambda: zstandard.ZstdCompressor().compress(payload))
+            packed = self._pools.run(lambda: self._packer.pack(payload))
         return Answer(packed, ((_SIZE_HEADER, str(len(payload))),))
 
     def file(self, request: SyncRequest, download: Download) -> Answer:

@@ -41,6 +41,9 @@ from storage.types import (
 
 __all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
 
+_SHORT_BYTES = 256 << 10
+"""Pages of so many bytes are read, hashed and packed in less than a millisecond."""
+
 _PLANS = 3
 """How often a checkout reads the head again because compaction and sweep took an object away."""
 
@@ -197,14 +200,20 @@ class DatabaseStore:
         self.discard(checkout)
         self._assembler.forget(checkout.database)
 
-    def commit(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
+    def commit(self, checkout: Checkout, head: Head, commit: Commit, way: Offload[Any] | None = None) -> Head:
         """Make the checkout's state the next version; the checkout is then at it.
 
         `head` is the one that the checkout was made for, with the token of the caller's session.
+        `way` is how SQLite's COMMIT and the making of a small delta are run, off the event loop
+        unless the caller knows that the change is short.
         On any error the checkout is gone. Raises: SessionLost, HeadMoved.
         """
+        way = way or self._offload
         try:
-            made = self._offload(lambda: self._commits.make(checkout, head, commit, self._nonce()))
+            change = way(lambda: self._commits.settle(checkout))
+            if change.touched_bytes > _SHORT_BYTES or self._commits.is_whole(head, change):
+                way = self._offload
+            made = way(lambda: self._commits.make(checkout, head, commit, self._nonce(), change))
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
             self._put(checkout.database, made)
