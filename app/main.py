@@ -113,7 +113,9 @@ def build_accounts(
         passwords = Passwords(offload)
         users_file = NoUsersFile() if in_cloud else file
         users = directory = LocalUsers(users_file, _environment(settings), passwords, clock_ms)
-    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms))
+    # Only where users and keys are both in the file does its revision speak for both.
+    revision = file.revision if cloud is None else None
+    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms, revision))
 
 
 def _environment(settings: Settings) -> EnvironmentUsers:
