@@ -49,7 +49,10 @@ class CountedBody:
     """The body of one request (wsgi.input): knows how much was read, and whether all was."""
 
     def __init__(self, body: Any) -> None:
-        self._body = body
+        reader = body.reader
+        # A reader of a known length gives all that is asked for; gunicorn's body around it only buffers.
+        self._known = reader if isinstance(reader, LengthReader) else None
+        self._body = body if self._known is None else reader
         self.bytes_in = 0
         self.is_finished = self._has_nothing_left()
 
@@ -58,6 +61,8 @@ class CountedBody:
 
         Raises: BrokenBody.
         """
+        if size < 0:
+            size = sys.maxsize
         try:
             block: bytes = self._body.read(size)
         except (NoMoreData, ParseException) as exc:
@@ -65,12 +70,11 @@ class CountedBody:
         except OSError as exc:
             raise BrokenBody("the client fell silent, or closed the connection") from exc
         self.bytes_in += len(block)
-        self.is_finished = len(block) < size or size < 0 or self._has_nothing_left()
+        self.is_finished = len(block) < size or self._has_nothing_left()
         return block
 
     def _has_nothing_left(self) -> bool:
-        reader = self._body.reader
-        return isinstance(reader, LengthReader) and reader.length == 0 and not self._body.buf.tell()
+        return self._known is not None and self._known.length == 0
 
 
 class OneSendResponse:

@@ -71,13 +71,16 @@ class DatabaseStore:
         configure: Callable[[apsw.Connection], None],
         limits: Limits,
         due: Callable[[DatabaseId], None] = _nobody,
+        put: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """`folder` is local, may be shared by processes, and holds nothing that must be kept.
 
         `configure` registers collations and functions on every new connection. `due` is told of a
-        database whose chain a commit has made long enough to be compacted.
+        database whose chain a commit has made long enough to be compacted. `put` puts the object of
+        a small commit, where `objects.put` is not the best way (see `sharedput`).
         """
         self._due = due
+        self._put_small = put or objects.put
         self._heads, self._objects, self._limits = heads, objects, limits
         self._offload, self._clock_ms, self._nonce = offload, clock_ms, nonce
         self._bases = BaseCache(folder / "bases", limits.base_bytes, limits.verify_every)
@@ -330,7 +333,7 @@ class DatabaseStore:
     def _put(self, database: DatabaseId, made: Made) -> None:
         key = entry_key(database, made.entry)
         if isinstance(made.content, bytes):
-            self._objects.put(key, made.content)
+            self._put_small(key, made.content)
             return
         try:
             self._objects.put_file(key, made.content)

@@ -44,6 +44,7 @@ _TABLE: Final = """
     ) STRICT
 """
 _FIND: Final = "SELECT record FROM heads WHERE user = ? AND kind = ?"
+_FIND_BOTH: Final = "SELECT kind, record FROM heads WHERE user = ?"
 _STORE: Final = """
     INSERT INTO heads (user, kind, record) VALUES (?, ?, ?)
     ON CONFLICT (user, kind) DO UPDATE SET record = excluded.record
@@ -54,7 +55,10 @@ _LIST: Final = """
     SELECT user, kind FROM heads WHERE (user, kind) > (?, ?) ORDER BY user, kind LIMIT 500
 """
 
-_CHECKPOINT_PAGES: Final = 2000
+_PAGE_BYTES: Final = 8192
+"""Holds nearly every record in one page, so that a write is one frame. Files of before keep theirs."""
+
+_CHECKPOINT_PAGES: Final = 1000
 """WAL pages after which a durable write folds the WAL into the file, without stopping anybody."""
 _CHECKPOINT_PATIENCE: Final = 4
 """Multiple of that at which writers are held for a moment, since they never left a gap."""
@@ -85,7 +89,7 @@ class LocalHeadStore:
         self._wal_pages = 0
         self._checkpointing = False
         self._sync_failed = False
-        with _mapped(path):
+        with _Mapped(path):
             self._connection = _connect(path)
             self._connection.set_wal_hook(self._note_wal)
             self._checkpointer = _connect(path)
@@ -101,11 +105,18 @@ class LocalHeadStore:
 
     def find(self, database: DatabaseId) -> Head | None:
         check_user(database.user)
-        with _mapped(self._path), self._lock:
+        with _Mapped(self._path), self._lock:
             return self._read(database)
 
     def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
-        return [self.find(database) for database in databases]
+        found: dict[DatabaseId, Head] = {}
+        for user in dict.fromkeys(database.user for database in databases):
+            check_user(user)
+            with _Mapped(self._path), self._lock:
+                for kind, record in self._connection.execute(_FIND_BOTH, (user,)):
+                    database = DatabaseId(user, DatabaseKind(str(kind)))
+                    found[database] = self._decoded(database, record)
+        return [found.get(database) for database in databases]
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         return self._change(database, lambda head: transitions.open_session(head, session))
@@ -145,7 +156,7 @@ class LocalHeadStore:
             return
         after: tuple[Any, ...] = ("", "")
         while True:
-            with _mapped(self._path), self._lock:
+            with _Mapped(self._path), self._lock:
                 rows = self._connection.execute(_LIST, after).fetchall()
             if not rows:
                 return
@@ -189,7 +200,7 @@ class LocalHeadStore:
         if after is before:
             return None
         new = self._encoder.encode(after)
-        with _mapped(self._path), self._lock:
+        with _Mapped(self._path), self._lock:
             self._connection.execute(_EXCHANGE, (new, database.user, database.kind.value, record))
             if self._connection.changes() != 1:
                 return None
@@ -208,7 +219,7 @@ class LocalHeadStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         execute = self._connection.execute
-        with _mapped(self._path), self._lock:
+        with _Mapped(self._path), self._lock:
             execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -220,8 +231,9 @@ class LocalHeadStore:
 
     def _read(self, database: DatabaseId) -> Head | None:
         record = self._connection.execute(_FIND, (database.user, database.kind.value)).get
-        if record is None:
-            return None
+        return None if record is None else self._decoded(database, record)
+
+    def _decoded(self, database: DatabaseId, record: bytes) -> Head:
         known = self._known.get(database)
         if known is not None and known[0] == record:
             return known[1]
@@ -282,6 +294,7 @@ def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     try:
         connection.set_busy_handler(_give_way)
+        connection.pragma("page_size", _PAGE_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.wal_autocheckpoint(0)
         # NORMAL never lets a power cut damage the file; it only leaves the sync of commits to us.
@@ -318,13 +331,30 @@ def _give_way(tries: int) -> bool:
     return tries < _YIELDS + _NAPS
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (apsw.NotADBError, apsw.CorruptError) as exc:
-        raise Corrupt(str(path), "a sound SQLite file", str(exc)) from exc
-    except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as exc:
-        raise Unavailable(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise Unavailable(f"{path}: {exc.strerror}") from exc
+class _Mapped:
+    """SQLite's errors and the disk's become the storage's. A class, as every request passes here often."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, apsw.NotADBError | apsw.CorruptError):
+            raise Corrupt(str(self._path), "a sound SQLite file", str(exc)) from exc
+        if isinstance(exc, _AWAY):
+            raise Unavailable(f"{self._path}: {exc}") from exc
+        if isinstance(exc, OSError):
+            raise Unavailable(f"{self._path}: {exc.strerror}") from exc
+
+
+_AWAY: Final = (
+    apsw.BusyError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+)
