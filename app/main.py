@@ -38,6 +38,7 @@ from app.upkeep import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn, Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
 from storage.database.limits import Limits
+from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.heads.base import HeadStore
 from storage.heads.local import LocalHeadStore
@@ -113,7 +114,9 @@ def build_accounts(
         passwords = Passwords(offload)
         users_file = NoUsersFile() if in_cloud else file
         users = directory = LocalUsers(users_file, _environment(settings), passwords, clock_ms)
-    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms))
+    # Only where users and keys are both in the file does its revision speak for both.
+    revision = file.revision if cloud is None else None
+    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms, revision))
 
 
 def _environment(settings: Settings) -> EnvironmentUsers:
@@ -165,6 +168,7 @@ def build_stores(
     heads: HeadStore
     objects: ObjectStore
     ahead: WriteAhead | None = None
+    put: Callable[[str, bytes], None] | None = None
     if cloud is not None and settings.cloud is not None:
         heads, objects = cloud.heads(), cloud.objects(offload)
     else:
@@ -174,6 +178,7 @@ def build_stores(
             LocalHeadStore(root / "heads.sqlite", offload),
             LocalObjectStore(root, offload, ahead),
         )
+        put = SharedPut(objects)
     due = DueQueue()
     locks = KeyedLocks(threading.RLock)
     databases = DatabaseStore(
@@ -186,6 +191,7 @@ def build_stores(
         configure=configure,
         limits=limits,
         due=due.add,
+        put=put,
     )
     blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=limits.sweep_grace_ms // 2)
     upkeep = Upkeep(

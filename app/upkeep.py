@@ -131,19 +131,29 @@ class Upkeep:
 
 
 class DueQueue:
-    """Databases to compact, each once, in the order in which they became due."""
+    """Databases to compact, each once, in the order in which they became due.
+
+    One that is asked for again has not come to rest: its sync would make a compaction void.
+    """
 
     def __init__(self) -> None:
-        self._due: OrderedDict[DatabaseId, None] = OrderedDict()
+        self._restless: OrderedDict[DatabaseId, None] = OrderedDict()
+        self._rested: OrderedDict[DatabaseId, None] = OrderedDict()
 
     def add(self, database: DatabaseId) -> None:
         """Ask for a compaction. What does not fit is found by the daily run."""
-        if len(self._due) < _MOST_DUE:
-            self._due[database] = None
+        self._rested.pop(database, None)
+        if len(self._restless) < _MOST_DUE:
+            self._restless[database] = None
+
+    def settle(self) -> None:
+        """From here on, what was asked for before the last `settle` and not since can be taken."""
+        self._rested |= self._restless
+        self._restless = OrderedDict()
 
     def take(self) -> DatabaseId | None:
         """The next one, or None."""
-        return self._due.popitem(last=False)[0] if self._due else None
+        return self._rested.popitem(last=False)[0] if self._rested else None
 
 
 class Turn(Protocol):
@@ -225,6 +235,7 @@ class Housekeeper:
     def tidy(self) -> None:
         """Do what is due now; whatever fails is logged, and tried again another time."""
         try:
+            self._due.settle()
             while (database := self._due.take()) is not None:
                 self._upkeep.compact(database)
             summary = self._turn.take(self._upkeep.run)

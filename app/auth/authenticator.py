@@ -22,16 +22,31 @@ _ASK_AGAIN_AFTER_MS = 15 * 1000
 _CLIENT_LENGTH = 100
 _LONGEST_INPUT = 4096
 _OPENED_KEPT = 1000
+_CONFIRMED_KEPT = 4000
+
+_Confirmed = dict[bytes, tuple[UserId, int]]
+"""Hash of a host key -> whose it is, and until when that need not be asked again."""
 
 
 class Authenticator:
     """`login` for hostKey, `authenticate` for every other request."""
 
     def __init__(
-        self, directory: UserDirectory, keys: HostKeys, attempts: LoginAttempts, clock_ms: Callable[[], int]
+        self,
+        directory: UserDirectory,
+        keys: HostKeys,
+        attempts: LoginAttempts,
+        clock_ms: Callable[[], int],
+        revision: Callable[[], int] | None = None,
     ) -> None:
+        """`revision` is another number whenever a user or a key may have changed, in any process.
+
+        Without one every request asks.
+        """
         self._directory, self._keys, self._attempts = directory, keys, attempts
         self._clock_ms = clock_ms
+        self._revision = revision
+        self._confirmed: tuple[int, _Confirmed] = (-1, {})
         self._touch_after_ms = directory.recheck_after_ms or _TOUCH_AFTER_MS
         self._asking: set[bytes] = set()
         self._opened: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
@@ -58,15 +73,36 @@ class Authenticator:
     def authenticate(self, key: str) -> UserId:
         """Whose key it is. Raises: AuthError, ServiceUnavailable."""
         try:
-            record = self._keys.find(hash_of(key))
+            key_hash = hash_of(key)
         except UnicodeEncodeError:
-            record = None
+            raise AuthError("unknown host key") from None
+        now_ms = self._clock_ms()
+        if self._revision is None:
+            return self._authenticate(key, key_hash, now_ms).user
+        # Asked before the key is looked at: what changes after that is another revision.
+        confirmed = self._confirmed_at(self._revision())
+        user, until_ms = confirmed.get(key_hash, (None, 0))
+        if user is None or now_ms >= until_ms:
+            record = self._authenticate(key, key_hash, now_ms)
+            user = record.user
+            confirmed[key_hash] = user, record.used_ms + self._touch_after_ms
+        return user
+
+    def _confirmed_at(self, revision: int) -> _Confirmed:
+        """The keys found good at this revision. Who waits meanwhile keeps to what was so at theirs."""
+        known, confirmed = self._confirmed
+        if revision != known or len(confirmed) >= _CONFIRMED_KEPT:
+            confirmed = {}
+            self._confirmed = revision, confirmed
+        return confirmed
+
+    def _authenticate(self, key: str, key_hash: bytes, now_ms: int) -> KeyRecord:
+        record = self._keys.find(key_hash)
         if record is None:
             raise AuthError("unknown host key")
-        now_ms = self._clock_ms()
         if now_ms - record.checked_ms >= self._directory.recheck_after_ms:
             self._check(key, record, now_ms)
-        return record.user
+        return record
 
     def _verify(self, username: str, password: str) -> Identity:
         if len(username) > _LONGEST_INPUT or len(password) > _LONGEST_INPUT:

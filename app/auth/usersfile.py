@@ -83,6 +83,11 @@ class UsersFile:
             reader = self._reader = self._reader or self._open()
             return reader.execute(sql, bindings).fetchall()
 
+    def revision(self) -> int:
+        """Another number after each write to the file, by any process. See `read` for who may ask."""
+        ((revision,),) = self.read("PRAGMA data_version")
+        return int(revision)
+
     def write(self, work: Callable[[apsw.Connection], T], *, durable: bool = True) -> T:
         """Run `work` as one transaction; `durable`: also against a power cut."""
 

@@ -5,6 +5,7 @@ Refuses bodies, passwords and host keys: a line is made of the named fields and 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -20,6 +21,7 @@ _TEXT_LIMIT = 120
 _NAMES = {"gunicorn.error": "server"}
 """Loggers whose own names would only puzzle: this one is the process's, errors or not."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -62,7 +64,7 @@ class LineFormatter:
 
     def request(self, entry: Entry, now_s: float) -> bytes:
         """The line of one request."""
-        fields = {
+        fields: dict[str, Any] = {
             "method": entry.method[:_TEXT_LIMIT],
             "status": entry.status,
             "ms": round(entry.ms, 2),
@@ -86,23 +88,25 @@ class LineFormatter:
 
 
 def _json(now_s: float, level: int, event: str, fields: Mapping[str, Any]) -> bytes:
-    line = {"time": _stamp(now_s), "level": logging.getLevelName(level).lower(), "event": event, **fields}
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+    line = {"time": _stamp(now_s), "level": _level_name(level), "event": event, **fields}
+    return _ENCODER.encode(line).encode("ascii") + b"\n"
 
 
 def _text(now_s: float, level: int, event: str, fields: Mapping[str, Any]) -> bytes:
-    parts = [_stamp(now_s), logging.getLevelName(level).lower().ljust(7), event]
+    parts = [_stamp(now_s), _level_name(level).ljust(7), event]
     traceback = fields.get("traceback")
-    parts.extend(
-        f"{name}={_word(value)}" for name, value in fields.items() if name != "traceback" and value != ""
-    )
+    for name, value in fields.items():
+        if type(value) is not str:
+            parts.append(f"{name}={value}")
+        elif value and name != "traceback":
+            parts.append(f"{name}={_word(value)}")
     line = " ".join(parts) + "\n" + (f"{traceback}\n" if traceback else "")
     return line.encode("utf-8", "backslashreplace")
 
 
-def _word(value: object) -> str:
+@functools.lru_cache(maxsize=1024)
+def _word(word: str) -> str:
     """A value as one word; what a client chose cannot forge a line or a field."""
-    word = value if isinstance(value, str) else str(value)
     if not word.isprintable() or " " in word or "=" in word or '"' in word:
         return json.dumps(word)
     return word
@@ -110,7 +114,17 @@ def _word(value: object) -> str:
 
 def _stamp(now_s: float) -> str:
     whole_s = int(now_s)
-    return f"{time.strftime(_TIME_FORMAT, time.gmtime(whole_s))}.{int((now_s - whole_s) * 1000):03}Z"
+    return f"{_second(whole_s)}.{int((now_s - whole_s) * 1000):03}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _second(whole_s: int) -> str:
+    return time.strftime(_TIME_FORMAT, time.gmtime(whole_s))
+
+
+@functools.cache
+def _level_name(level: int) -> str:
+    return logging.getLevelName(level).lower()
 
 
 class LineHandler(logging.Handler):

@@ -6,11 +6,11 @@ import flask
 from werkzeug.routing import MapAdapter
 
 from app.http.collection import CollectionService, collection_blueprint
+from app.http.doors import with_doors
 from app.http.errors import answer_errors
 from app.http.front import Front
 from app.http.health import health_blueprint
 from app.http.media import MediaService, media_blueprint
-from app.http.paths import with_canonical_paths
 
 
 class _Application(flask.Flask):
@@ -33,5 +33,5 @@ def make_application(front: Front, collections: CollectionService, media: MediaS
     app.register_blueprint(media_blueprint(front, media))
     app.register_blueprint(health_blueprint())
     answer_errors(app)
-    app.wsgi_app = with_canonical_paths(app.wsgi_app)  # type: ignore[method-assign, assignment]
+    app.wsgi_app = with_doors(app)  # type: ignore[method-assign, assignment]
     return app

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from app.errors import ProtocolError
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
-from app.http.response import Download
+from app.http.response import Answer, Download
 from app.sync.transfer import TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
@@ -67,7 +67,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
     """The routes of /sync."""
     blueprint = Blueprint("collection", __name__)
 
-    def host_key(request: SyncRequest) -> Response:
+    def host_key(request: SyncRequest) -> Answer:
         """A password for a host key: the one method that needs none."""
         try:
             message = msgspec.json.decode(front.strangers_payload(request), type=LoginMessage)
@@ -76,12 +76,12 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         key = front.authenticator.login(message.u, message.p, request.address, request.client)
         return front.answers.message(request, msgspec.json.encode(LoginAnswer(key)))
 
-    def message(request: SyncRequest) -> Response:
+    def message(request: SyncRequest) -> Answer:
         user, payload = front.admit(request), front.payload(request)
         answer = service.call(user, request.method, request.skey, request.version, payload)
         return front.answers.message(request, answer)
 
-    def upload(request: SyncRequest) -> Response:
+    def upload(request: SyncRequest) -> Answer:
         user = front.admit(request)
         try:
             with front.spooled(request) as path:
@@ -90,7 +90,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
             text = TOO_LARGE
         return front.answers.message(request, text.encode())
 
-    def download(request: SyncRequest) -> Response:
+    def download(request: SyncRequest) -> Answer:
         user, payload = front.admit(request), front.payload(request)
         with front.pools.transfer():
             return front.answers.file(request, service.download(user, request.version, payload))

@@ -14,7 +14,8 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from app import errors as app_errors
-from app.http.accesslog import entry_of
+from app.http.accesslog import Entry, entry_of
+from app.http.response import Answer, as_response
 from storage import errors as storage_errors
 
 LOGGER_NAME = "ankisyncd"
@@ -56,29 +57,34 @@ def outcome_of(error: Exception) -> Outcome:
     return next((outcome for kind, outcome in TABLE if isinstance(error, kind)), _UNKNOWN)
 
 
+def refusal_of(error: Exception, entry: Entry) -> Answer:
+    """How a request that ended with `error` is answered; says in its line of the log why."""
+    outcome = outcome_of(error)
+    if outcome.logs_traceback:
+        logging.getLogger(LOGGER_NAME).error("a request failed", exc_info=error)
+    else:
+        entry.reason = f"{type(error).__name__}: {error}"
+    headers = []
+    if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
+        headers.append(("Retry-After", str(retry_after_s)))
+    return _refusal(outcome.status, str(error) if outcome.tells_reason else "", headers)
+
+
 def answer_errors(app: Flask) -> None:
     """Let `app` answer every error by the table."""
-    log = logging.getLogger(LOGGER_NAME)
 
     def answer(error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            return _refusal(error.code or 500, "", list(_kept_headers(error)))
-        outcome = outcome_of(error)
-        if outcome.logs_traceback:
-            log.error("a request failed", exc_info=error)
-        else:
-            entry_of(request.environ).reason = f"{type(error).__name__}: {error}"
-        headers = []
-        if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
-            headers.append(("Retry-After", str(retry_after_s)))
-        return _refusal(outcome.status, str(error) if outcome.tells_reason else "", headers)
+            return as_response(_refusal(error.code or 500, "", _kept_headers(error)))
+        return as_response(refusal_of(error, entry_of(request.environ)))
 
     app.register_error_handler(Exception, answer)
 
 
-def _refusal(status: int, reason: str, headers: list[tuple[str, str]]) -> Response:
+def _refusal(status: int, reason: str, headers: list[tuple[str, str]]) -> Answer:
     """The number as text, as the official server has it, then the reason."""
-    return Response(f"{status} {reason}".strip(), status, headers, content_type="text/plain; charset=utf-8")
+    text = f"{status} {reason}".strip()
+    return Answer(text.encode(), (*headers, ("Content-Type", "text/plain; charset=utf-8")), status)
 
 
 def _kept_headers(error: HTTPException) -> list[tuple[str, str]]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import flask
 
 from app.errors import UnknownMethod
-from app.http.accesslog import entry_of
 from app.http.body import Room
 from app.http.request import RequestReader, SyncRequest
-from app.http.response import Answers
+from app.http.response import Answer, Answers, as_response
 from app.offload import ThreadPools
 from storage.types import UserId
 
-Step = Callable[[SyncRequest], flask.Response]
+Step = Callable[[SyncRequest], Answer]
 """Answers an unwrapped request; all but hostKey ask `Front.admit` first of all."""
 
 _HELD_BYTES = 64 * 1024 * 1024
@@ -36,6 +35,24 @@ class Authenticator(Protocol):
 
     def authenticate(self, hkey: str) -> UserId:
         """Whose host key this is."""
+
+
+class View:
+    """Answers the requests for one method: of the one at hand in Flask, or of any environ."""
+
+    def __init__(self, reader: RequestReader, method: str, step: Step) -> None:
+        self._reader, self._method, self._step = reader, method, step
+
+    def __call__(self) -> flask.Response:
+        """As Flask calls it."""
+        return as_response(self.answer(flask.request.environ))
+
+    def answer(self, environ: MutableMapping[str, Any]) -> Answer:
+        """The answer to one request.
+
+        Raises: whatever `app.http.errors` has an answer for.
+        """
+        return self._step(self._reader.read(self._method, environ))
 
 
 class Front:
@@ -59,26 +76,12 @@ class Front:
         self._message_limit_bytes = message_limit_bytes
         self._room = Room(_HELD_BYTES)
 
-    def unwrap(self, method: str) -> SyncRequest:
-        """The request at hand.
-
-        Raises: ProtocolError.
-        """
-        environ = flask.request.environ
-        entry = entry_of(environ)
-        entry.method = method
-        is_query = environ["REQUEST_METHOD"] == "GET"
-        request = self.reader.read_query(method, environ) if is_query else self.reader.read(method, environ)
-        entry.client, entry.session, entry.address = request.client, request.skey, request.address
-        return request
-
     def admit(self, request: SyncRequest) -> UserId:
         """Whose request it is; asked after its form is checked, and before its payload is read.
 
         Raises: AuthError.
         """
-        user = self.authenticator.authenticate(request.hkey)
-        entry_of(flask.request.environ).user = user
+        user = request.entry.user = self.authenticator.authenticate(request.hkey)
         return user
 
     def add_routes(self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step]) -> None:
@@ -95,9 +98,9 @@ class Front:
         def unknown(method: str) -> flask.Response:  # noqa: ARG001 - named so by the route
             raise UnknownMethod(f"unknown method, expected one of {known}")
 
-    def view(self, method: str, step: Step) -> Callable[[], flask.Response]:
-        """A view that unwraps the request at hand and lets `step` answer it."""
-        return lambda: step(self.unwrap(method))
+    def view(self, method: str, step: Step) -> View:
+        """A view that unwraps a request and lets `step` answer it."""
+        return View(self.reader, method, step)
 
     def payload(self, request: SyncRequest) -> bytes:
         """The message that the request of an admitted user carries.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from app.http.accesslog import entry_of
-from app.http.response import SyncResponse
+from app.http.response import Answer, as_response
 
 
 def health_blueprint() -> Blueprint:
@@ -15,6 +15,6 @@ def health_blueprint() -> Blueprint:
     @blueprint.get("/health")
     def health() -> Response:
         entry_of(request.environ).method = "health"
-        return SyncResponse()
+        return as_response(Answer())
 
     return blueprint

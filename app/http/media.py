@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint
 
 from app.errors import ProtocolError
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
-from app.http.response import Download
+from app.http.response import Answer, Download
 from storage.errors import TooLarge
 from storage.types import UserId
 
@@ -33,7 +33,7 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
     """The routes of /msync."""
     blueprint = Blueprint("media", __name__)
 
-    def begin(request: SyncRequest) -> Response:
+    def begin(request: SyncRequest) -> Answer:
         """Legacy clients send their version beside the payload, and the payload does not count."""
         user = front.admit(request)
         if request.media_version is None:
@@ -42,11 +42,11 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
             payload = msgspec.json.encode({"v": request.media_version})
         return front.answers.message(request, service.call(user, "begin", request.hkey, payload))
 
-    def message(request: SyncRequest) -> Response:
+    def message(request: SyncRequest) -> Answer:
         user, payload = front.admit(request), front.payload(request)
         return front.answers.message(request, service.call(user, request.method, request.hkey, payload))
 
-    def upload_changes(request: SyncRequest) -> Response:
+    def upload_changes(request: SyncRequest) -> Answer:
         user = front.admit(request)
         try:
             with front.held(request) as zipped:
@@ -55,7 +55,7 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
             raise ProtocolError("the zip is too large") from exc
         return front.answers.message(request, answer)
 
-    def download_files(request: SyncRequest) -> Response:
+    def download_files(request: SyncRequest) -> Answer:
         user, payload = front.admit(request), front.payload(request)
         with front.pools.transfer():
             return front.answers.file(request, service.download_files(user, payload))

@@ -6,11 +6,6 @@ at addresses with and without `/sync/`, and put the server behind a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
 _ROOMS = frozenset({"sync", "msync"})
 
 
@@ -21,13 +16,3 @@ def canonical_path(path: str) -> str:
     if last and room in _ROOMS:
         return f"/{room}/{last}"
     return "/health" if last == "health" else path
-
-
-def with_canonical_paths(wsgi_app: WsgiApp) -> WsgiApp:
-    """`wsgi_app`, seeing canonical paths only."""
-
-    def canonical(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        environ["PATH_INFO"] = canonical_path(environ["PATH_INFO"])
-        return wsgi_app(environ, start_response)
-
-    return canonical

@@ -7,7 +7,7 @@ Source: rslib/src/sync/request/.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 from urllib.parse import parse_qs
@@ -16,6 +16,7 @@ import msgspec
 
 from app.config import AddressSource
 from app.errors import ProtocolError
+from app.http.accesslog import Entry, entry_of
 from app.http.body import Body, Source
 from app.http.multipart import FormReader
 from app.http.unpack import GzipUnpacker, PlainUnpacker, ZstdUnpacker, zstd_decompressor
@@ -43,6 +44,8 @@ class SyncRequest(msgspec.Struct, frozen=True):
     media_version: str | None
     """The `v` of a legacy media client, which then stands for the payload of `begin`."""
     body: Body
+    entry: Entry
+    """What the log will say of it."""
 
     @property
     def is_packed(self) -> bool:
@@ -82,14 +85,23 @@ class RequestReader:
         self._shared = zstd_decompressor()
         self._address = _address_finder(address_source)
 
-    def read(self, method: str, environ: Mapping[str, Any]) -> SyncRequest:
-        """Unwrap a POST request.
+    def read(self, method: str, environ: MutableMapping[str, Any]) -> SyncRequest:
+        """Unwrap a request.
 
         Raises: ProtocolError.
         """
-        header = environ.get("HTTP_ANKI_SYNC")
-        if header is None:
-            return self._read_form(method, environ)
+        entry = entry_of(environ)
+        entry.method = method
+        if environ["REQUEST_METHOD"] == "GET":
+            request = self._read_query(method, environ, entry)
+        elif (header := environ.get("HTTP_ANKI_SYNC")) is not None:
+            request = self._read_packed(method, header, environ, entry)
+        else:
+            request = self._read_form(method, environ, entry)
+        entry.client, entry.session, entry.address = request.client, request.skey, request.address
+        return request
+
+    def _read_packed(self, method: str, header: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         if not header.isascii():
             raise ProtocolError("the anki-sync header is not ASCII")
         try:
@@ -101,14 +113,11 @@ class RequestReader:
         body = self._body(environ["wsgi.input"], ZstdUnpacker)
         body.check(ZstdUnpacker(self._shared))
         return SyncRequest(
-            method, wrapping.v, wrapping.c, wrapping.k, wrapping.s, self._address(environ), None, body
+            method, wrapping.v, wrapping.c, wrapping.k, wrapping.s, self._address(environ), None, body, entry
         )
 
-    def read_query(self, method: str, environ: Mapping[str, Any]) -> SyncRequest:
-        """Unwrap a GET request with `k` and `v` in its query.
-
-        Raises: ProtocolError.
-        """
+    def _read_query(self, method: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
+        """With `k` and `v` in the query."""
         try:
             query = parse_qs(
                 environ.get("QUERY_STRING", ""), keep_blank_values=True, errors="replace", max_num_fields=16
@@ -117,9 +126,9 @@ class RequestReader:
         except (KeyError, ValueError) as exc:
             raise ProtocolError("k and v are needed once each") from exc
         body = self._body(io.BytesIO(), PlainUnpacker)
-        return SyncRequest(method, FORM_VERSION, "", hkey, "", self._address(environ), version, body)
+        return SyncRequest(method, FORM_VERSION, "", hkey, "", self._address(environ), version, body, entry)
 
-    def _read_form(self, method: str, environ: Mapping[str, Any]) -> SyncRequest:
+    def _read_form(self, method: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         length = environ.get("CONTENT_LENGTH") or None
         form = self._forms.read(
             environ["wsgi.input"], environ.get("CONTENT_TYPE", ""), None if length is None else int(length)
@@ -132,7 +141,15 @@ class RequestReader:
             body = self._body(cast("Source", form.payload), kind)
             body.check(kind())
         return SyncRequest(
-            method, FORM_VERSION, "", form.hkey, form.skey, self._address(environ), form.media_version, body
+            method,
+            FORM_VERSION,
+            "",
+            form.hkey,
+            form.skey,
+            self._address(environ),
+            form.media_version,
+            body,
+            entry,
         )
 
     def _body(self, source: Source, unpacker: Callable[[], Any]) -> Body:

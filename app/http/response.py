@@ -1,4 +1,4 @@
-"""Payload -> Response: packed with zstd and its size told in a header, or plain for legacy clients.
+"""Payload -> Answer: packed with zstd and its size told in a header, or plain for legacy clients.
 
 Source: rslib/src/sync/response.rs; clients of version 11 fail without `anki-original-size`.
 """
@@ -6,18 +6,24 @@ Source: rslib/src/sync/response.rs; clients of version 11 fail without `anki-ori
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Protocol
 
+import msgspec
 import zstandard
 from flask import Response
 
 from app.http.request import SyncRequest
 from app.offload import ThreadPools
+from storage.packing import Packer
 
 _SIZE_HEADER = "anki-original-size"
 _INLINE_BYTES = 64 * 1024
+_MESSAGE_LEVEL = 1
 _FILE_LEVEL = 1
 """Half the time of the usual level 3, and a collection gets a twentieth larger."""
+
+_STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTTPStatus}
 
 
 class Download(Protocol):
@@ -32,37 +38,58 @@ class Download(Protocol):
         """To be pulled by the greenlet that serves the request."""
 
 
-class SyncResponse(Response):
-    """An answer that says nothing about its type, as those of the official server."""
+class Answer(msgspec.Struct, frozen=True):
+    """What a request is answered with. Says nothing of its type, as the official server does."""
 
+    body: bytes | Iterator[bytes] = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    status: int = 200
+
+    @property
+    def status_line(self) -> str:
+        """The status as WSGI has it."""
+        return _STATUS_LINES[self.status]
+
+    def all_headers(self) -> list[tuple[str, str]]:
+        """With the length, where that is known."""
+        if isinstance(self.body, bytes):
+            return [("Content-Length", str(len(self.body))), *self.headers]
+        return list(self.headers)
+
+
+class _Untyped(Response):
     default_mimetype = None
-    automatically_set_content_length = True
+    automatically_set_content_length = False
+
+
+def as_response(answer: Answer) -> Response:
+    """The answer as Flask wants it."""
+    return _Untyped(answer.body, answer.status, answer.all_headers())
 
 
 class Answers:
-    """Makes the responses of one worker process."""
+    """Makes the answers of one worker process."""
 
     def __init__(self, pools: ThreadPools) -> None:
         self._pools = pools
-        self._shared = zstandard.ZstdCompressor()
+        self._packer = Packer(_MESSAGE_LEVEL)
 
-    def message(self, request: SyncRequest, payload: bytes) -> Response:
+    def message(self, request: SyncRequest, payload: bytes) -> Answer:
         """A whole payload, usually JSON."""
         if not request.is_packed:
-            return SyncResponse(payload)
+            return Answer(payload)
         if len(payload) <= _INLINE_BYTES:
-            packed = self._shared.compress(payload)
+            packed = self._packer.pack(payload)
         else:
-            packed = self._pools.run(lambda: zstandard.ZstdCompressor().compress(payload))
-        return SyncResponse(packed, headers=[(_SIZE_HEADER, str(len(payload)))])
+            packed = self._pools.run(lambda: self._packer.pack(payload))
+        return Answer(packed, ((_SIZE_HEADER, str(len(payload))),))
 
-    def file(self, request: SyncRequest, download: Download) -> Response:
+    def file(self, request: SyncRequest, download: Download) -> Answer:
         """A file in blocks; an error on the way cuts the connection: nobody takes a part for the whole."""
         size_bytes = download.size_bytes
         if request.is_packed:
-            headers = [(_SIZE_HEADER, str(size_bytes))]
-            return SyncResponse(self._packed(_whole(download), size_bytes), headers=headers)
-        return SyncResponse(_whole(download), headers=[("Content-Length", str(size_bytes))])
+            return Answer(self._packed(_whole(download), size_bytes), ((_SIZE_HEADER, str(size_bytes)),))
+        return Answer(_whole(download), (("Content-Length", str(size_bytes)),))
 
     def _packed(self, blocks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
         packer = zstandard.ZstdCompressor(level=_FILE_LEVEL).compressobj(size=size_bytes)

@@ -7,22 +7,34 @@ a limit to silence; idle connections that do not hold up a stop; one line per re
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import re
 import socket
+import sys
 import time
+from email.utils import formatdate
 from typing import Any
 
 import gevent
 from gunicorn.glogging import Logger
-from gunicorn.http import wsgi
 from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.util import close, unquote_to_wsgi_str
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ProtocolError
 from app.http.accesslog import AccessLog, Entry, entry_of
+from app.http.head import HeadReader
 
 SILENCE_S = 90
 """A client that neither sends nor takes a byte for so long is gone; Anki's give up after 30 s."""
+
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
+
+_IDLE_CHECK_S = 5
+_STOP_CHECK_S = 0.05
 
 _LINGER_S = 5
 _LINGER_BYTES = 64 * 1024 * 1024
@@ -37,7 +49,10 @@ class CountedBody:
     """The body of one request (wsgi.input): knows how much was read, and whether all was."""
 
     def __init__(self, body: Any) -> None:
-        self._body = body
+        reader = body.reader
+        # A reader of a known length gives all that is asked for; gunicorn's body around it only buffers.
+        self._known = reader if isinstance(reader, LengthReader) else None
+        self._body = body if self._known is None else reader
         self.bytes_in = 0
         self.is_finished = self._has_nothing_left()
 
@@ -46,6 +61,8 @@ class CountedBody:
 
         Raises: BrokenBody.
         """
+        if size < 0:
+            size = sys.maxsize
         try:
             block: bytes = self._body.read(size)
         except (NoMoreData, ParseException) as exc:
@@ -53,44 +70,87 @@ class CountedBody:
         except OSError as exc:
             raise BrokenBody("the client fell silent, or closed the connection") from exc
         self.bytes_in += len(block)
-        self.is_finished = len(block) < size or size < 0 or self._has_nothing_left()
+        self.is_finished = len(block) < size or self._has_nothing_left()
         return block
 
     def _has_nothing_left(self) -> bool:
-        reader = self._body.reader
-        return isinstance(reader, LengthReader) and reader.length == 0 and not self._body.buf.tell()
+        return self._known is not None and self._known.length == 0
 
 
-class OneSendResponse(wsgi.Response):  # type: ignore[misc]
+class OneSendResponse:
     """Keeps the head back until the first bytes of the body, so that both go out in one segment."""
 
-    _head = b""
-    headers_sent: bool
+    def __init__(self, req: Any, sock: Any) -> None:
+        self._sock = sock
+        self._is_head = req.method == "HEAD"
+        self._is_old = req.version < (1, 1)
+        self._must_close: bool = req.should_close()
+        self._head = ""
+        self._length: int | None = None
+        self._is_chunked = False
+        self._head_sent = False
+        self.status_code = 0
+        self.sent = 0
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.version = "ankisyncd"
+    def start_response(self, status: str, headers: list[tuple[str, str]], _error: Any = None) -> None:
+        """As WSGI has it, but for the function that nobody calls any more.
 
-    def send_headers(self) -> None:
-        """Make the head ready; `_emit_body` or `close` sends it."""
-        if self.headers_sent:
+        Raises: ValueError for a header that would be two.
+        """
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        if not _HEADERS.fullmatch(lines) or lines.count("\n") != len(headers):
+            raise ValueError("a header of the answer is malformed")
+        length = next((value for name, value in headers if name.lower() == "content-length"), None)
+        self._length = None if length is None else int(length)
+        self.status_code = int(status[:3])
+        # An answer of unknown length ends with the connection where the client knows no chunks.
+        self._is_chunked = self._length is None and not self._is_old and not self._is_head
+        self._must_close |= self._length is None and self._is_old
+        self._head = f"HTTP/{'1.0' if self._is_old else '1.1'} {status}\r\nServer: ankisyncd\r\n{lines}"
+
+    def force_close(self) -> None:
+        """Let the connection end with this answer."""
+        self._must_close = True
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with this answer."""
+        return self._must_close
+
+    def write(self, block: bytes) -> None:
+        """Send a part of the body, never more than was promised."""
+        if self._length is not None:
+            block = block[: self._length - self.sent]
+        if self._is_head:
             return
-        lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
-        self._head = "".join(lines).encode("latin-1")
-        self.headers_sent = True
+        self.sent += len(block)
+        if self._is_chunked and block:
+            block = b"".join((b"%x\r\n" % len(block), block, b"\r\n"))
+        self._send(block)
 
     def close(self) -> None:
         """End the answer."""
-        self.send_headers()
-        self._send(b"0\r\n\r\n" if self.chunked else b"")
-
-    def _emit_body(self, block: bytes) -> None:
-        self._send(b"".join((b"%x\r\n" % len(block), block, b"\r\n")) if self.chunked else block)
+        self._send(b"0\r\n\r\n" if self._is_chunked else b"")
 
     def _send(self, block: bytes) -> None:
-        head, self._head = self._head, b""
-        if head or block:
-            self.sock.sendall(head + block if head else block)
+        if not self._head_sent:
+            self._head_sent = True
+            connection = "close" if self._must_close else "keep-alive"
+            framing = "Transfer-Encoding: chunked\r\n" if self._is_chunked else ""
+            head = f"{self._head}Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n{framing}\r\n"
+            block = head.encode("latin-1") + block
+        if block:
+            # `sendall` would ask for the size of the socket's buffer first.
+            sent = self._sock.send(block)
+            if sent < len(block):
+                self._sock.sendall(memoryview(block)[sent:])
+
+
+_HEADERS = re.compile(r"(?:[A-Za-z0-9-]+: [\t -~\x80-\xff]*\r\n)*")
+
+
+@functools.lru_cache(maxsize=2)
+def _date(now_s: int) -> str:
+    return formatdate(now_s, usegmt=True)
 
 
 class SyncWorker(GeventWorker):  # type: ignore[misc]
@@ -98,38 +158,74 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle: set[_IdleWait] = set()
+        self._idle: dict[Any, float] = {}
+        """When the wait of a connection for its next request is over, by the clock of `time.monotonic`."""
 
-    def timeout_ctx(self) -> _IdleWait:
-        """Around the wait for the next request of a connection."""
-        return _IdleWait(self.cfg.keepalive, self._idle)
+    def run(self) -> None:
+        """Serve until told to stop."""
+        gevent.spawn(self._end_idle)
+        super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: running requests are finished, connections without one are closed."""
         super().handle_exit(sig, frame)
-        gevent.spawn(self._close_idle)
+        gevent.spawn(self._end_idle)
 
-    def _close_idle(self) -> None:
+    def _end_idle(self) -> None:
+        """One for all connections: a timer for each request would cost as much as reading it."""
         while True:
-            for wait in tuple(self._idle):
-                wait.end()
-            gevent.sleep(0.05)
+            for greenlet in tuple(self._idle):
+                gevent.get_hub().loop.run_callback(self._wake, greenlet)
+            gevent.sleep(_IDLE_CHECK_S if self.alive else _STOP_CHECK_S)
+
+    def _wake(self, greenlet: Any) -> None:
+        """In the event loop: a request that has come meanwhile is served."""
+        end_s = self._idle.get(greenlet)
+        if end_s is not None and (time.monotonic() >= end_s or not self.alive):
+            del self._idle[greenlet]
+            greenlet.throw(_IdleOver)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
-        client.settimeout(SILENCE_S)
-        super(GeventWorker, self).handle(listener, client, addr)
+        req = None
+        heads = HeadReader(self.cfg, SocketUnreader(client), addr)
+        base = base_environ(listener.getsockname(), addr, is_multiprocess=self.cfg.workers > 1)
+        try:
+            while True:
+                req = None
+                req = self._next(heads, client)
+                self.handle_request(base, req, client)
+        except (StopIteration, NoMoreData, _IdleOver):
+            pass
+        except OSError as exc:
+            if exc.errno not in _GONE:
+                self.log.exception("a connection failed")
+        except Exception as exc:  # noqa: BLE001 - what is no HTTP, or a bug
+            self.handle_error(req, client, addr, exc)
+        finally:
+            close(client)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+    def _next(self, heads: HeadReader, client: Any) -> Any:
+        greenlet = gevent.getcurrent()
+        client.settimeout(None)
+        self._idle[greenlet] = time.monotonic() + self.cfg.keepalive
+        try:
+            return heads.read()
+        finally:
+            self._idle.pop(greenlet, None)
+            client.settimeout(SILENCE_S)
+
+    def handle_request(self, base: dict[str, Any], req: Any, sock: Any) -> None:
         """Serve one request.
 
         Raises: StopIteration, where the connection must not be used any more.
         """
         started = time.perf_counter()
-        body = req.body = CountedBody(req.body)
-        response, environ = wsgi.create(
-            req, sock, addr, listener_name, self.cfg, response_class=OneSendResponse
-        )
+        body = CountedBody(req.body)
+        environ = environ_of(base, req, body)
+        if req._expected_100_continue:  # noqa: SLF001 - its only name
+            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        response = OneSendResponse(req, sock)
         blocks = self.wsgi(environ, response.start_response)
         if not (body.is_finished and self.alive):
             response.force_close()
@@ -156,7 +252,6 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
             _linger(sock)
         if is_cut or response.should_close():
             raise StopIteration
-        return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what is no HTTP, or a fault outside of the application; says nothing of its content."""
@@ -182,30 +277,48 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         self.log.entry(entry)
 
 
-class _IdleWait:
-    """The wait of a connection for its next request; ends silently when its time is up, or by `end`."""
+class _IdleOver(BaseException):
+    """The time of a connection without a request is up, or the server stops."""
 
-    def __init__(self, seconds: float, waits: set[_IdleWait]) -> None:
-        self._seconds = seconds
-        self._waits = waits
-        self._greenlet = gevent.getcurrent()
 
-    def __enter__(self) -> None:
-        self._waits.add(self)
-        self._timeout = gevent.Timeout.start_new(self._seconds)
+def base_environ(server: Any, client: Any, *, is_multiprocess: bool) -> dict[str, Any]:
+    """What all requests of a connection have in common, as WSGI names it."""
+    # The listener of a Unix socket has a path for an address, or none.
+    host, port = server[:2] if isinstance(server, tuple) else (server or "", "")
+    address, client_port = client[:2] if isinstance(client, tuple) else (client or "", "")
+    return {
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": is_multiprocess,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "SERVER_SOFTWARE": "ankisyncd",
+        "SERVER_NAME": str(host),
+        "SERVER_PORT": str(port),
+        "SCRIPT_NAME": "",
+        "REMOTE_ADDR": str(address),
+        "REMOTE_PORT": str(client_port),
+    }
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        self._waits.discard(self)
-        self._timeout.close()
-        return error is self._timeout or isinstance(error, TimeoutError)
 
-    def end(self) -> None:
-        """Let the greenlet go on as if the time were up, unless a request comes first."""
-        gevent.get_hub().loop.run_callback(self._wake)
+def environ_of(base: dict[str, Any], req: Any, body: CountedBody) -> dict[str, Any]:
+    """The environ of one request. A header that comes twice is joined; gunicorn lets no `_` into a name."""
+    environ = base.copy()
+    environ["wsgi.input"] = body
+    environ["REQUEST_METHOD"] = req.method
+    environ["QUERY_STRING"] = req.query
+    environ["RAW_URI"] = req.uri
+    environ["SERVER_PROTOCOL"] = f"HTTP/{req.version[0]}.{req.version[1]}"
+    environ["PATH_INFO"] = unquote_to_wsgi_str(req.path) if "%" in req.path else req.path
+    for name, value in req.headers:
+        key = _OWN_NAMES.get(name) or "HTTP_" + name.replace("-", "_")
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ
 
-    def _wake(self) -> None:
-        if self in self._waits:
-            self._greenlet.throw(self._timeout)
+
+_OWN_NAMES = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"}
 
 
 def _cut(sock: Any) -> None:

@@ -11,6 +11,7 @@ from app.errors import AppError
 from app.sync.messages import encode
 from app.sync.methods import STEPS, SyncMethod
 from app.sync.state import SyncState
+from storage.packing import Packer
 from storage.types import JournalEntry
 
 MERGE_REVISION = 1
@@ -32,13 +33,13 @@ def digest(method: str, body: bytes) -> bytes:
     return hashlib.sha256(method.encode() + b"\0" + body).digest()[:DIGEST_BYTES]
 
 
-def write_entry(method: str, body: bytes, now_ms: int, answer: bytes | None) -> JournalEntry:
+def write_entry(method: str, body: bytes, now_ms: int, answer: bytes | None, packer: Packer) -> JournalEntry:
     """The entry of a request; its answer is None where it is written before it is answered."""
     return JournalEntry(
         method=method,
         digest=digest(method, body),
         now_ms=now_ms,
-        body=zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(body),
+        body=packer.pack(body),
         key=None,
         answer_digest=b"" if answer is None else _answer_digest(answer),
     )

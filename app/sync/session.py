@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,10 +25,11 @@ from app.sync.state import SyncState
 from storage.collection.codec import Codec
 from storage.collection.collection import Collection
 from storage.collection.errors import InvalidChange
-from storage.database.checkout import local_disk
+from storage.database.checkout import Checkout, TookLong, local_disk
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, NotFound, SessionLost
 from storage.heads.base import NewSession
+from storage.packing import Packer
 from storage.types import DatabaseId, Head, JournalEntry, Offload, UserId, run_here
 
 log = logging.getLogger(__name__)
@@ -82,12 +83,13 @@ class Sessions:
     genesis: Genesis
     offload: Offload[Any]
     clock_ms: Callable[[], int]
+    packer: Packer = field(default_factory=partial(Packer, journal.COMPRESSION_LEVEL))
 
     def start(self, call: Call, request: StartRequest, body: bytes) -> bytes:
         """Take the database over from whatever sync is running, and do the first step."""
         self.drop(call.slot)
         now_ms = self.clock_ms()
-        first = journal.write_entry(SyncMethod.START, body, now_ms, None)
+        first = journal.write_entry(SyncMethod.START, body, now_ms, None, self.packer)
         session = NewSession(call.session, MERGE_REVISION, now_ms, first)
         head = self.store.open_session(call.database, session)
         if head.version == 0:
@@ -95,11 +97,12 @@ class Sessions:
             head = self.store.open_session(call.database, session)
         live = self._check_out(call, head, seq=1)
 
-        def work() -> bytes:
-            live.checkout.begin()
-            return take_step(SyncMethod.START, request, live.state, now_ms)
-
-        return self._do(call, work, self.offload)
+        if len(body) <= SHORT_BYTES:
+            answer = self._do(call, partial(_start_briefly, live, request, now_ms), run_here)
+            if answer is not None:
+                return answer
+        live.state, live.is_short = self._state_of(live.checkout, head), False
+        return self._do(call, partial(_start, live, request, now_ms), self.offload)
 
     def advance(self, call: Call, step: Step, request: object, body: bytes) -> bytes:
         """Do one step and journal it; what was answered is never lost.
@@ -112,7 +115,7 @@ class Sessions:
                 live, last, answer = self._resume(call)
                 if step.is_repeatable and last.digest == journal.digest(step.method, body):
                     return answer
-            work = partial(_advance, live, step, request, body, self.clock_ms())
+            work = partial(_advance, live, step, request, body, self.clock_ms(), self.packer)
             try:
                 answer, entry = self._do(call, work, self._way_of(live, body))
             except _Behind:
@@ -168,7 +171,8 @@ class Sessions:
         commit = Commit(commit_id(live.id, live.token), answer, mod_ms, stamps, (live.id, live.seq))
         call.take()  # a commit that fails takes the copy with it
         try:
-            head = self.store.commit(live.checkout, live.head, commit)
+            way = run_here if live.is_short else self.offload
+            head = self.store.commit(live.checkout, live.head, commit, way=way)
         except Conflict:
             return None
         self.store.release(live.checkout)
@@ -204,12 +208,15 @@ class Sessions:
         """Fill the slot with a copy of the head's version."""
         checkout = self.store.checkout(call.database, head)
         try:
-            state = SyncState(Collection(checkout.connection, self.codec, head.stamps))
+            state = self._state_of(checkout, head)
         except BaseException:
             self.store.discard(checkout)
             raise
         live = call.slot.live = LiveSession(call.session, head, seq, checkout, state)
         return live
+
+    def _state_of(self, checkout: Checkout, head: Head) -> SyncState:
+        return SyncState(Collection(checkout.connection, self.codec, head.stamps))
 
     def _resume(self, call: Call, head: Head | None = None) -> tuple[LiveSession, JournalEntry, bytes]:
         """Do the journal of a sync again here; also the last entry and its answer."""
@@ -225,6 +232,7 @@ class Sessions:
         except NotFound as exc:
             raise SessionConflict("the sync was ended meanwhile") from exc
         live = self._check_out(call, head, session.seq)
+        live.is_short = False
 
         def work() -> bytes:
             live.checkout.begin()
@@ -234,8 +242,10 @@ class Sessions:
 
     def _way_of(self, live: LiveSession, body: bytes) -> Offload[Any]:
         """Where a step is done: here if it is short, whatever the collection's size, else in a thread."""
-        is_short = live.state.has_little_to_send and len(body) <= SHORT_BYTES
-        return run_here if is_short else self.offload
+        if live.state.has_little_to_send and len(body) <= SHORT_BYTES:
+            return run_here
+        live.is_short = False
+        return self.offload
 
     def _do(self, call: Call, work: Callable[[], T], way: Offload[Any]) -> T:
         """Run SQL of the slot's sync; when it fails, the sync is over.
@@ -269,11 +279,26 @@ class _Behind(Exception):
     """Other workers have gone on with the sync: what this one has of it says nothing."""
 
 
-def _advance(
-    live: LiveSession, step: Step, request: object, body: bytes, now_ms: int
+def _start(live: LiveSession, request: StartRequest, now_ms: int) -> bytes:
+    live.checkout.begin()
+    return take_step(SyncMethod.START, request, live.state, now_ms)
+
+
+def _start_briefly(live: LiveSession, request: StartRequest, now_ms: int) -> bytes | None:
+    """The answer; None, and nothing done, where there is much to do: it is the first sync of a day."""
+    try:
+        with live.checkout.briefly():
+            return _start(live, request, now_ms)
+    except TookLong:
+        live.checkout.rollback()
+        return None
+
+
+def _advance(  # noqa: PLR0913, PLR0917 - bound by name of the step
+    live: LiveSession, step: Step, request: object, body: bytes, now_ms: int, packer: Packer
 ) -> tuple[bytes, JournalEntry]:
     answer = take_step(step.method, request, live.state, now_ms)
-    return answer, journal.write_entry(step.method, body, now_ms, answer)
+    return answer, journal.write_entry(step.method, body, now_ms, answer, packer)
 
 
 def _finish(live: LiveSession, now_ms: int) -> tuple[int, dict[str, int | bool]]:

@@ -29,6 +29,8 @@ class LiveSession:
     """Number of journal entries that `state` includes."""
     checkout: Checkout
     state: SyncState
+    is_short: bool = True
+    """Whether all of it was done on the event loop; its commit is then as short."""
 
     @property
     def token(self) -> int:

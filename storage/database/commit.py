@@ -22,11 +22,13 @@ from storage.database.pages import (
     PageHeader,
     PageWriter,
     lock_page,
+    page_packer,
     pages_checksum,
     pages_per_block,
 )
 from storage.database.wal import read_frames, read_header
 from storage.errors import Corrupt
+from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind, Head
 
 
@@ -40,6 +42,19 @@ class Commit(msgspec.Struct, frozen=True):
     stamps: dict[str, int | bool]
     session: tuple[str, int] | None
     """Session id and number of journal entries; None for a commit that ends any session."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What SQLite has committed since the checkout's layout."""
+
+    layout: Layout
+    touched: list[int]
+    """Pages that may differ, ascending."""
+
+    @property
+    def touched_bytes(self) -> int:
+        """What the delta would hold before it is packed."""
+        return len(self.touched) * self.layout.page_size
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -95,22 +110,31 @@ class CommitMaker:
 
     def __init__(self, limits: Limits, new_path: Callable[[str], Path]) -> None:
         self._limits, self._new_path = limits, new_path
+        self._quick_packer = page_packer(limits.quick_compression_level)
+        self._packer = page_packer(limits.compression_level)
 
-    def make(self, checkout: Checkout, head: Head, commit: Commit, nonce: str) -> Made:
-        """Commit locally and make the delta, or a snapshot where that is better or due."""
+    def settle(self, checkout: Checkout) -> Change:
+        """Commit locally; takes as long as the change is."""
         after = commit_locally(checkout)
-        touched = touched_pages(checkout.layout, after)
-        entry = _next_entry(head, commit, nonce, after)
+        return Change(after, touched_pages(checkout.layout, after))
+
+    def is_whole(self, head: Head, change: Change) -> bool:
+        """Whether the commit is a snapshot, since that is better or due; takes as long as the file is."""
         deltas = len(head.chain) - 1
-        if 2 * len(touched) > after.page_count or deltas >= self._limits.chain_deltas:
+        return 2 * len(change.touched) > change.layout.page_count or deltas >= self._limits.chain_deltas
+
+    def make(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
+        """Make the delta, or the snapshot."""
+        after, touched = change.layout, change.touched
+        entry = _next_entry(head, commit, nonce, after)
+        if self.is_whole(head, change):
             return self._whole(checkout, after, touched, entry)
         return self._delta(checkout, after, touched, entry)
 
-    def make_whole(self, checkout: Checkout, head: Head, commit: Commit, nonce: str) -> Made:
-        """Commit locally and make a snapshot, whatever version the checkout was of."""
-        after = commit_locally(checkout)
-        touched = touched_pages(checkout.layout, after)
-        return self._whole(checkout, after, touched, _next_entry(head, commit, nonce, after))
+    def make_whole(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
+        """Make a snapshot, whatever version the checkout was of."""
+        entry = _next_entry(head, commit, nonce, change.layout)
+        return self._whole(checkout, change.layout, change.touched, entry)
 
     def _whole(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
         with (
@@ -122,7 +146,7 @@ class CommitMaker:
             expected = checkout.layout.checksum ^ cut_checksum(old, after.page_count)
             for number in touched:
                 expected ^= _page_change(number, old, new)
-            made = self._snapshot(new, entry, self._limits.quick_compression_level)
+            made = self._snapshot(new, entry, self._quick_packer)
         if made.entry.checksum != expected:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
         return made
@@ -136,7 +160,7 @@ class CommitMaker:
             Image(checkout.path, log_path(checkout.path), after) as new,
             _Sink(len(touched) * after.page_size, self._limits, self._new_path) as sink,
         ):
-            writer = PageWriter(header, sink.write, self._limits.quick_compression_level)
+            writer = PageWriter(header, sink.write, self._quick_packer)
             total = before.checksum ^ cut_checksum(old, after.page_count)
             for numbers in _batches(touched, pages_per_block(after.page_size)):
                 total ^= _add_changed(writer, numbers, old, new)
@@ -146,14 +170,14 @@ class CommitMaker:
 
     def snapshot(self, image: Image, entry: ChainEntry) -> Made:
         """The whole image as a snapshot of version `entry.last`; its checksum is computed anew."""
-        return self._snapshot(image, entry, self._limits.compression_level)
+        return self._snapshot(image, entry, self._packer)
 
-    def _snapshot(self, image: Image, entry: ChainEntry, level: int) -> Made:
+    def _snapshot(self, image: Image, entry: ChainEntry, packer: Packer) -> Made:
         size = image.layout.page_size
         entry = msgspec.structs.replace(entry, kind=EntryKind.SNAPSHOT, first=entry.last)
         total = 0
         with local_disk(), _Sink(None, self._limits, self._new_path) as sink:
-            writer = PageWriter(header_of(entry, 0), sink.write, level)
+            writer = PageWriter(header_of(entry, 0), sink.write, packer)
             for numbers in whole_blocks(image.layout):
                 pages = image.pages(numbers)
                 total ^= pages_checksum(numbers, pages, size)
@@ -168,13 +192,13 @@ class CommitMaker:
             layout = read_file_layout(path)
             entry = msgspec.structs.replace(entry, page_size=layout.page_size, page_count=layout.page_count)
             with Image(path, log_path(path), layout) as image:
-                return self._snapshot(image, entry, self._limits.quick_compression_level)
+                return self._snapshot(image, entry, self._quick_packer)
 
     def merged(self, image: Image, numbers: list[int], entry: ChainEntry, parent: int) -> Made:
         """A delta of these pages as the image has them."""
         raw_bytes = len(numbers) * image.layout.page_size
         with local_disk(), _Sink(raw_bytes, self._limits, self._new_path) as sink:
-            writer = PageWriter(header_of(entry, parent), sink.write, self._limits.compression_level)
+            writer = PageWriter(header_of(entry, parent), sink.write, self._packer)
             for batch in _batches(numbers, pages_per_block(image.layout.page_size)):
                 writer.add(batch, image.pages(batch))
             digest = writer.finish(entry.checksum)

@@ -16,6 +16,7 @@ import xxhash
 import zstandard
 
 from storage.errors import Corrupt
+from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind
 
 MAGIC = b"ankipage"
@@ -64,6 +65,11 @@ def pages_checksum(numbers: Sequence[int], pages: Bytes, page_size: int) -> int:
     return total
 
 
+def page_packer(level: int) -> Packer:
+    """What packs the blocks of an object."""
+    return Packer(level, write_checksum=True, write_content_size=True)
+
+
 def pages_per_block(page_size: int) -> int:
     """How many pages a full block holds."""
     return max(1, BLOCK_BYTES // page_size)
@@ -72,9 +78,8 @@ def pages_per_block(page_size: int) -> int:
 class PageWriter:
     """Writes one object into `sink`, block by block."""
 
-    def __init__(self, header: PageHeader, sink: Callable[[bytes], object], level: int) -> None:
-        self._sink, self._sha256 = sink, hashlib.sha256()
-        self._zstd = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+    def __init__(self, header: PageHeader, sink: Callable[[bytes], object], packer: Packer) -> None:
+        self._sink, self._sha256, self._packer = sink, hashlib.sha256(), packer
         self._index: list[bytes] = []
         self.size_bytes = 0
         ids = "\n".join(header.commit_ids).encode()
@@ -94,7 +99,7 @@ class PageWriter:
     def add(self, numbers: Sequence[int], pages: Bytes) -> None:
         """One block: at most `pages_per_block` pages, ascending, behind all earlier ones."""
         raw = b"".join((np.array(numbers, "<u4").tobytes(), pages))
-        frame = self._zstd.compress(raw)
+        frame = self._packer.pack(raw)
         self._index.append(_INDEX.pack(self.size_bytes, len(numbers), numbers[0]))
         self._write(_BLOCK.pack(len(numbers), len(frame)) + frame)
 

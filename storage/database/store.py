@@ -16,7 +16,7 @@ import apsw
 from storage.database.assemble import Assembler, Target
 from storage.database.cache import BaseCache, WorkFolder
 from storage.database.checkout import Checkout
-from storage.database.commit import Commit, CommitMaker, Made
+from storage.database.commit import Change, Commit, CommitMaker, Made
 from storage.database.compact import Compactor, plan
 from storage.database.doctor import Diagnosis, Doctor
 from storage.database.history import History, Point
@@ -44,11 +44,14 @@ __all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
 Objects = Sequence[tuple[str, bytes]]
 """Keys and contents."""
 
+_SHORT_BYTES = 256 << 10
+"""Pages of so many bytes are read, hashed and packed in less than a millisecond."""
+
 _PLANS = 3
 """How often a checkout reads the head again because compaction and sweep took an object away."""
 
 
-_Make = Callable[[Checkout, Head, Commit, str], Made]
+_Make = Callable[[Checkout, Head, Commit, str, Change], Made]
 
 
 def _nobody(_database: DatabaseId) -> None:
@@ -74,13 +77,16 @@ class DatabaseStore:
         configure: Callable[[apsw.Connection], None],
         limits: Limits,
         due: Callable[[DatabaseId], None] = _nobody,
+        put: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """`folder` is local, may be shared by processes, and holds nothing that must be kept.
 
         `configure` registers collations and functions on every new connection. `due` is told of a
-        database whose chain a commit has made long enough to be compacted.
+        database whose chain a commit has made long enough to be compacted. `put` puts the object of
+        a small commit, where `objects.put` is not the best way (see `sharedput`).
         """
         self._due = due
+        self._put_small = put or objects.put
         self._heads, self._objects, self._limits = heads, objects, limits
         self._offload, self._clock_ms, self._nonce = offload, clock_ms, nonce
         self._bases = BaseCache(folder / "bases", limits.base_bytes, limits.verify_every)
@@ -203,14 +209,23 @@ class DatabaseStore:
         self.discard(checkout)
         self._assembler.forget(checkout.database)
 
-    def commit(self, checkout: Checkout, head: Head, commit: Commit, beside: Objects = ()) -> Head:
+    def commit(
+        self,
+        checkout: Checkout,
+        head: Head,
+        commit: Commit,
+        beside: Objects = (),
+        way: Offload[Any] | None = None,
+    ) -> Head:
         """Make the checkout's state the next version; the checkout is then at it.
 
         `head` is the one that the checkout was made for, with the token of the caller's session.
         `beside` are small objects that the new version relies on: they are put together with its own,
-        before it is the next. On any error the checkout is gone. Raises: SessionLost, HeadMoved.
+        before it is the next. `way` is how SQLite's COMMIT and the making of a small delta are run, off
+        the event loop unless the caller knows that the change is short.
+        On any error the checkout is gone. Raises: SessionLost, HeadMoved.
         """
-        return self._commit(checkout, head, commit, self._commits.make)
+        return self._commit(checkout, head, commit, self._commits.make, beside, way or self._offload)
 
     def restore(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
         """Make the state of a checkout of whatever version the next version, as a snapshot.
@@ -218,11 +233,22 @@ class DatabaseStore:
         `head` is the current one; the version that it names stays in the history. On any error the
         checkout is gone. Raises: HeadMoved.
         """
-        return self._commit(checkout, head, commit, self._commits.make_whole)
+        return self._commit(checkout, head, commit, self._commits.make_whole, (), self._offload)
 
-    def _commit(self, checkout: Checkout, head: Head, commit: Commit, make: _Make) -> Head:
+    def _commit(  # noqa: PLR0913, PLR0917 - what its two callers fix
+        self,
+        checkout: Checkout,
+        head: Head,
+        commit: Commit,
+        make: _Make,
+        beside: Objects,
+        way: Offload[Any],
+    ) -> Head:
         try:
-            made = self._offload(lambda: make(checkout, head, commit, self._nonce()))
+            change = way(lambda: self._commits.settle(checkout))
+            if change.touched_bytes > _SHORT_BYTES or self._commits.is_whole(head, change):
+                way = self._offload
+            made = way(lambda: make(checkout, head, commit, self._nonce(), change))
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
             self._put(checkout.database, made, beside)
@@ -348,7 +374,7 @@ class DatabaseStore:
             if beside:
                 self._objects.put_many([*beside, (key, made.content)])
             else:
-                self._objects.put(key, made.content)
+                self._put_small(key, made.content)
             return
         try:
             if beside:

@@ -3,13 +3,18 @@
 The write lock is held for the microseconds that a record takes, never across an fsync: every write
 commits into the WAL without waiting for the disk, and a write that must be durable then syncs the
 WAL file, off the event loop. The WAL is written in order, so that sync covers all commits before
-it, also those of other processes. See `storage/README.md`, "Head record".
+it, also those of other processes; writers that wait at the same time share one. See
+`storage/README.md`, "Head record".
+
+A record that this process has read or written lately is kept with its bytes. A write then is one
+statement that demands these bytes; where it finds others, the record is read again.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,19 +44,28 @@ _TABLE: Final = """
     ) STRICT
 """
 _FIND: Final = "SELECT record FROM heads WHERE user = ? AND kind = ?"
+_FIND_BOTH: Final = "SELECT kind, record FROM heads WHERE user = ?"
 _STORE: Final = """
     INSERT INTO heads (user, kind, record) VALUES (?, ?, ?)
     ON CONFLICT (user, kind) DO UPDATE SET record = excluded.record
 """
+_EXCHANGE: Final = "UPDATE heads SET record = ? WHERE user = ? AND kind = ? AND record = ?"
 _DELETE: Final = "DELETE FROM heads WHERE user = ? AND kind = ?"
 _LIST: Final = """
     SELECT user, kind FROM heads WHERE (user, kind) > (?, ?) ORDER BY user, kind LIMIT 500
 """
 
-_CHECKPOINT_PAGES: Final = 2000
+_PAGE_BYTES: Final = 8192
+"""Holds nearly every record in one page, so that a write is one frame. Files of before keep theirs."""
+
+_CHECKPOINT_PAGES: Final = 1000
 """WAL pages after which a durable write folds the WAL into the file, without stopping anybody."""
 _CHECKPOINT_PATIENCE: Final = 4
 """Multiple of that at which writers are held for a moment, since they never left a gap."""
+
+_KNOWN: Final = 512
+_KNOWN_BYTES: Final = 16 << 10
+"""How many records are kept at hand, and how long one of them may be."""
 
 _YIELDS: Final = 500
 """How often a writer that meets another one gives way before it sleeps: the lock is short."""
@@ -68,10 +82,14 @@ class LocalHeadStore:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Head)
         self._lock = Lock()
+        self._known: OrderedDict[DatabaseId, tuple[bytes, Head]] = OrderedDict()
+        self._sync_turn = Lock()
+        self._written = self._synced = 0
+        """Durable writes by number: the last one in the WAL, and the last one that a sync covers."""
         self._wal_pages = 0
         self._checkpointing = False
         self._sync_failed = False
-        with _mapped(path):
+        with _Mapped(path):
             self._connection = _connect(path)
             self._connection.set_wal_hook(self._note_wal)
             self._checkpointer = _connect(path)
@@ -87,11 +105,18 @@ class LocalHeadStore:
 
     def find(self, database: DatabaseId) -> Head | None:
         check_user(database.user)
-        with _mapped(self._path), self._lock:
+        with _Mapped(self._path), self._lock:
             return self._read(database)
 
     def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
-        return [self.find(database) for database in databases]
+        found: dict[DatabaseId, Head] = {}
+        for user in dict.fromkeys(database.user for database in databases):
+            check_user(user)
+            with _Mapped(self._path), self._lock:
+                for kind, record in self._connection.execute(_FIND_BOTH, (user,)):
+                    database = DatabaseId(user, DatabaseKind(str(kind)))
+                    found[database] = self._decoded(database, record)
+        return [found.get(database) for database in databases]
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         return self._change(database, lambda head: transitions.open_session(head, session))
@@ -131,7 +156,7 @@ class LocalHeadStore:
             return
         after: tuple[Any, ...] = ("", "")
         while True:
-            with _mapped(self._path), self._lock:
+            with _Mapped(self._path), self._lock:
                 rows = self._connection.execute(_LIST, after).fetchall()
             if not rows:
                 return
@@ -147,17 +172,54 @@ class LocalHeadStore:
 
     def _change(self, database: DatabaseId, transition: Callable[[Head | None], Head]) -> Head:
         check_user(database.user)
+        after = self._exchange(database, transition)
+        if after is not None:
+            return after
         with self._transaction():
             before = self._read(database)
             after = transition(before)
-            if after is not before:
-                self._write(database, after)
+            record = None if after is before else self._write(database, after)
+        if record is not None:
+            self._keep(database, record, after)
         return after
+
+    def _exchange(self, database: DatabaseId, transition: Callable[[Head | None], Head]) -> Head | None:
+        """The head changed from what is known of it; None where that has to be read first.
+
+        Only a record that is written proves that what is known was true, so nothing else comes of it:
+        no refusal, and no head that stays as it is.
+        """
+        known = self._known.get(database)
+        if known is None:
+            return None
+        record, before = known
+        try:
+            after = transition(before)
+        except StorageError:
+            return None
+        if after is before:
+            return None
+        new = self._encoder.encode(after)
+        with _Mapped(self._path), self._lock:
+            self._connection.execute(_EXCHANGE, (new, database.user, database.kind.value, record))
+            if self._connection.changes() != 1:
+                return None
+        self._keep(database, new, after)
+        return after
+
+    def _keep(self, database: DatabaseId, record: bytes, head: Head) -> None:
+        known = self._known
+        known[database] = (record, head)
+        known.move_to_end(database)
+        if len(record) > _KNOWN_BYTES:
+            del known[database]
+        elif len(known) > _KNOWN:
+            known.popitem(last=False)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         execute = self._connection.execute
-        with _mapped(self._path), self._lock:
+        with _Mapped(self._path), self._lock:
             execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -169,23 +231,41 @@ class LocalHeadStore:
 
     def _read(self, database: DatabaseId) -> Head | None:
         record = self._connection.execute(_FIND, (database.user, database.kind.value)).get
-        if record is None:
-            return None
+        return None if record is None else self._decoded(database, record)
+
+    def _decoded(self, database: DatabaseId, record: bytes) -> Head:
+        known = self._known.get(database)
+        if known is not None and known[0] == record:
+            return known[1]
         try:
-            return self._decoder.decode(record)
+            head = self._decoder.decode(record)
         except (msgspec.DecodeError, msgspec.ValidationError) as exc:
             raise Corrupt(f"{self._path}: {database}", "a head record", str(exc)) from exc
+        self._keep(database, record, head)
+        return head
 
-    def _write(self, database: DatabaseId, head: Head) -> None:
+    def _write(self, database: DatabaseId, head: Head) -> bytes:
         record = self._encoder.encode(head)
         self._connection.execute(_STORE, (database.user, database.kind.value, record))
+        return record
 
     def _note_wal(self, _connection: apsw.Connection, _schema: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
     def _make_durable(self) -> None:
-        self._offload(self._sync)
+        """Sync what is written; who comes while a sync runs waits for the next one, with all others."""
+        with self._lock:
+            self._written += 1
+            mine = self._written
+        with self._sync_turn:
+            if self._synced < mine:
+                covered = self._written
+                self._offload(self._sync)
+                self._synced = covered
+        if self._wal_pages > _CHECKPOINT_PAGES and not self._checkpointing:
+            self._checkpointing = True
+            self._offload(self._checkpoint)
 
     def _sync(self) -> None:
         # After a failed sync the kernel may have dropped the dirty pages, and a later success would
@@ -197,12 +277,9 @@ class LocalHeadStore:
         except OSError as exc:
             self._sync_failed = True
             raise Unavailable(f"{self._path}: {exc.strerror}") from exc
-        if self._wal_pages > _CHECKPOINT_PAGES and not self._checkpointing:
-            self._checkpoint()
 
     def _checkpoint(self) -> None:
         """Fold the WAL into the file. Failing is no harm: the records are in the WAL."""
-        self._checkpointing = True
         try:
             self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if self._wal_pages > _CHECKPOINT_PAGES * _CHECKPOINT_PATIENCE:
@@ -217,6 +294,7 @@ def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     try:
         connection.set_busy_handler(_give_way)
+        connection.pragma("page_size", _PAGE_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.wal_autocheckpoint(0)
         # NORMAL never lets a power cut damage the file; it only leaves the sync of commits to us.
@@ -253,13 +331,30 @@ def _give_way(tries: int) -> bool:
     return tries < _YIELDS + _NAPS
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (apsw.NotADBError, apsw.CorruptError) as exc:
-        raise Corrupt(str(path), "a sound SQLite file", str(exc)) from exc
-    except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as exc:
-        raise Unavailable(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise Unavailable(f"{path}: {exc.strerror}") from exc
+class _Mapped:
+    """SQLite's errors and the disk's become the storage's. A class, as every request passes here often."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, apsw.NotADBError | apsw.CorruptError):
+            raise Corrupt(str(self._path), "a sound SQLite file", str(exc)) from exc
+        if isinstance(exc, _AWAY):
+            raise Unavailable(f"{self._path}: {exc}") from exc
+        if isinstance(exc, OSError):
+            raise Unavailable(f"{self._path}: {exc.strerror}") from exc
+
+
+_AWAY: Final = (
+    apsw.BusyError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+)

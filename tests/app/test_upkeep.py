@@ -185,7 +185,20 @@ def test_the_queue_gives_each_database_once_and_in_order() -> None:
     queue = DueQueue()
     for database in (BOB, ANN, BOB):
         queue.add(database)
+    queue.settle()
     assert [queue.take(), queue.take(), queue.take()] == [BOB, ANN, None]
+
+
+def test_the_queue_keeps_back_what_has_not_come_to_rest() -> None:
+    queue = DueQueue()
+    queue.add(ANN)
+    queue.add(BOB)
+    assert queue.take() is None
+    queue.settle()
+    queue.add(ANN)
+    assert [queue.take(), queue.take()] == [BOB, None]
+    queue.settle()
+    assert [queue.take(), queue.take()] == [ANN, None]
 
 
 class TestDailyTurn:

@@ -46,7 +46,7 @@ class LocalServer:
         self.users = LocalUsers(self.file, environment, self.passwords, self.clock)
         self.keys = LocalHostKeys(self.file)
         self.attempts = LocalLoginAttempts(self.file, self.clock, self.limits)
-        self.door = Authenticator(self.users, self.keys, self.attempts, self.clock)
+        self.door = Authenticator(self.users, self.keys, self.attempts, self.clock, self.file.revision)
 
     def another_process(self, environment: dict[str, str] | None = None) -> LocalServer:
         chosen = self.environment if environment is None else environment

@@ -92,6 +92,54 @@ def test_a_changed_password_ends_all_keys_at_once(server):
     server.login("alice", "new")
 
 
+def test_a_key_in_daily_use_dies_at_once_whichever_way(server):
+    """What a process remembers of a key is forgotten with the first change by any other."""
+    other = server.another_process()
+    for name, kill in (
+        ("alice", lambda key: other.users.change_password("alice", "new")),
+        ("bob", lambda key: other.users.remove("bob")),
+        ("carol", lambda key: other.keys.revoke(hash_of(key))),
+        ("dave", lambda key: server.keys.revoke(hash_of(key))),
+    ):
+        server.users.add(name, "secret")
+        key = server.login(name, "secret")
+        user = server.users.find(name).id
+        assert [server.door.authenticate(key) for _ in range(3)] == [user] * 3
+        kill(key)
+        with pytest.raises(AuthError):
+            server.door.authenticate(key)
+
+
+def test_a_key_in_use_is_looked_up_once(server, monkeypatch):
+    server.users.add("alice", "secret")
+    key = server.login("alice", "secret")
+    asked = []
+    find = server.keys.find
+    monkeypatch.setattr(server.keys, "find", lambda key_hash: asked.append(key_hash) or find(key_hash))
+    for _ in range(5):
+        server.door.authenticate(key)
+    assert len(asked) == 1
+
+
+def test_a_change_while_a_key_is_looked_at_is_not_missed(server, monkeypatch):
+    """The change comes after the answer, and before it is remembered."""
+    server.users.add("alice", "secret")
+    key = server.login("alice", "secret")
+    confirm = server.users.confirm
+
+    def confirm_and_revoke(identity):
+        confirmed = confirm(identity)
+        server.another_process().keys.revoke(hash_of(key))
+        with pytest.raises(AuthError):
+            server.door.authenticate(key)  # another request meanwhile
+        return confirmed
+
+    monkeypatch.setattr(server.users, "confirm", confirm_and_revoke)
+    server.door.authenticate(key)
+    with pytest.raises(AuthError):
+        server.door.authenticate(key)
+
+
 def test_a_key_handed_out_while_the_password_changed_is_dead(server):
     user = server.users.add("alice", "old")
     identity = server.users.verify("alice", "old")

@@ -10,17 +10,29 @@ from app.http.worker import OneSendResponse
 
 
 class Socket:
-    def __init__(self) -> None:
+    def __init__(self, takes_at_once: int = 1 << 20) -> None:
         self.sent: list[bytes] = []
+        self.takes_at_once = takes_at_once
+
+    def send(self, block: bytes) -> int:
+        self.sent.append(bytes(block[: self.takes_at_once]))
+        return len(self.sent[-1])
 
     def sendall(self, block: bytes) -> None:
         self.sent.append(bytes(block))
 
 
-def answer(headers: list[tuple[str, str]], blocks: list[bytes]) -> list[bytes]:
-    socket = Socket()
-    request = SimpleNamespace(method="POST", version=(1, 1), should_close=lambda: False)
-    response = OneSendResponse(request, socket, SimpleNamespace(protocol="http"))
+def answer(
+    headers: list[tuple[str, str]],
+    blocks: list[bytes],
+    *,
+    method: str = "POST",
+    version: tuple[int, int] = (1, 1),
+    takes_at_once: int = 1 << 20,
+) -> list[bytes]:
+    socket = Socket(takes_at_once)
+    request = SimpleNamespace(method=method, version=version, should_close=lambda: False)
+    response = OneSendResponse(request, socket)
     response.start_response("200 OK", headers)
     for block in blocks:
         response.write(block)
@@ -44,3 +56,31 @@ def test_a_stream_is_sent_in_chunks() -> None:
     first, second, end = answer([], [b"a" * 16, b"b"])
     assert first.endswith(b"\r\n\r\n10\r\n" + b"a" * 16 + b"\r\n")
     assert (second, end) == (b"1\r\nb\r\n", b"0\r\n\r\n")
+
+
+def test_what_the_socket_does_not_take_at_once_follows() -> None:
+    sent = answer([("Content-Length", "4")], [b"body"], takes_at_once=20)
+    assert len(sent) == 2
+    assert b"".join(sent).endswith(b"\r\n\r\nbody")
+
+
+def test_no_more_is_sent_than_was_promised() -> None:
+    assert b"".join(answer([("Content-Length", "4")], [b"bod", b"y and more", b"!"])).endswith(b"\r\nbody")
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    (sent,) = answer([("Content-Length", "4")], [b"body"], method="HEAD")
+    assert sent.endswith(b"\r\n\r\n")
+
+
+def test_a_stream_to_a_client_of_http_1_0_ends_with_the_connection() -> None:
+    sent = b"".join(answer([], [b"a", b"b"], version=(1, 0)))
+    assert sent.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert b"Connection: close\r\n" in sent
+    assert sent.endswith(b"\r\n\r\nab")
+
+
+@pytest.mark.parametrize("header", [("x", "a\r\nset-cookie: b"), ("x\r\ny", "a"), ("x", "\u2028"), ("", "a")])
+def test_a_header_cannot_become_two(header: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        answer([header], [])

@@ -13,7 +13,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from storage.database.commit import header_of, proven
-from storage.database.pages import PageParser, PageWriter, lock_page, pages_checksum, pages_per_block
+from storage.database.pages import (
+    PageParser,
+    PageWriter,
+    lock_page,
+    page_packer,
+    pages_checksum,
+    pages_per_block,
+)
 from storage.errors import Corrupt
 from storage.types import ChainEntry, EntryKind
 
@@ -25,7 +32,7 @@ def blank(kind=EntryKind.DELTA, *, page_size=512, page_count=100, first=4, last=
 def encode(entry, pages):
     """The object of `{number: page}` and its proven entry."""
     out = []
-    writer = PageWriter(header_of(entry, 55), out.append, 3)
+    writer = PageWriter(header_of(entry, 55), out.append, page_packer(3))
     numbers, step = sorted(pages), pages_per_block(entry.page_size)
     for at in range(0, len(numbers), step):
         part = numbers[at : at + step]
@@ -113,7 +120,7 @@ def test_a_snapshot_must_have_every_page():
 def forge(numbers, raw=None, *, count=None, page_count=100):
     """An object with one block of our making and all sums right, as a writer gone wrong would leave it."""
     out = []
-    writer = PageWriter(header_of(blank(page_count=page_count), 0), out.append, 3)
+    writer = PageWriter(header_of(blank(page_count=page_count), 0), out.append, page_packer(3))
     raw = np.array(numbers, "<u4").tobytes() + bytes(512 * len(numbers)) if raw is None else raw
     count = len(numbers) if count is None else count
     frame = zstandard.ZstdCompressor().compress(raw)

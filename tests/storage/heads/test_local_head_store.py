@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import apsw
 import pytest
 
-from storage.errors import Corrupt, StorageError, Unavailable
+from storage.errors import Corrupt, SessionAhead, SessionLost, StorageError, Unavailable
 from storage.heads.local import APPLICATION_ID, LocalHeadStore
 from storage.types import run_here
 from tests.support.records import collection_of, flip_of, journal_entry, new_session
@@ -181,3 +184,60 @@ def test_a_listing_of_more_than_one_page_is_whole(store):
     for database in everyone:
         store.open_session(database, new_session())
     assert list(store.list()) == everyone
+
+
+def test_what_is_known_of_a_record_gives_way_to_what_another_process_wrote(store, path):
+    other = LocalHeadStore(path, run_here)
+    mine = store.open_session(DATABASE, new_session("mine")).token
+    theirs = other.open_session(DATABASE, new_session("theirs")).token
+    with pytest.raises(SessionLost):
+        store.append(DATABASE, mine, "mine", 1, journal_entry())
+    other.append(DATABASE, theirs, "theirs", 1, journal_entry())
+    assert store.find(DATABASE) == other.find(DATABASE)
+    store.append(DATABASE, theirs, "theirs", 2, journal_entry())
+    with pytest.raises(SessionAhead):
+        other.append(DATABASE, theirs, "theirs", 2, journal_entry())
+    assert other.find(DATABASE).session.seq == 3
+    other.close()
+
+
+def test_a_session_that_only_seems_lost_goes_on(store, path):
+    """What is known may be older than a session that another process has begun and handed over."""
+    other = LocalHeadStore(path, run_here)
+    store.flip(DATABASE, flip_of(0, 0))
+    token = other.open_session(DATABASE, new_session("new")).token
+    store.append(DATABASE, token, "new", 1, journal_entry())
+    assert other.find(DATABASE).session.seq == 2
+    other.close()
+
+
+def test_a_record_that_was_deleted_elsewhere_is_made_anew(store, path):
+    other = LocalHeadStore(path, run_here)
+    store.flip(DATABASE, flip_of(0, 0))
+    other.delete(DATABASE)
+    assert store.open_session(DATABASE, new_session()).version == 0
+    other.close()
+
+
+def test_writers_that_wait_at_the_same_time_share_a_sync(path, synced):
+    """The first to come syncs alone; all that come meanwhile share the next one."""
+    first_runs, may_end = threading.Event(), threading.Event()
+
+    def offload(function):
+        if not first_runs.is_set():
+            first_runs.set()
+            assert may_end.wait(30)
+        return function()
+
+    store = LocalHeadStore(path, offload)
+    databases = [collection_of(f"user{number}") for number in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        flips = [threads.submit(store.flip, databases[0], flip_of(0, 0))]
+        assert first_runs.wait(30)
+        flips += [threads.submit(store.flip, database, flip_of(0, 0)) for database in databases[1:]]
+        while store._written < len(databases):  # all are in the WAL
+            time.sleep(0.001)
+        may_end.set()
+        assert [flip.result().version for flip in flips] == [1] * 6
+    assert len(synced) == 2
+    store.close()
