@@ -6,9 +6,9 @@ gevent's patches. Endpoints and credentials are found by the SDK (`AWS_ENDPOINT_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 import boto3
 from botocore.config import Config
@@ -39,8 +39,6 @@ _ABORT_AFTER_DAYS: Final = 7
 CLOUD_ERRORS: Final = (ClientError, BotoCoreError, ValueError)
 """What the SDK raises: answers of a service, no answer, and settings that it cannot use."""
 
-T = TypeVar("T")
-
 
 class Cloud:
     """The clients and backends of one process; each client is made when it is first asked for."""
@@ -49,7 +47,6 @@ class Cloud:
         self._settings = settings
         self._session = boto3.Session(region_name=settings.region)
         self._made: dict[str, Any] = {}
-        self._pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="gather")
 
     @property
     def place(self) -> CloudSettings:
@@ -115,12 +112,6 @@ class Cloud:
         client = self._session.client("cognito-idp", region_name=cognito.region, config=config)
         return CognitoDirectory(client, cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000)
 
-    def gather(self, calls: Sequence[Callable[[], T]], /) -> list[T]:
-        """Run calls at once, and give their results in order."""
-        asked = [self._pool.submit(call) for call in calls]
-        wait(asked)
-        return [answer.result() for answer in asked]
-
 
 def find_faults(settings: Settings) -> list[str]:
     """What is missing in the cloud for a server with these settings to work; reads, and writes nothing."""
@@ -133,7 +124,10 @@ def find_faults(settings: Settings) -> list[str]:
     if settings.cognito is not None:
         cognito = settings.cognito
         checks.append(lambda: _pool_fault(cloud, cognito))
-    return [fault for fault in cloud.gather(checks) if fault]
+    if not checks:
+        return []
+    with ThreadPoolExecutor(len(checks)) as pool:  # each may wait for a service that is away
+        return [fault for fault in pool.map(lambda check: check(), checks) if fault]
 
 
 def make_stores(settings: Settings) -> Iterator[str]:

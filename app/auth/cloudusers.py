@@ -12,6 +12,7 @@ import apsw
 
 from app.auth.local import ListedUser, UserListError
 from app.auth.usersfile import UsersFile
+from storage.heads.keys import check_user
 from storage.types import UserId
 
 T = TypeVar("T")
@@ -59,6 +60,10 @@ class PoolUsers:
     """Users of a Cognito pool, which the server cannot list: they are called by their id, the `sub`."""
 
     def find(self, name: str) -> ListedUser | None:
+        try:
+            check_user(UserId(name))
+        except ValueError:
+            return None
         return ListedUser(UserId(name), name, "cognito", None, None)
 
     def shadowed(self) -> list[str]:

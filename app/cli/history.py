@@ -81,7 +81,8 @@ def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, ye
         point = find_point(restorer.list_points(database), version)
         if not yes:
             moment = datetime.fromtimestamp(point.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-            click.confirm(f"Bring back the {kind} of {name} as of {moment} UTC?", abort=True)
+            also = " and delete on all devices what came later" if exact else ""
+            click.confirm(f"Bring back the {kind} of {name} as of {moment} UTC{also}?", abort=True)
         try:
             if database.kind is DatabaseKind.COLLECTION:
                 _restore_collection(restorer, database.user, version)

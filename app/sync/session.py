@@ -50,8 +50,11 @@ def session_id(user: UserId, skey: str) -> str:
 
 
 def commit_id(session: str, token: int) -> str:
-    """The name of a sync's commit. The token is in it, for a client may use a key twice."""
-    return f"{session}-{token}"
+    """The name of a sync's commit. The token is in it, for a client may use a key twice.
+
+    16 characters, as every commit id has: a head record holds some thirty of them.
+    """
+    return hashlib.sha256(f"{session}-{token}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

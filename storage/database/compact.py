@@ -17,7 +17,7 @@ from storage.database.image import Image
 from storage.database.limits import Limits
 from storage.database.pages import PageParser
 from storage.errors import Corrupt, HeadMoved
-from storage.heads.base import RECENT_KEPT, HeadStore
+from storage.heads.base import HeadStore
 from storage.objects.base import ObjectStore
 from storage.types import ChainEntry, DatabaseId, EntryKind, Head, Offload
 
@@ -93,14 +93,17 @@ class Compactor:
 
 
 def _folded(head: Head, start: int, nonce: str) -> ChainEntry:
-    """What stands for the end of a chain; of commit ids it keeps as many as a head keeps answers."""
+    """What stands for the end of a chain. It keeps the id of its last commit alone.
+
+    A lost answer is told from the last commits that a head keeps by themselves; with the ids of all that
+    was folded, the head would be twice as large, and cost as much more each time it is read or written.
+    """
     folded = head.chain[start:]
-    ids = [commit_id for entry in folded for commit_id in entry.commit_ids]
     return msgspec.structs.replace(
         folded[-1],
         kind=EntryKind.SNAPSHOT if start == SNAPSHOT else EntryKind.DELTA,
         first=head.version if start == SNAPSHOT else folded[0].first,
         token=head.token,
         nonce=nonce,
-        commit_ids=tuple(ids[-RECENT_KEPT:]),
+        commit_ids=folded[-1].commit_ids[-1:],
     )

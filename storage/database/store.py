@@ -28,6 +28,7 @@ from storage.database.limits import Limits
 from storage.database.sweep import Sweeper, Swept
 from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, Unavailable
 from storage.heads.base import Flip, HeadStore, NewSession
+from storage.heads.transitions import has_landed
 from storage.objects.base import ObjectStore
 from storage.types import (
     EMPTY_HEAD,
@@ -394,10 +395,9 @@ class DatabaseStore:
         try:
             flipped = self._heads.flip(database, flip)
         except (Conflict, Unavailable):
-            # The reply may be lost and the flip done; our entry in the chain proves it, and our
-            # commit id where compaction already merged the entry.
+            # The reply may be lost and the flip done; the record tells.
             found = self._heads.find(database)
-            if found is not None and _has_landed(found, entry):
+            if found is not None and has_landed(found, flip):
                 return found
             raise
         if plan(flipped.chain, self._limits) is not None:
@@ -408,9 +408,3 @@ class DatabaseStore:
 def _remove_all(copies: list[Checkout]) -> None:
     for copy in copies:
         copy.remove()
-
-
-def _has_landed(head: Head, entry: ChainEntry) -> bool:
-    ids = {recent.commit_id for recent in head.recent}
-    ids.update(commit_id for present in head.chain for commit_id in present.commit_ids)
-    return entry in head.chain or not ids.isdisjoint(entry.commit_ids)

@@ -18,7 +18,7 @@ from storage.aws import code_of, gave_up, mapped, was_repeated
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.heads import transitions
 from storage.heads.base import RECENT_KEPT, Flip, NewSession
-from storage.heads.keys import check_user
+from storage.heads.keys import check_user, databases_of
 from storage.types import (
     ChainEntry,
     DatabaseId,
@@ -202,10 +202,7 @@ class DynamoHeadStore:
         )
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
-        if user is None:
-            return self._list()
-        own = (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA))
-        return (database for database in own if self.find(database) is not None)
+        return self._list() if user is None else databases_of(user, self.find)
 
     def delete(self, database: DatabaseId) -> None:
         with mapped(str(database)):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from storage.types import UserId
+from storage.types import DatabaseId, DatabaseKind, Head, UserId
 
 _USER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 
@@ -14,3 +15,9 @@ def check_user(user: UserId) -> None:
     """Refuse a user id that is no plain name of 1 to 128 characters. Raises: ValueError."""
     if _USER(user) is None or user in {".", ".."}:
         raise ValueError(f"no user id: {user!r}")
+
+
+def databases_of(user: UserId, find: Callable[[DatabaseId], Head | None]) -> Iterator[DatabaseId]:
+    """Those databases of one user that have a record, ordered; lazy."""
+    own = (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA))
+    return (database for database in own if find(database) is not None)

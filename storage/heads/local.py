@@ -27,7 +27,7 @@ import msgspec
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.heads import transitions
 from storage.heads.base import Flip, NewSession
-from storage.heads.keys import check_user
+from storage.heads.keys import check_user, databases_of
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, Offload, UserId
 
 FORMAT_VERSION: Final = 1
@@ -150,9 +150,7 @@ class LocalHeadStore:
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         if user is not None:
-            for own in (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA)):
-                if self.find(own) is not None:
-                    yield own
+            yield from databases_of(user, self.find)
             return
         after: tuple[Any, ...] = ("", "")
         while True:

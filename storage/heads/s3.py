@@ -24,7 +24,7 @@ from storage.aws import code_of, mapped, status_of
 from storage.errors import Corrupt, NotFound, StorageError, Unavailable
 from storage.heads import transitions
 from storage.heads.base import Flip, NewSession
-from storage.heads.keys import check_user
+from storage.heads.keys import check_user, databases_of
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, UserId
 
 _MAGIC: Final = b"AnkH"
@@ -116,10 +116,7 @@ class S3HeadStore:
         )
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
-        if user is None:
-            return self._list()
-        own = (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA))
-        return (database for database in own if self.find(database) is not None)
+        return self._list() if user is None else databases_of(user, self.find)
 
     def delete(self, database: DatabaseId) -> None:
         with mapped(str(database)):

@@ -8,11 +8,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from app.auth.cognito import CognitoDirectory, CognitoPool
-from app.auth.dynamodb import DynamoHostKeys
+from app.auth.dynamodb import TTL_ATTRIBUTE, DynamoHostKeys
 from app.auth.dynamotable import DynamoTable
 from app.errors import AuthError
 from storage.errors import StorageError
-from storage.heads.dynamodb import DynamoHeadStore
+from storage.heads.dynamodb import DynamoHeadStore, table_definition
 from storage.objects.s3 import S3ObjectStore
 from tests.contracts.test_host_keys import Clock, make_record
 from tests.support.records import collection_of, flip_of, new_session
@@ -180,6 +180,24 @@ def test_the_bucket_and_the_table_are_as_declared(cloud, applied):
     assert {index["IndexName"] for index in table["GlobalSecondaryIndexes"]} == {"listing"}
     assert table["DeletionProtectionEnabled"]
     assert json.dumps(cloud.policy).count("arn:aws:s3:::" + cloud.bucket) == 2
+
+
+def test_the_table_is_the_one_that_init_makes(applied):
+    (table,) = [found["values"] for found in resources(applied) if found["type"] == "aws_dynamodb_table"]
+    made = table_definition(table["name"])
+    assert made["KeySchema"] == [{"AttributeName": table["hash_key"], "KeyType": "HASH"}]
+    assert not table.get("range_key")
+    declared = {attribute["name"]: attribute["type"] for attribute in table["attribute"]}
+    assert declared == {each["AttributeName"]: each["AttributeType"] for each in made["AttributeDefinitions"]}
+    (index,), (made_index,) = table["global_secondary_index"], made["GlobalSecondaryIndexes"]
+    assert index["name"] == made_index["IndexName"]
+    assert [index["hash_key"], index["range_key"]] == [
+        part["AttributeName"] for part in made_index["KeySchema"]
+    ]
+    assert {"ProjectionType": index["projection_type"]} == made_index["Projection"]
+    (ends,) = table["ttl"]
+    assert (ends["enabled"], ends["attribute_name"]) == (True, TTL_ATTRIBUTE)
+    assert table["billing_mode"] == made["BillingMode"]
 
 
 def test_the_bucket_refuses_everybody_without_a_current_tls(applied, cloud):

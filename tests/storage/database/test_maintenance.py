@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from storage.errors import NotFound, Unavailable
+from storage.database.history import find_point
+from storage.errors import HeadMoved, NotFound, Unavailable
 from storage.types import EntryKind
 from tests.support.databases import (
     DATABASE,
@@ -140,17 +141,63 @@ def test_every_version_can_be_brought_back_through_merges_and_snapshots(world):
         assert path.read_bytes() == images[point.version]
 
 
+def restore(world, store, version, *sql):
+    """Bring a version back, with a change on top of it; returns the head."""
+    checkout = store.checkout_point(DATABASE, find_point(store.history(DATABASE), version))
+    checkout.begin()
+    for statement in sql:
+        checkout.connection.execute(statement)
+    head = store.restore(checkout, store.head(DATABASE), world.commit())
+    store.release(checkout)
+    return head
+
+
 def test_a_restored_version_becomes_the_current_one(world):
     store = world.worker()
     world.genesis(store)
     expected = bytes_of(store)
     world.genesis(store, rows=2)
-    point = store.history(DATABASE)[0]
-    path = store.new_path(".restored")
-    store.export(DATABASE, point, path)
-    head = store.replace(DATABASE, store.head(DATABASE), path, world.commit())
-    assert head.version == 3
-    assert bytes_of(world.fresh()) == expected
+    head = restore(world, store, 1)
+    assert (head.version, len(head.chain), head.chain[0].kind) == (3, 1, EntryKind.SNAPSHOT)
+    assert bytes_of(store) == bytes_of(world.fresh()) == expected
+    assert [point.version for point in store.history(DATABASE)] == [1, 2, 3]
+
+
+def test_a_change_on_top_of_a_restored_version_is_one_commit_with_it(world):
+    store = world.worker()
+    world.genesis(store, rows=5)
+    deltas(world, store, 3)
+    head = restore(world, store, 2, "DELETE FROM t WHERE id = 1")
+    assert head.version == 5
+    rows = rows_of(world.fresh())
+    assert 1 not in rows
+    assert rows == rows_of(store)
+    world.change(store, "DELETE FROM t WHERE id = 2")
+    assert rows.keys() - rows_of(world.fresh()).keys() == {2}
+    assert restore(world, store, 4).version == 7
+    assert store.doctor(DATABASE).faults == ()
+
+
+def test_a_restore_on_a_head_that_has_moved_is_refused_and_leaves_no_copy(world):
+    store = world.worker()
+    world.genesis(store)
+    world.genesis(store, rows=2)
+    stale = store.head(DATABASE)
+    world.change(world.fresh(), "DELETE FROM t WHERE id = 1")
+    checkout = store.checkout_point(DATABASE, find_point(store.history(DATABASE), 1))
+    with pytest.raises(HeadMoved):
+        store.restore(checkout, stale, world.commit())
+    assert not checkout.path.exists()
+    assert len(rows_of(world.fresh())) == 1
+
+
+def test_a_version_that_is_not_kept_is_named_together_with_what_is(world):
+    store = world.worker()
+    world.genesis(store)
+    with pytest.raises(NotFound, match="version 7 is not in the history: versions 1 to 1 are kept"):
+        find_point(store.history(DATABASE), 7)
+    with pytest.raises(NotFound, match="there are none"):
+        find_point([], 7)
 
 
 def test_sweep_keeps_what_history_names_for_thirty_days(world):

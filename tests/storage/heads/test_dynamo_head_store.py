@@ -8,8 +8,14 @@ import uuid
 import pytest
 from msgspec import structs
 
+from app.main import new_nonce
+from app.sync.session import commit_id, session_id
+from storage.database.compact import _folded, plan
+from storage.database.limits import Limits
 from storage.errors import Conflict, Corrupt, HeadMoved, StorageError, Unavailable
+from storage.heads.base import RECENT_KEPT
 from storage.heads.dynamodb import DynamoHeadStore
+from storage.types import EntryKind
 from tests.support import aws
 from tests.support.aws_wire import Wire
 from tests.support.records import chain_entry, collection_of, flip_of, journal_entry, new_session, snapshot
@@ -84,38 +90,61 @@ def test_reads_are_consistent(heads, wire, database):
     assert b'"ConsistentRead": true' in wire.sent[-1].body
 
 
-def test_an_item_at_rest_is_below_four_kilobytes(heads, client, table, database):
-    """With the longest chain, ids of 32 characters, and an answer as `finish` gives it."""
-    stamps = dict.fromkeys(
-        [
-            "mod",
-            "scm",
-            "usn",
-            "cards",
-            "notes",
-            "revlog",
-            "graves",
-            "notetypes",
-            "decks",
-            "deck_config",
-            "unsynced",
-        ],
-        1_700_000_000_000,
+LARGEST = 2**32 - 1000
+"""Versions, tokens and bytes are as good as never larger; each more digit would cost a byte per entry."""
+STAMPS = dict.fromkeys(
+    ["mod", "scm", "usn", "cards", "notes", "revlog", "graves", "notetypes", "decks", "deck_config"],
+    1_700_000_000_000,
+) | dict.fromkeys(["unsynced", "v2", "timezone"], True)  # fmt: skip
+
+
+def longest_ids():
+    """Commit ids as syncs and all other commits make them, the longer kind; each another one."""
+    session = session_id("u" * 128, "k" * 100)
+    kinds = [lambda number: commit_id(session, LARGEST + number), lambda _number: new_nonce()]
+    return max(kinds, key=lambda make: len(make(0)))
+
+
+def test_an_item_at_rest_is_below_four_kilobytes(heads, client, table):
+    """The longest chain, all that was merged in it merged by compaction, and an id as long as ids may be."""
+    database, limits, make_id = collection_of("u" * 128), Limits(), longest_ids()
+    for base in range(RECENT_KEPT):
+        heads.flip(database, flip_of(base, base, entry=snapshot(base + 1)))
+    client.update_item(
+        TableName=table,
+        Key=key(database),
+        UpdateExpression="SET version = :large, #token = :large, chain_revision = :large",
+        ExpressionAttributeNames={"#token": "token"},
+        ExpressionAttributeValues={":large": {"N": str(LARGEST)}},
     )
-    token = 1000
-    for base in range(24):
-        commit_id = secrets.token_hex(16)
-        entry = structs.replace(
-            snapshot(1) if base == 0 else chain_entry(base + 1),
-            nonce=secrets.token_hex(8), size_bytes=250_000, checksum=secrets.randbits(64),
-            sha256=secrets.token_bytes(32), page_count=70_000, token=token + base, commit_ids=(commit_id,),
-        )  # fmt: skip
-        head = heads.find(database)
-        flip = flip_of(base, head.token if head else 0, commit_id=commit_id, entry=entry)
-        heads.flip(database, structs.replace(flip, stamps=stamps, answer=b"1700000000000"))
+    head = commit_longest(heads, database, EntryKind.SNAPSHOT, make_id(0))
+    while len(head.chain) <= limits.chain_deltas:
+        start = plan(head.chain, structs.replace(limits, snapshot_percent=10**9))
+        if start is not None:
+            chain = (*head.chain[:start], _folded(head, start, new_nonce()))
+            heads.replace_chain(database, head.token, head.chain_revision, chain)
+        head = commit_longest(heads, database, EntryKind.DELTA, make_id(head.version))
+    # a snapshot that compaction made keeps ids of what it folded, too
+    chain = (_folded(head, 0, new_nonce()), *head.chain[1:])
+    chain = (structs.replace(chain[0], first=head.chain[0].last, last=head.chain[0].last), *chain[1:])
+    head = heads.replace_chain(database, head.token, head.chain_revision, chain)
     item = client.get_item(TableName=table, Key=key(database))["Item"]
-    assert len(item["chain"]["L"]) == 24
-    assert size_of(item) < 4096
+    assert len(item["chain"]["L"]) == limits.chain_deltas + 1
+    assert sum(entry.first < entry.last for entry in head.chain) == 8
+    assert min(len(entry.commit_ids[0]) for entry in head.chain) == len(make_id(0))
+    assert 3500 < size_of(item) < 4096
+
+
+def commit_longest(heads, database, kind, commit_id):
+    head = heads.find(database)
+    version = head.version + 1
+    entry = structs.replace(
+        snapshot(version) if kind is EntryKind.SNAPSHOT else chain_entry(version),
+        nonce=new_nonce(), size_bytes=LARGEST, checksum=2**64 - secrets.randbits(32) - 1, token=head.token,
+        sha256=secrets.token_bytes(32), page_count=LARGEST, commit_ids=(commit_id,),
+    )  # fmt: skip
+    flip = flip_of(head.version, head.token, commit_id=commit_id, entry=entry)
+    return heads.flip(database, structs.replace(flip, stamps=STAMPS, answer=b"1700000000000"))
 
 
 def test_a_finished_session_leaves_nothing_in_the_item(heads, client, table, database):

@@ -113,3 +113,24 @@ def test_a_blob_of_another_size_than_the_index_says_is_corrupt(blobs, size):
         blobs.read_many([row(b"abc", size)])
     with pytest.raises(Corrupt):
         list(blobs.find_stream(row(b"abc", size)))
+
+
+def test_an_old_blob_is_renewed_and_then_young(blobs, clock, objects, tmp_path):
+    blobs.put_new([new(b"content")])
+    clock.now_ms += 5000
+    assert blobs.renew(row(b"content"), tmp_path / "copy")
+    assert objects.find(key_of(sha256(b"content"))).modified_ms == clock.now_ms
+    assert objects.read(key_of(sha256(b"content"))) == b"content"
+
+
+def test_what_is_lost_cannot_be_renewed(blobs, objects, tmp_path):
+    assert not blobs.renew(row(b"content"), tmp_path / "copy")
+    assert objects.written == []
+
+
+@pytest.mark.parametrize("found", [b"another", b"content and more", b"con"])
+def test_a_blob_that_is_not_what_its_key_says_is_lost(blobs, clock, objects, tmp_path, found):
+    objects.put(key_of(sha256(b"content")), found)
+    clock.now_ms += 5000
+    assert not blobs.renew(row(b"content"), tmp_path / "copy")
+    assert objects.find(key_of(sha256(b"content"))).modified_ms < clock.now_ms

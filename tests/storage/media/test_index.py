@@ -203,3 +203,25 @@ def test_rows_restored_with_one_usn_move_up_and_pass_the_last_one_given(index):
     index.restore([(3, "a", facts(b"1"), 50), (3, "b", facts(b"2"), 50), (3, "c", None, 50)], 3)
     assert [usn for _, usn, _ in index.changes_since(0)] == [3, 4, 5]
     assert index.stamps()["usn"] == 5
+
+
+@pytest.fixture
+def older(tmp_path):
+    create_empty(tmp_path / "older")
+    with contextlib.closing(apsw.Connection(str(tmp_path / "older"))) as connection:
+        yield MediaIndex(connection)
+
+
+def test_what_an_older_version_has_and_this_one_has_not_comes_back_under_new_usns(index, older):
+    before = [("a", facts(b"1")), ("b", facts(b"22")), ("c", facts(b"333"))]
+    for each in (index, older):
+        each.apply(before, 5)
+    index.apply([("a", None), ("b", facts(b"new")), ("d", facts(b"later"))], 6)
+    missing = list(index.missing_from(older))
+    assert missing == [("a", facts(b"1")), ("b", facts(b"22"))]
+    assert index.apply(missing, 7)
+    assert [usn for _, usn, _ in index.changes_since(5)] == [6, 7, 8]
+    assert dict(index.list_files()) == dict(before) | {"d": facts(b"later")}
+    assert list(index.missing_from(older)) == []
+    assert list(index.added_since(older)) == ["d"]
+    assert hashlib.sha256(b"new").digest() in set(index.contents_since(7))
