@@ -24,8 +24,8 @@ from tests.support.cluster import Cluster, cloud, operation_of
 from tests.support.proxy import Exchange, Fault
 
 pytestmark = [pytest.mark.one_server, pytest.mark.parametrize("versions", [(NEWEST, NEWEST)], ids=["newest"])]
-MEDIA_FILES = 30
-"""More than one request takes, so that a death can come between two."""
+MEDIA_FILES, MEDIA_BYTES = 4, 900_000
+"""More than one request takes, some 2.5 MB, so that a death can come between two."""
 
 State = dict[str, Any]
 IsHit = Callable[[Exchange, Exchange], bool]
@@ -66,7 +66,7 @@ class Work:
     attempt: Callable[[Device], object]
     requests: frozenset[str]
     is_whole_or_none: bool = True
-    """Media are whole request by request, of up to 25 files each."""
+    """Media are whole request by request, of some files each."""
 
 
 def prepare_sync(a: Device, b: Device, word: str) -> None:
@@ -86,11 +86,11 @@ def prepare_download(_a: Device, b: Device, word: str) -> None:
 
 
 def prepare_media(a: Device, b: Device, word: str) -> None:
-    b.write_many(f"{word} b", 3, 100)
+    for name, *_ in a.media():
+        a.remove_media(name)
+    b.write_many(f"{word} b", 2, 100)
     b.sync_media()
-    a.write_many(f"{word} a", MEDIA_FILES, 100)
-    if kept := a.media():
-        a.remove_media(kept[0][0])
+    a.write_many(f"{word} a", MEDIA_FILES, MEDIA_BYTES)
 
 
 WORKS = {
