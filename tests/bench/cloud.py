@@ -2,21 +2,22 @@
 
 python -m tests.bench.cloud [small|medium|large ...]
 
-S3 20 ms, DynamoDB 5 ms and Cognito 80 ms per call are injected before moto, which adds a few of its own and,
-with the clients, shares the machine with the servers: take throughput as a lower bound.
+S3 20 ms, DynamoDB 5 ms and Cognito 80 ms per call are injected into moto, which adds a few of its own and,
+with the clients, shares the machine with the servers. Where "machine busy" is near 100 %, the machine is
+the limit and not the latency: take throughput as a lower bound there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -28,26 +29,20 @@ from storage.collection.genesis import create_empty
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
 from tests.support import aws, servers
-from tests.support.cluster import Cluster, Place, cloud, operation_of
-from tests.support.proxy import Exchange
+from tests.support.cluster import Cluster, Place, cloud
 from tests.support.servers import User
+from tests.support.userpool import UserPool
 from tests.support.wire import Wire
 
-LATENCY_S = {"s3": 0.020, "dynamodb": 0.005, "cognito": 0.080}
+LATENCY_MS = {"s3": 20, "dynamodb": 5, "cognito": 80}
 SIZES = {"small": 2_000, "medium": 20_000, "large": 200_000}
 REVIEWS = 100
 ROUNDS = 7
-SYNCS_AT_ONCE = 16
+SYNCS_AT_ONCE = (2, 16)
+WORKERS = (1, 2, 4)
 LOAD_S = 8.0
 NOW_S = 1_800_000_000
 numbers = itertools.count(1)
-
-
-def latency_of(exchange: Exchange) -> float:
-    target = exchange.headers.get("x-amz-target", "")
-    if "Cognito" in target:
-        return LATENCY_S["cognito"]
-    return LATENCY_S["dynamodb" if target else "s3"]
 
 
 class Data:
@@ -95,6 +90,9 @@ class Client:
         answer = self.wire.upload(self.data.content)
         assert answer.body == b"OK", answer.body
         self.usn = self.ask("meta", {"v": 11, "cv": "bench"})["usn"]
+
+    def log_in_again(self) -> None:
+        self.wire.login(self.user.name, self.user.password)
 
     def move(self, port: int) -> None:
         hkey = self.wire.hkey
@@ -144,65 +142,73 @@ def row(label: str, *figures: str) -> None:
 
 
 @contextlib.contextmanager
-def place_with_latency(folder: Path) -> Iterator[Place]:
-    with aws.moto() as engine, cloud(folder, engine) as place:
-        place.wire.delay_s = latency_of
+def distant_place(folder: Path) -> Iterator[Place]:
+    """A bucket, a table and nothing but the engine's delay between them and the servers."""
+    with aws.moto(LATENCY_MS) as engine, cloud(folder, engine) as place:
+        place.extra = {"AWS_ENDPOINT_URL": engine}
         yield place
 
 
 def bench_sizes(place: Place, folder: Path, names: list[str]) -> None:
-    users = servers.make_users(len(names))
-    print(f"One server, one client; a sync of {REVIEWS} reviews")
-    row("collection", "nothing to do", "warm", "cold", "calls, cold", "RSS after")
-    with Cluster(folder / "sizes", users, place, size=1) as cluster:
-        for name, user in zip(names, users, strict=True):
-            data = Data(folder / f"{name}.anki2", SIZES[name])
-            client = Client(cluster.members[0].port, user, data)
-            client.upload()
+    print(f"One server with one worker, one client; a sync of {REVIEWS} reviews")
+    row("collection", "upload", "nothing to do", "warm", "cold", "RSS before", "RSS after")
+    for name in names:
+        data = Data(folder / f"{name}.anki2", SIZES[name])
+        users = servers.make_users(1)
+        with Cluster(folder / f"sizes-{name}", users, place, size=1) as cluster:
+            client = Client(cluster.members[0].port, users[0], data)
+            before = memory_of(cluster)
+            upload = timed(client.upload)
             client.sync()
             idle = [timed(client.look) for _ in range(ROUNDS)]
             warm = [timed(client.sync) for _ in range(ROUNDS)]
-            rss = memory_of(cluster)
+            after = memory_of(cluster)
             cold = []
             for _ in range(3):
                 cluster.replace(0)
                 client.move(cluster.members[0].port)
                 client.look()  # the process's first request imports
-                place.wire.clear()
                 cold.append(timed(client.sync))
-            gets = sum(operation_of(exchange) == "GET" for exchange in place.wire.exchanges)
-            row(
-                f"{name}, {SIZES[name]} cards, {len(data.content) >> 20} MB",
-                f"{statistics.median(idle):.0f} ms",
-                f"{statistics.median(warm):.0f} ms",
-                f"{statistics.median(cold):.0f} ms",
-                f"{gets} GET",
-                f"{rss} MB",
-            )
+        times = (upload, *map(statistics.median, (idle, warm, cold)))
+        label = f"{name}, {SIZES[name]} cards, {len(data.content) >> 20} MB"
+        row(label, *(f"{ms:.0f} ms" for ms in times), f"{before} MB", f"{after} MB")
+
+
+def bench_login(place: Place, folder: Path) -> None:
+    pool = UserPool(place.extra["AWS_ENDPOINT_URL"])
+    user = pool.add("somebody")
+    with Cluster(folder / "login", [], replace(place, extra=place.extra | pool.settings), size=1) as cluster:
+        wire = Wire(cluster.members[0].port)
+        wire.login(user.name, user.password)
+        times = [timed(lambda: wire.login(user.name, user.password)) for _ in range(ROUNDS)]
+    row("login through Cognito", f"{statistics.median(times):.0f} ms")
 
 
 def bench_throughput(place: Place, folder: Path) -> None:
     data = Data(folder / "load.anki2", SIZES["small"])
-    print(f"Throughput, {SYNCS_AT_ONCE} users at once, {len(data.content) >> 10} KB collections, warm")
-    row("workers", "syncs per s", "p50", "p95", "CPU per sync", "RSS, all")
-    for workers in (1, 2, 4):
-        users = servers.make_users(SYNCS_AT_ONCE)
-        place.extra = {"ANKISYNCD_WORKERS": str(workers)}
-        with Cluster(folder / f"load{workers}", users, place, size=1) as cluster:
+    print(f"Throughput, {len(data.content) >> 10} KB collections, warm")
+    row("workers", "syncs per s", "p50", "p95", "server CPU/sync", "machine busy", "RSS, all")
+    for at_once, workers in itertools.product(SYNCS_AT_ONCE, WORKERS):
+        users = servers.make_users(at_once)
+        here = replace(place, extra=place.extra | {"ANKISYNCD_WORKERS": str(workers)})
+        with Cluster(folder / f"load{at_once}-{workers}", users, here, size=1) as cluster:
             clients = [Client(cluster.members[0].port, user, data) for user in users]
             for client in clients:
                 client.upload()
             before = cpu_s(cluster)
+            psutil.cpu_percent()
             times = load(clients)
+            busy = psutil.cpu_percent()
             cpu_ms = (cpu_s(cluster) - before) / (len(times) + len(clients)) * 1000
             rss = memory_of(cluster)
         p50, p95 = statistics.median(times), statistics.quantiles(times, n=20)[-1]
         row(
-            f"{workers}",
+            f"{workers}, {at_once} users at once",
             f"{len(times) / LOAD_S:.1f}",
             f"{p50:.0f} ms",
             f"{p95:.0f} ms",
             f"{cpu_ms:.0f} ms",
+            f"{busy:.0f} %",
             f"{rss} MB",
         )
 
@@ -242,12 +248,13 @@ def processes_of(cluster: Cluster) -> list[psutil.Process]:
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["small", "medium"]
-    print("Injected: " + json.dumps({name: f"{s * 1000:.0f} ms" for name, s in LATENCY_S.items()}))
+    names = sys.argv[1:] or list(SIZES)
+    print("Injected: " + ", ".join(f"{name} {ms} ms" for name, ms in LATENCY_MS.items()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with place_with_latency(folder) as place:
+        with distant_place(folder) as place:
             bench_sizes(place, folder, names)
+            bench_login(place, folder)
             bench_throughput(place, folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -80,9 +81,9 @@ def s3_heads(endpoint: str, bucket: str, prefix: str) -> S3HeadStore:
 
 
 @contextmanager
-def moto() -> Iterator[str]:
-    """moto in a process of its own; its address."""
-    command = [sys.executable, "-m", "tests.support.moto_server", "0"]
+def moto(delays_ms: dict[str, float] | None = None) -> Iterator[str]:
+    """moto in a process of its own; its address. Delays are by service: s3, dynamodb, cognito."""
+    command = [sys.executable, "-m", "tests.support.moto_server", "0", json.dumps(delays_ms or {})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
