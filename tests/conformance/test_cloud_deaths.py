@@ -24,8 +24,8 @@ from tests.support.cluster import Cluster, cloud, operation_of
 from tests.support.proxy import Exchange, Fault
 
 pytestmark = [pytest.mark.one_server, pytest.mark.parametrize("versions", [(NEWEST, NEWEST)], ids=["newest"])]
-MEDIA_FILES = 30
-"""More than one request takes, so that a death can come between two."""
+MEDIA_FILES, MEDIA_BYTES = 4, 900_000
+"""More than one request takes, some 2.5 MB, so that a death can come between two."""
 
 State = dict[str, Any]
 IsHit = Callable[[Exchange, Exchange], bool]
@@ -66,7 +66,7 @@ class Work:
     attempt: Callable[[Device], object]
     requests: frozenset[str]
     is_whole_or_none: bool = True
-    """Media are whole request by request, of up to 25 files each."""
+    """Media are whole request by request, of some files each."""
 
 
 def prepare_sync(a: Device, b: Device, word: str) -> None:
@@ -86,11 +86,11 @@ def prepare_download(_a: Device, b: Device, word: str) -> None:
 
 
 def prepare_media(a: Device, b: Device, word: str) -> None:
-    b.write_many(f"{word} b", 3, 100)
+    for name, *_ in a.media():
+        a.remove_media(name)
+    b.write_many(f"{word} b", 2, 100)
     b.sync_media()
-    a.write_many(f"{word} a", MEDIA_FILES, 100)
-    if kept := a.media():
-        a.remove_media(kept[0][0])
+    a.write_many(f"{word} a", MEDIA_FILES, MEDIA_BYTES)
 
 
 WORKS = {
@@ -104,6 +104,8 @@ WORKS = {
         is_whole_or_none=False,
     ),
 }
+ONLY_READ = {"meta", "sanityCheck2", "begin", "mediaChanges", "mediaSanity"}
+"""Requests that may need no call at all."""
 
 
 class Death:
@@ -318,9 +320,10 @@ def test_any_work_survives_the_death_of_all_servers_before_every_request(scene: 
 def test_a_server_that_dies_at_any_call_to_aws_leaves_a_whole_sync_or_none(
     scene: Scene, name: str, *, landed: bool
 ) -> None:
-    deaths = []
+    deaths: list[str] = []
+    misses = 0
     for nth in count(1):
-        # Quick syncs of many words make many small deltas, so that this goes through compactions, too.
+        # How many calls a sync takes depends on what the servers remember, so one miss is not the end.
         death = None
 
         def kill(nth: int = nth) -> Death:
@@ -330,7 +333,8 @@ def test_a_server_that_dies_at_any_call_to_aws_leaves_a_whole_sync_or_none(
 
         scene.play(WORKS[name], f"call {nth}", kill)
         assert death is not None
-        if death.hit is None:
+        deaths += [death.name] if death.hit else []
+        misses = 0 if death.hit else misses + 1
+        if misses == 2:
             break
-        deaths.append(death.name)
-    assert {death.rpartition(" ")[2] for death in deaths} >= WORKS[name].requests - {"meta", "begin"}, deaths
+    assert {death.rpartition(" ")[2] for death in deaths} >= WORKS[name].requests - ONLY_READ, deaths

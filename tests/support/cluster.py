@@ -161,7 +161,7 @@ class Cluster:
         """End one by SIGKILL, and put another one there that finds nothing on its disk."""
         gone = self.members[index]
         gone.kill()
-        shutil.rmtree(gone.folder)
+        shutil.rmtree(gone.folder, ignore_errors=True)
         self.members[index] = self._start()
         self.proxy.ports[index] = self.members[index].port
 
