@@ -20,6 +20,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ProtocolError
 from app.http.accesslog import AccessLog, Entry, entry_of
+from app.http.chunks import body_of
 
 SILENCE_S = 90
 """A client that neither sends nor takes a byte for so long is gone; Anki's give up after 30 s."""
@@ -126,7 +127,7 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         Raises: StopIteration, where the connection must not be used any more.
         """
         started = time.perf_counter()
-        body = req.body = CountedBody(req.body)
+        body = req.body = CountedBody(body_of(req))
         response, environ = wsgi.create(
             req, sock, addr, listener_name, self.cfg, response_class=OneSendResponse
         )
