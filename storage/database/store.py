@@ -77,6 +77,7 @@ class DatabaseStore:
         `configure` registers collations and functions on every new connection. `due` is told of a
         database whose chain a commit has made long enough to be compacted.
         """
+        apsw.soft_heap_limit(limits.page_caches_bytes)
         self._due = due
         self._heads, self._objects, self._limits = heads, objects, limits
         self._offload, self._clock_ms, self._nonce = offload, clock_ms, nonce
