@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flask
+import msgspec
 
 from app.auth.attempts import Limits as LoginLimits
 from app.auth.attempts import LocalLoginAttempts, LoginAttempts
@@ -52,6 +53,10 @@ if TYPE_CHECKING:
     from app.cloud import Cloud
 
 _LEAST_THREADS = 8
+
+_LOCAL_JOURNAL_BYTES = 64 * 1024
+"""A head record of this machine is written anew in microseconds, for which no disk is waited for; an object
+costs a sync. So the journal of a thousand reviews stays in the record."""
 
 
 def make_pools() -> ThreadPools:
@@ -173,6 +178,7 @@ def build_stores(
         heads, objects = cloud.heads(), cloud.objects(offload)
     else:
         root = _made(settings.data_root)
+        limits = msgspec.structs.replace(limits, journal_inline_bytes=_LOCAL_JOURNAL_BYTES)
         ahead = WriteAhead(root / "ahead", root / "objects")
         heads, objects = (
             LocalHeadStore(root / "heads.sqlite", offload),

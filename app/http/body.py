@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from app.errors import PayloadTooLarge
-from app.http.unpack import Unpacker
+from app.http.unpack import Unpacker, ZstdUnpacker, unpacked_zstd
 from storage.errors import TooLarge
 from storage.types import Offload
 
@@ -135,7 +135,12 @@ class Body:
 
     def _unpacked(self) -> bytes | None:
         """All of a whole body, or None if it is too large."""
-        unpacker, pieces = self._unpacker(), _Pieces(min(HELD_BYTES, self._limit_bytes))
+        most_bytes = min(HELD_BYTES, self._limit_bytes - 1)
+        if self._unpacker is ZstdUnpacker:
+            content = unpacked_zstd(b"".join(self._held), most_bytes)
+            if content is not None:
+                return content
+        unpacker, pieces = self._unpacker(), _Pieces(most_bytes + 1)
         try:
             for block in self._held:
                 unpacker.feed(block, pieces.write)

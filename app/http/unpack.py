@@ -20,6 +20,10 @@ ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 _SLICE_BYTES = 1024
 """A zstd block of 4 bytes can stand for 128 KiB: so much input gives 32 MiB at the worst."""
 
+_SPARE_BYTES = 4096
+_UNKNOWN = -1
+"""Real clients do not tell the size beforehand."""
+
 _GZIP_STEP_BYTES = 256 * 1024
 
 Write = Callable[[bytes], object]
@@ -39,6 +43,21 @@ class Unpacker(Protocol):
 
         Raises: ProtocolError, if the body stops in the middle.
         """
+
+
+def unpacked_zstd(packed: bytes, most_bytes: int) -> bytes | None:
+    """A whole body at once, where it is sound and was packed already before; None says nothing.
+
+    As media mostly are. In one step the unpacker would not be stopped by its sink, but this one
+    gets no more room than such a body needs, a tenth of what slices of it would cost.
+    """
+    room_bytes = min(most_bytes, len(packed) + len(packed) // 8 + _SPARE_BYTES)
+    try:
+        if zstandard.frame_content_size(packed) != _UNKNOWN:
+            return None  # it would be given as much room as it asks for
+        return zstd_decompressor().decompress(packed, max_output_size=room_bytes, allow_extra_data=True)
+    except zstandard.ZstdError:
+        return None
 
 
 class ZstdUnpacker:

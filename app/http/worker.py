@@ -26,6 +26,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ProtocolError
 from app.http.accesslog import AccessLog, Entry, entry_of
+from app.http.chunks import body_of
 from app.http.head import HeadReader
 
 SILENCE_S = 90
@@ -221,7 +222,7 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         Raises: StopIteration, where the connection must not be used any more.
         """
         started = time.perf_counter()
-        body = CountedBody(req.body)
+        body = CountedBody(body_of(req))
         environ = environ_of(base, req, body)
         if req._expected_100_continue:  # noqa: SLF001 - its only name
             sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -21,6 +21,7 @@ from typing import IO, Final
 
 from app.errors import ProtocolError
 from app.media.messages import UPLOAD_ENTRIES, UploadEntries
+from app.media.plainzip import PlainZip, find_plain_zip
 from storage.media.blobs import LARGE_BYTES, Digester, NewBlob, facts_of
 from storage.media.index import FileFacts
 
@@ -64,12 +65,39 @@ def unpack(zipped: bytes | Path, batch: Batch, limit_bytes: int) -> None:
 
     Raises: ProtocolError for anything but a sound zip of valid names and contents.
     """
+    plain = find_plain_zip(zipped) if isinstance(zipped, bytes) else None
+    if plain is not None and plain.size_of(_META) <= _META_BYTES:
+        _take_plain(plain, batch, limit_bytes)
+        return
     with _refusing(), _opened(zipped) as file, zipfile.ZipFile(file) as archive:
         _check_overlaps(archive)
-        entries = _entries(archive)
-        for name, member in entries:
-            _check_name(name, is_removed=not member)
-        _Unpacking(archive, batch, limit_bytes).run(entries)
+        _Unpacking(archive, batch, limit_bytes).run(_checked_entries(_read_meta(archive)))
+
+
+def _take_plain(archive: PlainZip, batch: Batch, limit_bytes: int) -> None:
+    """The same for a zip of plain form, in memory."""
+
+    def read(name: str) -> tuple[bytes, int]:
+        member = archive.members.get(name)
+        if member is None:
+            raise ProtocolError("a member is missing in the zip")
+        content = archive.read(member)
+        if content is None:
+            raise ProtocolError(f"no sound zip: bad CRC-32 of {name!r}")
+        return content, member.crc32
+
+    left_bytes, taken = limit_bytes, dict[str, FileFacts]()
+    for name, member in _checked_entries(read(_META)[0]):
+        if member and member not in taken:
+            content, crc32 = read(member)
+            left_bytes -= len(content)
+            if left_bytes < 0:
+                raise ProtocolError("the zip unpacks to more than the limit")
+            if not content:
+                raise ProtocolError("a file of zero bytes")
+            taken[member] = facts_of(content, crc32)
+            batch.blobs.append(NewBlob(taken[member].sha256, content))
+        batch.changes.append((name, taken[member] if member else None))
 
 
 class _Unpacking:
@@ -123,12 +151,17 @@ def _pieces(packed: IO[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def _entries(archive: zipfile.ZipFile) -> UploadEntries:
+def _read_meta(archive: zipfile.ZipFile) -> bytes:
     with archive.open(_checked(archive.getinfo(_META), check_size=False)) as packed:
-        meta = packed.read(_META_BYTES)
+        return packed.read(_META_BYTES)
+
+
+def _checked_entries(meta: bytes) -> UploadEntries:
     entries = UPLOAD_ENTRIES.read(meta)
     if len(entries) > MAX_ENTRIES:
         raise ProtocolError(f"{len(entries)} files in a zip, at most {MAX_ENTRIES} are allowed")
+    for name, member in entries:
+        _check_name(name, is_removed=not member)
     return entries
 
 

@@ -151,6 +151,12 @@ class Checkout:
         if found != self._base:
             raise Corrupt(self.path.name, self._base, found)
 
+    def trim(self, kept_bytes: int) -> None:
+        """Give SQLite's page cache back if it is larger; that of small changes serves the next sync."""
+        used_bytes, _ = self.connection.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
+        if used_bytes > kept_bytes:
+            self.connection.release_memory()
+
     def close(self) -> None:
         """Close the connection; the files stay."""
         self.connection.close()

@@ -6,12 +6,15 @@ Refuses the heads: the flip is `store`'s.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from storage.database.adopt import read_file_layout
 from storage.database.checkout import Checkout, local_disk, log_path
@@ -116,6 +119,7 @@ class CommitMaker:
     def settle(self, checkout: Checkout) -> Change:
         """Commit locally; takes as long as the change is."""
         after = commit_locally(checkout)
+        checkout.trim(self._limits.idle_page_cache_bytes)
         return Change(after, touched_pages(checkout.layout, after))
 
     def is_whole(self, head: Head, change: Change) -> bool:
@@ -229,22 +233,27 @@ def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> 
 
 def _add_changed(writer: PageWriter, numbers: list[int], old: Image, new: Image) -> int:
     """Write those pages that differ; the change of the database's checksum."""
-    size, kept, pages, total = new.layout.page_size, [], [], 0
-    resized = old.layout.page_count != new.layout.page_count
-    for number in numbers:
-        page = new.page(number)
-        if number <= old.layout.page_count:
-            was = old.page(number)
-            # A delta that resizes the database keeps page 1: it takes a frame to commit a size.
-            if was == page and not (resized and number == 1):
-                continue
-            total ^= pages_checksum([number], was, size)
-        total ^= pages_checksum([number], page, size)
-        kept.append(number)
-        pages.append(page)
-    if kept:
-        writer.add(kept, b"".join(pages))
-    return total
+    size = new.layout.page_size
+    before = [number for number in numbers if number <= old.layout.page_count]
+    was = np.frombuffer(old.pages(before), np.uint8).reshape(-1, size)
+    now = np.frombuffer(new.pages(numbers), np.uint8).reshape(-1, size)
+    differs = np.ones(len(numbers), np.bool_)
+    differs[: len(before)] = (was != now[: len(before)]).any(axis=1)
+    if numbers[:1] == [1] and old.layout.page_count != new.layout.page_count:
+        # A delta that resizes the database keeps page 1: it takes a frame to commit a size.
+        differs[0] = True
+    if not differs.all():
+        was, now = was[differs[: len(before)]], now[differs]
+        before, numbers = _chosen(before, differs), _chosen(numbers, differs)
+    if numbers:
+        writer.add(numbers, now.reshape(-1).data)
+    return pages_checksum(before, was.reshape(-1).data, size) ^ pages_checksum(
+        numbers, now.reshape(-1).data, size
+    )
+
+
+def _chosen(numbers: list[int], chosen: npt.NDArray[np.bool_]) -> list[int]:
+    return list(itertools.compress(numbers, chosen.tolist()))
 
 
 def _page_change(number: int, old: Image, new: Image) -> int:

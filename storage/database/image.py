@@ -14,8 +14,12 @@ from typing import Any, Self
 import msgspec
 
 from storage.database.pages import lock_page, pages_checksum, pages_per_block
-from storage.database.wal import WalState
+from storage.database.wal import FRAME_HEADER_BYTES, WalState
 from storage.types import Offload
+
+_FEW_PAGES = 2
+_PAGES_PER_READ = 500
+"""The kernel fills at most 1024 pieces by one call, and between two pages of a log is a header."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -76,24 +80,62 @@ class Image:
         return content
 
     def pages(self, numbers: Sequence[int]) -> bytes | bytearray:
-        """Several ascending pages, end to end; neighbours in the base are read at once."""
-        if len(numbers) < 2 or numbers[-1] - numbers[0] != len(numbers) - 1:
+        """Several ascending pages, end to end; neighbours in a file are read at once.
+
+        Raises OSError where a file is cut short.
+        """
+        if len(numbers) < _FEW_PAGES:
             return b"".join(map(self.page, numbers))
-        first, size = numbers[0], self.layout.page_size
-        content = bytearray(len(numbers) * size)
-        in_base = min(numbers[-1], self.layout.base_pages) - first + 1
-        if in_base > 0:
-            read = os.preadv(self._base, [memoryview(content)[: in_base * size]], (first - 1) * size)
-            if read != in_base * size:
-                raise OSError(f"pages from {first} are cut short")
-        if self.layout.in_log:
-            for at, number in enumerate(numbers):
-                if number in self.layout.in_log:
-                    content[at * size : (at + 1) * size] = self.page(number)
-        skipped = lock_page(size)
-        if first <= skipped <= numbers[-1]:
-            content[(skipped - first) * size : (skipped - first + 1) * size] = bytes(size)
+        content = bytearray(len(numbers) * self.layout.page_size)
+        view, start = memoryview(content), 0
+        while start < len(numbers):
+            start = self._read_run(numbers, start, view)
+        skipped = lock_page(self.layout.page_size)
+        if numbers[0] <= skipped <= numbers[-1] and skipped in numbers:
+            at = numbers.index(skipped) * self.layout.page_size
+            content[at : at + self.layout.page_size] = bytes(self.layout.page_size)
         return content
+
+    def _read_run(self, numbers: Sequence[int], start: int, view: memoryview) -> int:
+        """Read the longest run of neighbours that begins at `start` to its place; where the next begins."""
+        layout, size = self.layout, self.layout.page_size
+        find, end = layout.in_log.get, start + 1
+        offset = find(numbers[start])
+        if offset is not None:
+            step = size + FRAME_HEADER_BYTES
+            while end < len(numbers) and find(numbers[end]) == offset + (end - start) * step:
+                end += 1
+            self._read_frames(offset, view[start * size : end * size])
+            return end
+        number, last = numbers[start], layout.base_pages
+        if number > last:
+            return end  # nobody wrote it: zeros
+        while (
+            end < len(numbers)
+            and numbers[end] == number + end - start <= last
+            and (not layout.in_log or numbers[end] not in layout.in_log)
+        ):
+            end += 1
+        if (
+            os.preadv(self._base, [view[start * size : end * size]], (number - 1) * size)
+            != (end - start) * size
+        ):
+            raise OSError(f"pages from {number} are cut short")
+        return end
+
+    def _read_frames(self, offset: int, view: memoryview) -> None:
+        """The pages of neighbouring frames, the first of which is at `offset`; a page, then a header, ..."""
+        size = self.layout.page_size
+        headers = bytearray(FRAME_HEADER_BYTES)
+        for first in range(0, len(view), size * _PAGES_PER_READ):
+            parts: list[memoryview | bytearray] = []
+            for at in range(first, min(first + size * _PAGES_PER_READ, len(view)), size):
+                parts += (view[at : at + size], headers)
+            parts.pop()
+            wanted = sum(map(len, parts))
+            if os.preadv(self._log, parts, offset) != wanted:
+                raise OSError(f"frames from {offset} are cut short")
+            offset += wanted + FRAME_HEADER_BYTES
 
 
 def image_checksum(image: Image) -> int:

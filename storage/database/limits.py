@@ -18,8 +18,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Open working copies that a process keeps between syncs."""
     idle_wal_bytes: int = 512 * _MIB
     """And the disk that their logs may take together."""
-    page_cache_bytes: int = 2 * _MIB
-    """SQLite's page cache per working copy."""
+    page_cache_bytes: int = 8 * _MIB
+    """SQLite's page cache per working copy: a push of a thousand reviews changes some 1,400 pages. What is
+    more goes to the log early, and costs SQLite a third more than the merge."""
+    idle_page_cache_bytes: int = 1 * _MIB
+    """A copy that has more of it gives it back with its commit."""
+    page_caches_bytes: int = 256 * _MIB
+    """What all copies of a process may have: beyond it SQLite uses the pages it has before it takes more."""
     base_bytes: int = 8 << 30
     """Disk that base files may take, over all processes sharing the folder."""
     verify_every: int = 64

@@ -59,9 +59,9 @@ def lock_page(page_size: int) -> int:
 
 def pages_checksum(numbers: Sequence[int], pages: Bytes, page_size: int) -> int:
     """XOR over pages of a 64-bit hash seeded with the page's number."""
-    total, view = 0, memoryview(pages)
-    for at, number in enumerate(numbers):
-        total ^= xxhash.xxh3_64_intdigest(view[at * page_size : (at + 1) * page_size], number)
+    total, view, digest = 0, memoryview(pages), xxhash.xxh3_64_intdigest
+    for at, number in zip(range(0, len(view), page_size), numbers, strict=True):
+        total ^= digest(view[at : at + page_size], number)
     return total
 
 

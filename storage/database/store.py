@@ -86,6 +86,7 @@ class DatabaseStore:
         database whose chain a commit has made long enough to be compacted. `put` puts the object of
         a small commit, where `objects.put` is not the best way (see `sharedput`).
         """
+        apsw.soft_heap_limit(limits.page_caches_bytes)
         self._due = due
         self._put_small = put or objects.put
         self._heads, self._objects, self._limits = heads, objects, limits

@@ -436,6 +436,21 @@ def test_configure_sees_every_new_connection(world):
     store.close()
 
 
+def test_the_memory_of_a_large_change_is_given_back_with_its_commit(world):
+    store = world.worker(idle_page_cache_bytes=64 << 10)
+    world.genesis(store)
+
+    def cached_bytes_after(change):
+        head = world.change(store, change)
+        checkout = store.checkout(DATABASE, head)
+        used, _ = checkout.connection.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
+        store.release(checkout)
+        return used
+
+    assert cached_bytes_after("UPDATE t SET v = v || 'x'") <= 64 << 10
+    assert cached_bytes_after("DELETE FROM t WHERE id = 1") > 0
+
+
 def test_connections_are_closed_to_tricks(world):
     store = world.worker()
     head = world.genesis(store)
@@ -447,7 +462,7 @@ def test_connections_are_closed_to_tricks(world):
     assert connection.pragma("locking_mode") == "exclusive"
     assert connection.pragma("wal_autocheckpoint") == 0
     assert connection.pragma("synchronous") == 0
-    assert connection.pragma("cache_size") == -2048
+    assert connection.pragma("cache_size") == -8192
     with pytest.raises(apsw.SQLError):
         connection.execute("PRAGMA writable_schema = ON; DELETE FROM sqlite_schema")
     store.discard(checkout)
