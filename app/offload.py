@@ -6,6 +6,8 @@ Two pools, so that whole-file transfers never take the threads that small reques
 from __future__ import annotations
 
 import _queue
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,10 @@ from typing import Any, TypeVar
 import gevent
 from gevent.hub import Waiter
 from gevent.monkey import get_original
+
+_TRANSFER_NICENESS = 7
+"""A fifth of the weight. With less, a large upload beside a storm of small requests would not be answered
+within the 30 s that clients wait."""
 
 T = TypeVar("T")
 
@@ -28,11 +34,16 @@ class NativeThreads:
     call: with a dozen calls in a sync that is seen.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, niceness: int = 0) -> None:
+        """`niceness` is how far the threads stand back behind all others, where the system can tell them."""
         self._most, self._threads, self._jobs = most, 0, 0
+        self._niceness = niceness
         self._hub = gevent.get_hub()
-        self._start, get_ident = get_original("_thread", ["start_new_thread", "get_ident"])
+        self._start, get_ident, native_id = get_original(
+            "_thread", ["start_new_thread", "get_ident", "get_native_id"]
+        )
         self._get_ident: Callable[[], int] = get_ident
+        self._native_id: Callable[[], int] = native_id
         self._home = self._get_ident()
         # The C class, which gevent does not replace: its `get` waits without the interpreter's lock.
         self._waiting: _queue.SimpleQueue[_Job] = _queue.SimpleQueue()
@@ -60,6 +71,9 @@ class NativeThreads:
         return result
 
     def _work(self) -> None:
+        if self._niceness and sys.platform == "linux":
+            # Linux counts each thread; threads that it starts are as nice.
+            os.setpriority(os.PRIO_PROCESS, self._native_id(), self._niceness)
         take, done, wake = self._waiting.get, self._done.append, self._wake.send
         while True:
             waiter, function = take()
@@ -83,7 +97,7 @@ class ThreadPools:
 
     def __init__(self, *, quick_threads: int, transfer_threads: int) -> None:
         self._quick = NativeThreads(quick_threads)
-        self._transfers = NativeThreads(transfer_threads)
+        self._transfers = NativeThreads(transfer_threads, _TRANSFER_NICENESS)
         self._transferring: ContextVar[bool] = ContextVar("transferring", default=False)
 
     def run(self, function: Callable[[], T]) -> T:

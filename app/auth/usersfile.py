@@ -6,8 +6,7 @@ Refuses to know what the rows mean: `app.auth.local`, `localkeys` and `attempts`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,7 +77,7 @@ class UsersFile:
 
     def read(self, sql: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
         """The rows of one statement."""
-        with _away_is_unavailable():
+        with _AwayIsUnavailable():
             # Opened by the first request: a connection must not be carried through a fork.
             reader = self._reader = self._reader or self._open()
             return reader.execute(sql, bindings).fetchall()
@@ -92,7 +91,7 @@ class UsersFile:
         """Run `work` as one transaction; `durable`: also against a power cut."""
 
         def transaction() -> T:
-            with _away_is_unavailable():
+            with _AwayIsUnavailable():
                 connection = self._open()
                 try:
                     connection.pragma("synchronous", "FULL" if durable else "NORMAL")
@@ -151,9 +150,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _away_is_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except _AWAY as exc:
-        raise ServiceUnavailable(f"the user list is away: {type(exc).__name__}") from exc
+class _AwayIsUnavailable:
+    """A class, as every request passes here."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, _AWAY):
+            raise ServiceUnavailable(f"the user list is away: {type(exc).__name__}") from exc

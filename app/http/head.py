@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader, Unreader
 
@@ -27,6 +28,21 @@ class _PlainRequest(Request):  # type: ignore[misc]
         self.method, self.uri, self.path = "POST", path, path
         self.headers = headers
         self.trailers: list[tuple[str, str]] = []
+
+
+class _HeldReader(LengthReader):  # type: ignore[misc]
+    """A body of known length that came with its head."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(None, len(content))
+        self._content = content
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end."""
+        block = self._content[:size]
+        self._content = self._content[size:]
+        self.length -= len(block)
+        return block
 
 
 class HeadReader:
@@ -51,9 +67,13 @@ class HeadReader:
         if found is None or request is None:
             self._source.unread(piece)
             return Request(self._cfg, self._source, self._address, self._number)
-        if found.end() < len(piece):
-            self._source.unread(piece[found.end() :])
         request.set_body_reader()
+        rest = piece[found.end() :]
+        if isinstance(request.body.reader, LengthReader) and request.body.reader.length <= len(rest):
+            body, rest = rest[: request.body.reader.length], rest[request.body.reader.length :]
+            request.body = Body(_HeldReader(body))
+        if rest:
+            self._source.unread(rest)
         return request
 
     def _plain(self, path: str, lines: str) -> _PlainRequest | None:

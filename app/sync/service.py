@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from app.sync.genesis import Genesis
 from app.sync.meta import meta
 from app.sync.methods import STEPS, SyncMethod
 from app.sync.session import Call, Sessions, session_id
-from app.sync.slots import Lock, Slots
+from app.sync.slots import Lock, Slot, Slots
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
 from storage.database.store import DatabaseStore
@@ -102,39 +101,32 @@ class SyncService:
         request = self._read(messages.read_start, payload)
         for idle in self._slots.take_idle():
             self._store.release(idle.checkout)
-        with self._enter(user, skey) as call:
-            return self._sessions.start(call, request, payload)
+        with self._slots.enter(_collection_of(user)) as slot:
+            return self._sessions.start(_call_of(user, skey, slot), request, payload)
 
     def _advance(self, user: UserId, method: str, skey: str, payload: bytes) -> bytes:
         step = STEPS[method]
         request = self._read(step.read, payload)
-        with self._enter(user, skey) as call:
-            return self._sessions.advance(call, step, request, payload)
+        with self._slots.enter(_collection_of(user)) as slot:
+            return self._sessions.advance(_call_of(user, skey, slot), step, request, payload)
 
     def _check(self, user: UserId, skey: str, payload: bytes) -> bytes:
         request = messages.read_sanity(payload)
-        with self._enter(user, skey) as call:
-            return self._sessions.check(call, request)
+        with self._slots.enter(_collection_of(user)) as slot:
+            return self._sessions.check(_call_of(user, skey, slot), request)
 
     def _finish(self, user: UserId, skey: str, payload: bytes) -> bytes:
         messages.read_empty(payload)
-        with self._enter(user, skey) as call:
-            return self._sessions.finish(call)
+        with self._slots.enter(_collection_of(user)) as slot:
+            return self._sessions.finish(_call_of(user, skey, slot))
 
     def _abort(self, user: UserId, skey: str, payload: bytes) -> bytes:
         """Always null; ends the sync of this key only, unlike the official server's."""
         messages.read_empty(payload)
         if skey:
-            with self._enter(user, skey) as call:
-                self._sessions.abort(call)
+            with self._slots.enter(_collection_of(user)) as slot:
+                self._sessions.abort(_call_of(user, skey, slot))
         return NULL
-
-    @contextmanager
-    def _enter(self, user: UserId, skey: str) -> Iterator[Call]:
-        """Wait until no other request of the user is at work here."""
-        database = _collection_of(user)
-        with self._slots.enter(database) as slot:
-            yield Call(database, slot, session_id(user, skey))
 
     def upload(self, user: UserId, path: Path) -> str:
         """Make a client's file the user's collection; OK, or the text that clients show."""
@@ -165,6 +157,10 @@ class SyncService:
         if len(payload) <= INLINE_BYTES:
             return read(payload)
         return self._offload(lambda: read(payload))
+
+
+def _call_of(user: UserId, skey: str, slot: Slot) -> Call:
+    return Call(_collection_of(user), slot, session_id(user, skey))
 
 
 def _collection_of(user: UserId) -> DatabaseId:

@@ -7,8 +7,8 @@ and come back by replay if their client does.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from app.sync.state import SyncState
@@ -63,28 +63,26 @@ class Slots:
     def __post_init__(self) -> None:
         self._lock = self.new_lock()
 
-    @contextmanager
-    def enter(self, database: DatabaseId) -> Iterator[Slot]:
+    def enter(self, database: DatabaseId) -> Entered:
         """Wait for the other requests for this database, then be alone with it."""
+        return Entered(self, database)
+
+    def _come(self, database: DatabaseId) -> Slot:
         with self._lock:
             slot = self._slots.get(database)
             if slot is None:
                 slot = self._slots[database] = Slot(self.new_lock())
             slot.guests += 1
-        try:
-            with slot.lock:
-                yield slot
-        finally:
-            with self._lock:
-                self._leave(database, slot)
+        return slot
 
     def _leave(self, database: DatabaseId, slot: Slot) -> None:
-        slot.guests -= 1
-        slot.used_ms = self.clock_ms()
-        if slot.live is None and slot.guests == 0:
-            self._slots.pop(database, None)
-        elif database in self._slots:
-            self._slots.move_to_end(database)
+        with self._lock:
+            slot.guests -= 1
+            slot.used_ms = self.clock_ms()
+            if slot.live is None and slot.guests == 0:
+                self._slots.pop(database, None)
+            elif database in self._slots:
+                self._slots.move_to_end(database)
 
     def take_idle(self) -> list[LiveSession]:
         """Syncs that are too many or too old, taken out; the caller lets their copies go."""
@@ -107,3 +105,27 @@ class Slots:
             taken = [slot.live for slot in self._slots.values() if slot.live is not None]
             self._slots.clear()
         return taken
+
+
+class Entered:
+    """The block within which a request is alone with its database's slot."""
+
+    __slots__ = ("_database", "_slot", "_slots")
+
+    def __init__(self, slots: Slots, database: DatabaseId) -> None:
+        self._slots, self._database = slots, database
+
+    def __enter__(self) -> Slot:
+        slot = self._slot = self._slots._come(self._database)  # noqa: SLF001 - one thing in two classes
+        try:
+            slot.lock.__enter__()
+        except BaseException:
+            self._slots._leave(self._database, slot)  # noqa: SLF001
+            raise
+        return slot
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._slot.lock.__exit__(None, None, None)
+        finally:
+            self._slots._leave(self._database, self._slot)  # noqa: SLF001

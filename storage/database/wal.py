@@ -154,16 +154,15 @@ def _verify(content: bytes, state: WalState) -> tuple[FrameBlock, WalState]:
     if (heads[:, _SALT_WORDS] != np.frombuffer(state.salts, ">u4")).any():
         raise Corrupt("wal", "frames of this log", "another salt")
     one, two = _sums(_rows(content, state.page_size, big_endian=state.big_endian), weights)
-    stored = heads[:, _CHECKSUM_WORDS].astype(np.uint32)
-    before = np.vstack([np.array([state.checksum], np.uint32), stored[:-1]])
-    a, b, c, d = (np.uint32(x) for x in weights.step)
-    one += a * before[:, 0] + b * before[:, 1]
-    two += c * before[:, 0] + d * before[:, 1]
-    if (one != stored[:, 0]).any() or (two != stored[:, 1]).any():
-        raise Corrupt("wal", "frames that follow each other", "another checksum")
+    stored = heads[:, _CHECKSUM_WORDS].tolist()
+    # Each frame's sum is taken on from the stored one before it, which the frame before has proven.
+    (a, b, c, d), (x, y) = weights.step, state.checksum
+    for first, second, found in zip(one.tolist(), two.tolist(), stored, strict=True):
+        if found != [(a * x + b * y + first) & _MASK, (c * x + d * y + second) & _MASK]:
+            raise Corrupt("wal", "frames that follow each other", "another checksum")
+        x, y = found
     block = FrameBlock(state.frames, heads[:, 0].tolist(), heads[:, 1].tolist())
-    last = (int(stored[-1, 0]), int(stored[-1, 1]))
-    return block, msgspec.structs.replace(state, frames=state.frames + len(stored), checksum=last)
+    return block, msgspec.structs.replace(state, frames=state.frames + len(stored), checksum=(x, y))
 
 
 def encode_frames(

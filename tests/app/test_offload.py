@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import gevent
 import pytest
@@ -10,7 +11,9 @@ from gevent.monkey import get_original
 
 from app.offload import NativeThreads, ThreadPools
 
-native_ident, native_lock = get_original("_thread", ["get_ident", "allocate_lock"])
+native_ident, native_lock, native_id, start_thread = get_original(
+    "_thread", ["get_ident", "allocate_lock", "get_native_id", "start_new_thread"]
+)
 
 
 def test_work_runs_in_another_thread_and_its_result_comes_back() -> None:
@@ -74,3 +77,24 @@ def test_a_transfer_never_takes_the_threads_of_small_requests() -> None:
     assert pools.run(os.getpid) == os.getpid()
     gate.release()
     assert long.get(timeout=10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads are as nice as their process")
+def test_threads_of_transfers_and_what_they_start_stand_back() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, native_id())
+
+    def of_a_thread_it_starts() -> int:
+        found, done = [], native_lock()
+        done.acquire()
+        start_thread(lambda: (found.append(niceness()), done.release()), ())
+        done.acquire()
+        return found[0]
+
+    pools = ThreadPools(quick_threads=1, transfer_threads=1)
+    own = niceness()
+    assert pools.run(niceness) == own
+    with pools.transfer():
+        assert pools.run(niceness) > own
+        assert pools.run(of_a_thread_it_starts) > own
+    assert niceness() == own

@@ -36,12 +36,14 @@ class World:
     def nonce(self) -> str:
         return f"{next(self._numbers):08x}"
 
-    def worker(self, folder: str = "local", *, heads=None, objects=None, **limits) -> DatabaseStore:
+    def worker(
+        self, folder: str = "local", *, heads=None, objects=None, offload=run_here, **limits
+    ) -> DatabaseStore:
         store = DatabaseStore(
             heads or self.heads,
             objects or self.objects,
             self.root / folder,
-            offload=run_here,
+            offload=offload,
             clock_ms=self.clock_ms,
             nonce=self.nonce,
             configure=lambda connection: None,

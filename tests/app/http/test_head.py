@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.http.body import LengthReader
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 from hypothesis import example, given
@@ -36,8 +37,8 @@ def found(read: Any, source: IterUnreader) -> dict[str, object]:
         seen = {name: getattr(request, name) for name in ("method", "uri", "path", "query", "fragment")}
         seen |= {"version": request.version, "headers": request.headers, "closes": request.should_close()}
         seen |= {"expects": request._expected_100_continue, "scheme": request.scheme}
-        seen |= {"reader": type(request.body.reader), "peer": request.peer_addr}
-        seen |= {"body": request.body.read(), "trailers": request.trailers}
+        seen |= {"is_known": isinstance(request.body.reader, LengthReader), "peer": request.peer_addr}
+        seen |= {"start": request.body.read(3), "body": request.body.read(), "trailers": request.trailers}
     except BaseException as exc:  # noqa: BLE001 - StopIteration too
         return {"error": type(exc)}
     return seen | {"rest": source.read(1 << 20)}

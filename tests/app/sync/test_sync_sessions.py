@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from app.sync import chunks
+from storage.database import checkout
 from tests.app.sync.scripts import USN, body_of
+from tests.app.sync.workers import World
 
 META = {"v": 11, "cv": "x"}
 
@@ -31,6 +33,34 @@ def test_a_whole_sync_is_committed_by_finish(world, base):
     after = worker.ask("meta", META)
     assert (after["mod"], after["usn"]) == (now_ms, USN + 1)
     assert [row for row in world.committed()["tags"] if row[0] == "seed1"] != []
+
+
+def test_a_start_that_takes_long_is_begun_anew_in_a_thread(world, base, tmp_path, codec, monkeypatch):
+    """Whatever was done before it was stopped, the sync ends as if it had not been."""
+    hops = []
+
+    def offload(function):
+        hops.append(function)
+        return function()
+
+    outcomes = []
+    for steps in (checkout._BRIEF_STEPS, 1):
+        monkeypatch.setattr(checkout, "_BRIEF_STEPS", steps)
+        folder = tmp_path / f"{steps}"
+        folder.mkdir()
+        world = World(folder, codec, base)
+        worker = world.worker(offload=offload)
+        run(worker, base.script(1)[:1], "first, which lays the file out")
+        worker.ask("abort", skey="first, which lays the file out")
+        hops.clear()
+        script = base.script(1)
+        answers = run(worker, script[:1])
+        assert len(hops) == (steps == 1)
+        answers += run(worker, script[1:])
+        worker.ask("finish")
+        outcomes.append((answers, world.committed(), world.head().stamps))
+        world.close()
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_new_user_can_sync_without_an_upload(empty_world):

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from app import errors
 from app.sync.service import SyncLimits, SyncService
@@ -16,7 +17,7 @@ from storage.database.store import Commit, DatabaseStore
 from storage.errors import Unavailable
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
-from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Offload, UserId, run_here
 from tests.app.sync.scripts import NOW_S, Base, Request, body_of, dump
 from tests.support.faults import Faults
 
@@ -59,9 +60,14 @@ class World:
             commit = Commit("base", b"", base.stamps["mod"], base.stamps, None)
             self.worker().store.replace(COLLECTION, EMPTY_HEAD, path, commit)
 
-    def worker(self, faults: Faults | None = None, limits: SyncLimits | None = None) -> Worker:
+    def worker(
+        self,
+        faults: Faults | None = None,
+        limits: SyncLimits | None = None,
+        offload: Offload[Any] = run_here,
+    ) -> Worker:
         """One more process, as it were."""
-        worker = Worker(self, faults or Faults(), limits)
+        worker = Worker(self, faults or Faults(), limits, offload)
         self._workers.append(worker)
         return worker
 
@@ -91,7 +97,9 @@ class World:
 class Worker:
     """One SyncService; `post` answers as the server would."""
 
-    def __init__(self, world: World, faults: Faults, limits: SyncLimits | None) -> None:
+    def __init__(
+        self, world: World, faults: Faults, limits: SyncLimits | None, offload: Offload[Any]
+    ) -> None:
         self.faults = faults
         self.folder = world.folder / world.nonce()
         self.scratch = self.folder / "scratch"
@@ -100,7 +108,7 @@ class Worker:
             faults.heads(world.heads),
             faults.objects(world.objects),
             self.folder,
-            offload=run_here,
+            offload=offload,
             clock_ms=world.clock,
             nonce=world.nonce,
             configure=configure,
@@ -110,7 +118,7 @@ class Worker:
             self.store,
             world.codec,
             self.scratch,
-            offload=run_here,
+            offload=offload,
             clock_ms=world.clock,
             nonce=world.nonce,
             limits=limits,

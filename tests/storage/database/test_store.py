@@ -6,6 +6,7 @@ import apsw
 import msgspec
 import pytest
 
+from storage.database.checkout import TookLong
 from storage.database.limits import Limits
 from storage.database.store import DatabaseStore
 from storage.errors import Conflict, Corrupt, HeadMoved, InvalidDatabase, NotFound, SessionLost, Unavailable
@@ -64,6 +65,48 @@ def test_a_commit_is_one_delta_and_one_flip(world):
     assert [e.kind for e in head.chain] == [EntryKind.SNAPSHOT, EntryKind.DELTA]
     assert checkout.version == head.version == 2
     assert rows_of(world.fresh())[5] == b"\0"
+
+
+def test_a_short_change_is_committed_where_the_caller_is(world):
+    """And what turns out long is not: a delta of many pages, or the whole file."""
+    hops = []
+
+    def offload(function):
+        hops.append(function)
+        return function()
+
+    store = world.worker(offload=offload)
+    head = world.genesis(store)
+    for change, most in (
+        ("UPDATE t SET v = x'00' WHERE id = 5", 0),
+        ("UPDATE t SET v = randomblob(length(v))", 1),
+    ):
+        checkout = store.checkout(DATABASE, head)
+        checkout.begin()
+        checkout.connection.execute(change)
+        hops.clear()
+        head = store.commit(checkout, head, world.commit(), run_here)
+        assert len(hops) == most
+        store.release(checkout)
+    assert rows_of(world.fresh()) == rows_of(store)
+
+
+def test_what_is_to_be_done_briefly_is_stopped_when_it_takes_long(world):
+    store = world.worker()
+    checkout = store.checkout(DATABASE, world.genesis(store))
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+    long = f"{numbers} SELECT max(i) FROM n"
+    checkout.begin()
+    checkout.connection.execute("DELETE FROM t")
+    with pytest.raises(TookLong), checkout.briefly():
+        checkout.connection.execute(long)
+    checkout.rollback()
+    for _ in range(1000):  # however often a statement ran before, a short run of it is short
+        with checkout.briefly():
+            assert checkout.connection.execute("SELECT count() FROM t WHERE id < 50").get > 0
+    assert checkout.connection.execute(long).get == 1_000_000
+    store.release(checkout)
+    assert len(rows_of(store)) == 2000
 
 
 def test_the_idle_copy_serves_the_next_sync_without_a_store_call(world):
