@@ -85,7 +85,7 @@ def test_a_short_change_is_committed_where_the_caller_is(world):
         checkout.begin()
         checkout.connection.execute(change)
         hops.clear()
-        head = store.commit(checkout, head, world.commit(), run_here)
+        head = store.commit(checkout, head, world.commit(), way=run_here)
         assert len(hops) == most
         store.release(checkout)
     assert rows_of(world.fresh()) == rows_of(store)
