@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -119,8 +119,10 @@ class Death:
         self.killed: int | None = None
         self._lock = threading.Lock()
         self._over = False
-        server.place.wire.on_call = self._begin
-        server.place.wire.is_doomed = self._end
+
+    def lurk(self) -> None:
+        self.server.place.wire.on_call = self._begin
+        self.server.place.wire.is_doomed = self._end
 
     def _begin(self, call: Exchange) -> Fault:
         return Fault.LOSE_REQUEST if not self.landed and self._kills(call) else Fault.NONE
@@ -152,7 +154,9 @@ class DeathOfAll:
 
     def __init__(self, server: Cluster, requests: set[str]) -> None:
         self.server, self.left, self.name = server, requests, " and ".join(sorted(requests))
-        server.proxy.fate = self._begin
+
+    def lurk(self) -> None:
+        self.server.proxy.fate = self._begin
 
     def _begin(self, request: Exchange) -> Fault:
         if request.method in self.left:
@@ -163,6 +167,13 @@ class DeathOfAll:
     def bury(self) -> None:
         spare(self.server)
         self.server.replace_all()
+
+
+class Outcome(NamedTuple):
+    told: bool
+    """Whether the client saw its sync succeed."""
+    stored: bool
+    """Whether all of it was in the store after the death."""
 
 
 class Scene:
@@ -183,16 +194,13 @@ class Scene:
         finally:
             device.end()
 
-    def play(self, work: Work, word: str, kill: Callable[[], Death | DeathOfAll]) -> tuple[bool, bool]:
-        """A sync in which servers die, and the next one.
-
-        Whether the client saw the first succeed, and whether all of it was in the store.
-        """
+    def play(self, work: Work, word: str, death: Death | DeathOfAll) -> Outcome:
+        """A sync in which servers die, and the next one; looks at every promise."""
         a = self.a
         work.prepare(a, self.b, word)
         before = self.stored()
         assert differences(everything(a), before), "there was nothing to do"
-        death = kill()
+        death.lurk()
         told = succeeds(work.attempt, a)
         death.bury()
         found = self.stored()
@@ -207,7 +215,7 @@ class Scene:
         else:
             assert_between(before["media"], found["media"], after["media"])
         self.let_b_catch_up(work)
-        return told, not lacking
+        return Outcome(told, not lacking)
 
     def let_b_catch_up(self, work: Work) -> None:
         """The other device's next sync succeeds, too, and then all are equal."""
@@ -293,23 +301,22 @@ class Nth:
 def test_a_server_that_dies_at_a_write_leaves_a_whole_sync_or_none(
     scene: Scene, name: str, request_: str, what: str, *, is_commit: bool, landed: bool
 ) -> None:
-    told, stored = scene.play(
-        WORKS[name], "death", lambda: Death(scene.server, writes(request_, what), landed=landed)
-    )
-    assert not told
-    assert stored is (is_commit and landed)
+    death = Death(scene.server, writes(request_, what), landed=landed)
+    outcome = scene.play(WORKS[name], "death", death)
+    assert not outcome.told
+    assert outcome.stored is (is_commit and landed)
 
 
 @pytest.mark.parametrize("step", ["applyChunk", "finish"])
 def test_a_sync_survives_the_death_of_all_servers_before_a_request(scene: Scene, step: str) -> None:
-    assert scene.play(WORKS["sync"], "all", lambda: DeathOfAll(scene.server, {step})) == (True, True)
+    assert scene.play(WORKS["sync"], "all", DeathOfAll(scene.server, {step})).told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKS)
 def test_any_work_survives_the_death_of_all_servers_before_every_request(scene: Scene, name: str) -> None:
     left = set(WORKS[name].requests)
-    assert scene.play(WORKS[name], "all", lambda: DeathOfAll(scene.server, left)) == (True, True)
+    assert scene.play(WORKS[name], "all", DeathOfAll(scene.server, left)).told
     assert not left, f"never sent: {left}"
 
 
@@ -323,17 +330,10 @@ def test_a_server_that_dies_at_any_call_to_aws_leaves_a_whole_sync_or_none(
     deaths: list[str] = []
     misses = 0
     for nth in count(1):
-        # How many calls a sync takes depends on what the servers remember, so one miss is not the end.
-        death = None
-
-        def kill(nth: int = nth) -> Death:
-            nonlocal death
-            death = Death(scene.server, Nth(nth), landed=landed)
-            return death
-
-        scene.play(WORKS[name], f"call {nth}", kill)
-        assert death is not None
+        death = Death(scene.server, Nth(nth), landed=landed)
+        scene.play(WORKS[name], f"call {nth}", death)
         deaths += [death.name] if death.hit else []
+        # How many calls a sync takes depends on what the servers remember, so one miss is not the end.
         misses = 0 if death.hit else misses + 1
         if misses == 2:
             break
