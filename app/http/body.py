@@ -24,6 +24,9 @@ HELD_BYTES = 4 * 1024 * 1024
 """A file of at most so many bytes, packed and unpacked, may be held in memory. Clients stop filling a
 zip of media once it has 2.5 MiB."""
 
+_INLINE_BYTES = 1024 * 1024
+"""A body of so many bytes that was packed before is unpacked in less time than a hop to a thread takes."""
+
 _SMALL_UNPACKED_BYTES = 1024 * 1024
 _BLOCK_BYTES = 256 * 1024
 
@@ -130,17 +133,27 @@ class Body:
             self._held.append(self._source.read(_BLOCK_BYTES))
             packed_bytes += len(self._held[-1])
             self._is_whole = len(self._held[-1]) < _BLOCK_BYTES
-        content: bytes | None = self._offload(self._unpacked)
+        content = self._unpacked_at_once() if packed_bytes <= _INLINE_BYTES else None
+        if content is None:
+            content = self._offload(self._unpacked)
         return content if content is not None and share.take(len(content)) else None
+
+    @property
+    def _most_held_bytes(self) -> int:
+        return min(HELD_BYTES, self._limit_bytes - 1)
+
+    def _unpacked_at_once(self) -> bytes | None:
+        """All of a whole body, where that takes one step; None says nothing."""
+        if self._unpacker is not ZstdUnpacker:
+            return None
+        return unpacked_zstd(b"".join(self._held), self._most_held_bytes)
 
     def _unpacked(self) -> bytes | None:
         """All of a whole body, or None if it is too large."""
-        most_bytes = min(HELD_BYTES, self._limit_bytes - 1)
-        if self._unpacker is ZstdUnpacker:
-            content = unpacked_zstd(b"".join(self._held), most_bytes)
-            if content is not None:
-                return content
-        unpacker, pieces = self._unpacker(), _Pieces(most_bytes + 1)
+        content = self._unpacked_at_once()
+        if content is not None:
+            return content
+        unpacker, pieces = self._unpacker(), _Pieces(self._most_held_bytes + 1)
         try:
             for block in self._held:
                 unpacker.feed(block, pieces.write)

@@ -6,6 +6,7 @@ Refuses nothing: what it cannot do at once it does file by file.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ _TRUSTED: Final = frozenset({"ext4", "xfs"})
 _LEAST_KERNEL: Final = (5, 8)
 """Before it `syncfs` kept silent about failed writes. Source: man 2 syncfs."""
 
+
+_FORBIDDEN: Final = frozenset({errno.ENOSYS, errno.EPERM})
+"""What a sandbox answers that does not let the call through."""
 
 SyncFs = Callable[[int], int]
 """Of a descriptor; 0 when all is on the disk, else `ctypes.get_errno` tells why not."""
@@ -42,9 +46,11 @@ class FolderSync:
     def sync_all(self, paths: Sequence[Path]) -> None:
         """Sync files and their folders; those that are deleted by now are left out. Raises: OSError."""
         if self._syncfs is not None and len(paths) >= MANY:
-            if self._syncfs(self._folder) != 0:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            return
+            if self._syncfs(self._folder) == 0:
+                return
+            if (number := ctypes.get_errno()) not in _FORBIDDEN:
+                raise OSError(number, os.strerror(number))
+            self._syncfs = None
         for path in (*paths, *dict.fromkeys(path.parent for path in paths)):
             with suppress(FileNotFoundError, NotADirectoryError):
                 sync_path(path)

@@ -70,6 +70,16 @@ def test_a_failed_call_is_an_error(tmp_path, files):
         folder.sync_all(files)
 
 
+def test_a_call_that_a_sandbox_forbids_is_done_without(tmp_path, files, synced):
+    def syncfs(_):
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+    with contextlib.closing(FolderSync(tmp_path, syncfs)) as folder:
+        folder.sync_all(files)
+    assert len(synced) == MANY + 1
+
+
 def test_files_that_are_deleted_by_now_are_left_out(tmp_path, files, synced):
     files[0].unlink()
     with contextlib.closing(FolderSync(tmp_path)) as folder:
