@@ -201,7 +201,7 @@ class DatabaseStore:
         self.discard(checkout)
         self._assembler.forget(checkout.database)
 
-    def commit(self, checkout: Checkout, head: Head, commit: Commit, beside: Objects = ()) -> Head:
+    def commit(self, checkout: Checkout, head: Head, commit: Commit, *, beside: Objects = ()) -> Head:
         """Make the checkout's state the next version; the checkout is then at it.
 
         `head` is the one that the checkout was made for, with the token of the caller's session.
@@ -223,7 +223,7 @@ class DatabaseStore:
         return flipped
 
     def replace(
-        self, database: DatabaseId, head: Head, path: Path, commit: Commit, beside: Objects = ()
+        self, database: DatabaseId, head: Head, path: Path, commit: Commit, *, beside: Objects = ()
     ) -> Head:
         """Make a whole file the next version. The file must be sound; it is taken over on success.
 
