@@ -95,7 +95,8 @@ class IndexGate:
             with self._discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
-                self._store.commit(checkout, head, self._commit(stamps), beside)  # which discards on its own
+                # which discards on its own
+                self._store.commit(checkout, head, self._commit(stamps), beside=beside)
             self._store.release(checkout)
             return _outcome(head, stamps)
 
@@ -109,7 +110,7 @@ class IndexGate:
             path = Path(folder, "index")
             stamps: Stamps | None = self._offload(lambda: _created(path, function))
             if stamps is not None:
-                self._store.replace(database, head, path, self._commit(stamps), beside)
+                self._store.replace(database, head, path, self._commit(stamps), beside=beside)
         return _outcome(head, stamps)
 
     def _commit(self, stamps: Stamps) -> Commit:

@@ -216,6 +216,7 @@ class DatabaseStore:
         checkout: Checkout,
         head: Head,
         commit: Commit,
+        *,
         beside: Objects = (),
         way: Offload[Any] | None = None,
     ) -> Head:
@@ -264,7 +265,7 @@ class DatabaseStore:
         return flipped
 
     def replace(
-        self, database: DatabaseId, head: Head, path: Path, commit: Commit, beside: Objects = ()
+        self, database: DatabaseId, head: Head, path: Path, commit: Commit, *, beside: Objects = ()
     ) -> Head:
         """Make a whole file the next version. The file must be sound; it is taken over on success.
 

@@ -40,7 +40,7 @@ class Worker:
         scratch.mkdir()
         locks = defaultdict(threading.Lock)
         self.scratch = scratch
-        self.objects = objects
+        self.heads, self.objects = heads, objects
         self.store = DatabaseStore(
             heads,
             objects,

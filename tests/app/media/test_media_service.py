@@ -124,9 +124,11 @@ def test_a_crash_between_blobs_and_commit_leaves_everything_as_it_was(make_worke
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker.store, "commit", die)
+    monkeypatch.setattr(worker.heads, "flip", die)
     with pytest.raises(KeyboardInterrupt):
         worker.upload("user", make_zip(("a", b"new"), ("b", None)))
+    monkeypatch.undo()
+    assert worker.objects.find(blob_key(b"new")) is not None
     other = make_worker()
     assert other.call("user", "begin", {"v": "x"})["usn"] == 2
     assert other.request("user", "downloadFiles", b'{"files":["a","b"]}') == (
@@ -162,10 +164,10 @@ def test_two_workers_that_commit_at_once_lose_nothing(make_worker, make_zip):
     one, other = make_worker(), make_worker()
     commit = one.store.commit
 
-    def overtaken(*arguments):
+    def overtaken(*arguments, **keywords):
         one.store.commit = commit
         assert other.upload("user", make_zip(("theirs", b"2"))) == [1, 2]
-        return commit(*arguments)
+        return commit(*arguments, **keywords)
 
     one.upload("user", make_zip(("first", b"1")))
     one.store.commit = overtaken
@@ -177,10 +179,10 @@ def test_two_workers_that_create_a_users_media_at_once_lose_nothing(make_worker,
     one, other = make_worker(), make_worker()
     replace = one.store.replace
 
-    def overtaken(*arguments):
+    def overtaken(*arguments, **keywords):
         one.store.replace = replace
         assert other.upload("user", make_zip(("theirs", b"2"))) == [1, 1]
-        return replace(*arguments)
+        return replace(*arguments, **keywords)
 
     one.store.replace = overtaken
     assert one.upload("user", make_zip(("ours", b"3"))) == [1, 2]
@@ -188,7 +190,7 @@ def test_two_workers_that_create_a_users_media_at_once_lose_nothing(make_worker,
 
 
 def test_an_upload_that_is_overtaken_again_and_again_gives_up(worker, make_zip, monkeypatch):
-    def overtaken(*_):
+    def overtaken(*_, **_keywords):
         raise HeadMoved
 
     worker.upload("user", make_zip(("a", b"1")))
