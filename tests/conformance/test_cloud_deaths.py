@@ -273,8 +273,9 @@ def writes(request: str, what: str) -> IsHit:
     def is_hit(found: Exchange, call: Exchange) -> bool:
         if found.method != request or call.status not in {0, 200}:
             return False
-        is_head = "/heads/" in call.path if operation_of(call) == "PUT" else not KEYS.search(call.body)
-        return operation_of(call) in {"PUT", "UpdateItem"} and is_head is (what == "head")
+        if operation_of(call) == "PUT":
+            return ("/heads/" in call.path) is (what == "head")
+        return operation_of(call) == "UpdateItem" and what == "head" and not KEYS.search(call.body)
 
     return is_hit
 
