@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from app.errors import NotApplicable, SessionConflict
 from app.sync import finish, journal, sanity
@@ -55,6 +55,17 @@ def commit_id(session: str, token: int) -> str:
     16 characters, as every commit id has: a head record holds some thirty of them.
     """
     return hashlib.sha256(f"{session}-{token}".encode()).hexdigest()[:16]
+
+
+class Replayed(NamedTuple):
+    """The last request that was done again, and the answer that it had."""
+
+    last: JournalEntry
+    answer: bytes
+
+    def is_of(self, method: str, body: bytes) -> bool:
+        """Whether it was this request: its answer was lost, and the client asks again."""
+        return self.last.digest == journal.digest(method, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +124,11 @@ class Sessions:
         Raises: SessionConflict; NotApplicable, and the sync is over.
         """
         for _ in range(ATTEMPTS):
-            live = call.live
+            live, replayed = self._catch_up(call)
             if live is None:
-                live, last, answer = self._resume(call)
-                if step.is_repeatable and last.digest == journal.digest(step.method, body):
-                    return answer
+                live, replayed = self._resume(call)
+            if replayed is not None and step.is_repeatable and replayed.is_of(step.method, body):
+                return replayed.answer
             work = partial(_advance, live, step, request, body, self.clock_ms(), self.packer)
             try:
                 answer, entry = self._do(call, work, self._way_of(live, body))
@@ -142,9 +153,9 @@ class Sessions:
 
     def check(self, call: Call, request: SanityRequest) -> bytes:
         """Compare the counts, on a copy that has all of the sync. `bad` ends it at once."""
-        live = call.live
-        if live is None or not self._is_current(call, live):
-            live, _, _ = self._resume(call)
+        live, _ = self._catch_up(call, always=True)
+        if live is None:
+            live, _ = self._resume(call)
         way = run_here if sanity.is_equal_at_once(request, live.state) else self.offload
         answer = self._do(call, partial(sanity.sanity_check, request, live.state), way)
         if answer.status == sanity.BAD:
@@ -155,13 +166,13 @@ class Sessions:
     def finish(self, call: Call) -> bytes:
         """Commit the sync. Asked again after its answer was lost, give the same answer."""
         for _ in range(ATTEMPTS):
-            live = call.live
+            live, _ = self._catch_up(call)
             if live is None:
                 head = self.store.head(call.database)
                 kept = _find_answer(head, commit_id(call.session, head.token))
                 if kept is not None:
                     return kept
-                live, _, _ = self._resume(call, head)
+                live, _ = self._resume(call, head)
             answer = self._commit(call, live)
             if answer is not None:
                 return answer
@@ -221,8 +232,8 @@ class Sessions:
     def _state_of(self, checkout: Checkout, head: Head) -> SyncState:
         return SyncState(Collection(checkout.connection, self.codec, head.stamps))
 
-    def _resume(self, call: Call, head: Head | None = None) -> tuple[LiveSession, JournalEntry, bytes]:
-        """Do the journal of a sync again here; also the last entry and its answer."""
+    def _resume(self, call: Call, head: Head | None = None) -> tuple[LiveSession, Replayed]:
+        """Do the journal of a sync again here."""
         self.drop(call.slot)
         head = head or self.store.head(call.database)
         session = head.session
@@ -230,18 +241,43 @@ class Sessions:
             raise SessionConflict("no such sync is running")
         if session.merge_revision != MERGE_REVISION or session.base_version != head.version:
             raise SessionConflict("the sync was begun by another revision of the server")
-        try:
-            entries = [(entry, self.store.read_body(call.database, entry)) for entry in session.journal]
-        except NotFound as exc:
-            raise SessionConflict("the sync was ended meanwhile") from exc
+        entries = self._with_bodies(call, session.journal)
         live = self._check_out(call, head, session.seq)
-        live.is_short = False
+        live.is_short, live.has_travelled = False, True
 
         def work() -> bytes:
             live.checkout.begin()
             return journal.replay(entries, live.state)
 
-        return live, session.journal[-1], self._do(call, work, self.offload)
+        return live, Replayed(session.journal[-1], self._do(call, work, self.offload))
+
+    def _catch_up(self, call: Call, *, always: bool = False) -> tuple[LiveSession | None, Replayed | None]:
+        """The sync at hand, with what other workers have journalled since; None where it cannot go on.
+
+        A sync that only this worker has served is not looked after, unless `always`: the next write tells
+        whether it still is alone. One that travels is asked for first, since a step that is done
+        too early cannot be taken back, and would cost a replay of the whole journal.
+        """
+        live = call.live
+        if live is None or not (always or live.has_travelled):
+            return live, None
+        session = self.store.head(call.database).session
+        if session is None or session.token != live.token:
+            self.drop(call.slot)
+            return None, None
+        missing = session.journal[live.seq :]
+        if not missing:
+            return live, None
+        entries = self._with_bodies(call, missing)
+        live.seq, live.is_short, live.has_travelled = session.seq, False, True
+        answer = self._do(call, partial(journal.replay, entries, live.state), self.offload)
+        return live, Replayed(missing[-1], answer)
+
+    def _with_bodies(self, call: Call, entries: Iterable[JournalEntry]) -> list[tuple[JournalEntry, bytes]]:
+        try:
+            return [(entry, self.store.read_body(call.database, entry)) for entry in entries]
+        except NotFound as exc:
+            raise SessionConflict("the sync was ended meanwhile") from exc
 
     def _way_of(self, live: LiveSession, body: bytes) -> Offload[Any]:
         """Where a step is done: here if it is short, whatever the collection's size, else in a thread."""

@@ -31,6 +31,8 @@ class LiveSession:
     state: SyncState
     is_short: bool = True
     """Whether all of it was done on the event loop; its commit is then as short."""
+    has_travelled: bool = False
+    """Whether other workers have served it too, and may have gone on with it again."""
 
     @property
     def token(self) -> int:

@@ -83,6 +83,23 @@ def test_workers_at_random_answer_as_one_does(new_world, base):
         assert (serve(at_random(world, seed), script), world.committed()) == expected(new_world, script)
 
 
+def test_a_request_is_replayed_once_by_each_worker_that_serves_its_sync(new_world, base, monkeypatch):
+    """Whatever the number of requests: a worker replays what it has missed, and not the whole journal.
+
+    Each worker finds out once that it does not serve the sync alone, and begins anew then.
+    """
+    replayed = []
+    take_step = journal.take_step
+    monkeypatch.setattr(journal, "take_step", lambda *step: (replayed.append(step[0]), take_step(*step))[1])
+    chunk = ("applyChunk", {"chunk": {"done": False}})
+    start, *rest = base.script(3)
+    script = [start, *[chunk] * 30, *rest]
+    world = new_world()
+    answers = serve(alternating(world), script)
+    assert [status for status, _ in answers] == [200] * len(answers)
+    assert len(script) / 2 < len(replayed) <= len(script) + 4
+
+
 def test_a_worker_killed_between_any_two_requests_is_not_missed(new_world, base):
     """Each request is served by a worker that has never heard of the sync."""
     script = base.script(21)
