@@ -17,7 +17,7 @@ import apsw
 from storage.database.store import Checkout, Commit, DatabaseStore, Objects
 from storage.errors import Conflict
 from storage.media.index import MediaIndex, create_empty
-from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId
+from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId, run_here
 
 T = TypeVar("T")
 Stamps = dict[str, int | bool]
@@ -95,8 +95,10 @@ class IndexGate:
             with self._discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
-                # which discards on its own
-                self._store.commit(checkout, head, self._commit(stamps), beside=beside)
+                # A batch has 25 files at most, whose rows are committed in less time than a hop to a thread
+                # takes. A commit discards on its own.
+                commit = self._commit(stamps)
+                self._store.commit(checkout, head, commit, beside=beside, way=run_here)
             self._store.release(checkout)
             return _outcome(head, stamps)
 
