@@ -10,7 +10,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -56,8 +56,8 @@ class NativeThreads:
         if self._get_ident() != self._home:
             return function()  # already off the loop
         if self._jobs >= self._threads and self._threads < self._most:
-            self._threads += 1
             self._start(self._work, ())
+            self._threads += 1
         self._jobs += 1
         waiter = Waiter(self._hub)
         self._waiting.put((waiter, function))
@@ -72,8 +72,12 @@ class NativeThreads:
 
     def _work(self) -> None:
         if self._niceness and sys.platform == "linux":
-            # Linux counts each thread; threads that it starts are as nice.
-            os.setpriority(os.PRIO_PROCESS, self._native_id(), self._niceness)
+            # Linux counts each thread; threads that it starts are as nice. Nothing depends on it, and a
+            # sandbox may forbid it.
+            with suppress(OSError):
+                thread = self._native_id()
+                niceness = os.getpriority(os.PRIO_PROCESS, thread) + self._niceness
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
         take, done, wake = self._waiting.get, self._done.append, self._wake.send
         while True:
             waiter, function = take()

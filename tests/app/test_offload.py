@@ -98,3 +98,12 @@ def test_threads_of_transfers_and_what_they_start_stand_back() -> None:
         assert pools.run(niceness) > own
         assert pools.run(of_a_thread_it_starts) > own
     assert niceness() == own
+
+
+def test_threads_work_where_the_system_does_not_let_them_stand_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_words: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    asked = gevent.spawn(NativeThreads(1, niceness=7).apply, lambda: "done")
+    assert asked.get(timeout=10) == "done"
