@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
-from storage.database.store import Checkout, Commit, DatabaseStore, Objects
+from storage.database.store import Checkout, Commit, DatabaseStore
 from storage.errors import Conflict
 from storage.media.index import MediaIndex, create_empty
+from storage.objects.base import Objects
 from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId, run_here
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from storage.database.sweep import Sweeper, Swept
 from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, Unavailable
 from storage.heads.base import Flip, HeadStore, NewSession
 from storage.heads.transitions import has_landed
-from storage.objects.base import ObjectStore
+from storage.objects.base import Objects, ObjectStore
 from storage.types import (
     EMPTY_HEAD,
     ChainEntry,
@@ -41,9 +41,6 @@ from storage.types import (
 )
 
 __all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
-
-Objects = Sequence[tuple[str, bytes]]
-"""Keys and contents."""
 
 _SHORT_BYTES = 256 << 10
 """Pages of so many bytes are read, hashed and packed in less than a millisecond."""

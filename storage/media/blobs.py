@@ -15,14 +15,11 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from storage.errors import Corrupt, NotFound
 from storage.media.index import FileFacts, FileRow
-from storage.objects.base import ObjectStore
+from storage.objects.base import Objects, ObjectStore
 
 PREFIX = "blobs/"
 LARGE_BYTES = 1 << 20
 """From this size on a content is never held in memory as a whole."""
-
-Objects = Sequence[tuple[str, bytes]]
-"""Keys and contents."""
 
 A = TypeVar("A")
 B = TypeVar("B")

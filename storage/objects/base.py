@@ -11,6 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+Objects = Sequence[tuple[str, bytes]]
+"""Keys and contents of small objects."""
+
 
 class ObjectStat(msgspec.Struct, frozen=True):
     """What a listing tells of one object."""

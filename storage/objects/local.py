@@ -23,6 +23,7 @@ from storage.errors import NotFound, Unavailable
 from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.base import ObjectStat
 from storage.objects.keys import check_key, check_prefix, check_range
+from storage.objects.syncing import sync_path
 from storage.types import Offload
 
 _PIECE_BYTES: Final = 1 << 20
@@ -150,7 +151,7 @@ class LocalObjectStore:
     def _put_file(self, key: str, path: Path) -> None:
         with _mapped(key):
             os.utime(path)
-            _sync_file(path)
+            sync_path(path)
             try:
                 self._name(path, key)
             except OSError as exc:
@@ -164,7 +165,7 @@ class LocalObjectStore:
         temporary = self._new_temporary()
         try:
             shutil.copyfile(path, temporary)
-            _sync_file(temporary)
+            sync_path(temporary)
             self._name(temporary, key)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -283,20 +284,9 @@ def _write_synced(files: _Files) -> None:
             os.fsync(number)
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb", buffering=0) as file:
-        os.fsync(file.fileno())
-
-
 def _sync_folder(folder: Path) -> None:
-    try:
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return  # all that was in it is deleted again
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    with suppress(FileNotFoundError):  # all that was in it is deleted again
+        sync_path(folder)
 
 
 def _make_folder(folder: Path) -> None:

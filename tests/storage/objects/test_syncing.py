@@ -13,20 +13,6 @@ from storage.objects.syncing import MANY, FolderSync
 
 
 @pytest.fixture
-def synced(monkeypatch):
-    """How many files and folders were synced one by one."""
-    seen = []
-    real = os.fsync
-
-    def fsync(number):
-        seen.append(number)
-        real(number)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    return seen
-
-
-@pytest.fixture
 def files(tmp_path):
     paths = [tmp_path / f"{number}" for number in range(MANY)]
     for path in paths:

@@ -49,20 +49,6 @@ def after_power_cut(root, tmp_path):
 
 
 @pytest.fixture
-def synced(monkeypatch):
-    """How many files and folders were synced one by one."""
-    seen = []
-    real = os.fsync
-
-    def fsync(number):
-        seen.append(number)
-        real(number)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    return seen
-
-
-@pytest.fixture
 def aside():
     """Work that nobody waits for, to be done when a test says so."""
 
