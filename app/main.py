@@ -34,7 +34,7 @@ from app.locks import KeyedLocks
 from app.media.gate import IndexGate
 from app.media.service import MediaService
 from app.offload import ThreadPools
-from app.sync.service import SyncLimits, SyncService
+from app.sync.service import SyncService
 from app.upkeep import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn, Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
@@ -178,7 +178,9 @@ def build_stores(
         heads, objects = cloud.heads(), cloud.objects(offload)
     else:
         root = _made(settings.data_root)
-        limits = msgspec.structs.replace(limits, journal_inline_bytes=_LOCAL_JOURNAL_BYTES)
+        limits = msgspec.structs.replace(
+            limits, journal_inline_bytes=_LOCAL_JOURNAL_BYTES, journal_fold_bytes=4 * _LOCAL_JOURNAL_BYTES
+        )
         ahead = WriteAhead(root / "ahead", root / "objects")
         heads, objects = (
             LocalHeadStore(root / "heads.sqlite", offload),
@@ -233,7 +235,7 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
         offload=offload,
         clock_ms=now_ms,
         nonce=new_nonce,
-        limits=SyncLimits(collection_bytes=settings.unpacked_limit_bytes),
+        limit_bytes=settings.unpacked_limit_bytes,
     )
 
 
@@ -279,15 +281,11 @@ def build_process(settings: Settings) -> Process:
         with pools.transfer():
             housekeeper.keep_house()
 
-    def close() -> None:
-        collections.close()
-        stores.close()
-
     return Process(
         make_application(front, collections, media),
         keep_house,
         lambda: settings.cognito is not None or any(True for _ in accounts.users.list()),
-        close,
+        stores.close,
     )
 
 

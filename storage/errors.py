@@ -9,6 +9,7 @@ StorageError
 |-- Corrupt                 stored bytes are not what was written
 |-- InvalidDatabase         bytes offered by a client are no sound database
 |-- TooLarge                more bytes than the limit allows
+|-- NotDurable              a write is visible, but may be lost by a power cut: it must not be acknowledged
 `-- Unavailable             a backend is away; try again later
 """
 
@@ -53,6 +54,14 @@ class InvalidDatabase(StorageError):
 
 class TooLarge(StorageError):
     """More bytes than the limit allows."""
+
+
+class NotDurable(StorageError):
+    """A write was made, and the disk then failed to keep it.
+
+    It is visible to readers and may be gone after a power cut. Never to be resolved into success; the
+    store that raises it takes no further writes until the process is started again.
+    """
 
 
 class Unavailable(StorageError):

@@ -1,6 +1,6 @@
-"""Values that every room of the storage shares: ids, the head record, its chain and its session.
+"""Values that all packages of the storage share: ids, the head record, its chain and its session.
 
-Refuses behaviour: what may be done with a head is said by `storage.heads`.
+What may be done with a head is in `storage.heads.transitions`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,6 @@ import msgspec
 
 UserId = NewType("UserId", str)
 """The identity provider's stable id of a user; [A-Za-z0-9._-], 1 to 128 characters."""
-
-Usn = NewType("Usn", int)
-Version = NewType("Version", int)
-"""Number of a committed state of one database: 0 before the first commit, then +1 a commit."""
-
-FencingToken = NewType("FencingToken", int)
-"""Grows with every session and every commit without one; survives both; never goes down."""
-
-CommitId = NewType("CommitId", str)
-SessionId = NewType("SessionId", str)
-"""Digest of the key that the client chose for one sync; the commit id of its flip."""
 
 T = TypeVar("T")
 Offload = Callable[[Callable[[], T]], T]
@@ -91,18 +80,33 @@ class Recent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One state-changing request of the running session, enough to replay it exactly."""
+    """One request of the running sync that brings rows, kept until the sync is merged."""
 
     method: str
     digest: bytes
     """First 16 bytes of the SHA-256 of method and decoded request body."""
     now_ms: int
-    """The clock that the request saw; a replay sees the same."""
+    """The clock when the request came; the merge uses it for rows that it stamps itself."""
     body: bytes | None
-    """zstd frame of the request's JSON; None where `key` names the object that holds it."""
+    """zstd frame of the request's JSON; None if `key` names the object that holds it."""
     key: str | None
-    answer_digest: bytes
-    """As `digest`, of the JSON answered; empty for the first entry, written before its answer."""
+    reserved: bytes = b""
+    """Always empty. Version 0.1 kept a digest here and does not read records without the field."""
+    size_bytes: int = 0
+    """Length of the request's JSON before compression."""
+
+
+class Prepared(msgspec.Struct, frozen=True, array_like=True):
+    """A merged sync whose object is stored; `finish` makes it the next version."""
+
+    entry: ChainEntry
+    commit_id: str
+    answer: bytes
+    """Of `finish`."""
+    time_ms: int
+    stamps: dict[str, int | bool]
+    checked: bytes
+    """Digest of the sanity check that the merge answered, so that a repeat gets the same answer."""
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True):
@@ -112,18 +116,24 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     token: int
     base_version: int
     seq: int
-    """Number of entries in `journal`."""
+    """+1 with every write to the session: an appended entry, an update."""
     merge_revision: int
-    """Revision of the merge code; another revision must not replay this session."""
+    """Revision of the merge code; another revision must not carry the session on."""
     started_ms: int
     journal: tuple[JournalEntry, ...]
+    state: bytes = b""
+    """What the steps of the sync keep, encoded by the caller (`app.sync.session`)."""
+    prepared: Prepared | None = None
+    """Set by the merge, cleared by every other write to the session."""
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
     """The mutable pointer to the current version of one database."""
 
     version: int
+    """0 before the first commit, then +1 a commit."""
     token: int
+    """The fencing token: grows with every session and every commit without one; never goes down."""
     chain_revision: int
     """+1 whenever `chain` changes, by commits and by compaction."""
     page_size: int

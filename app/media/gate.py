@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -71,7 +71,7 @@ class IndexGate:
             if head.version == 0:
                 return otherwise
             checkout = self._store.checkout(database, head)
-            with self._discarding(checkout):
+            with self._store.discarding(checkout):
                 result: T = self._offload(lambda: function(MediaIndex(checkout.connection)))
             self._store.release(checkout)
             return result
@@ -93,7 +93,7 @@ class IndexGate:
             if head.version == 0:
                 return self._create(database, head, function, beside)
             checkout = self._store.checkout(database, head)
-            with self._discarding(checkout):
+            with self._store.discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
                 # A batch has 25 files at most, whose rows are committed in less time than a hop to a thread
@@ -132,15 +132,6 @@ class IndexGate:
                     if tries == _TRIES:
                         raise
                     tries += 1
-
-    @contextlib.contextmanager
-    def _discarding(self, checkout: Checkout) -> Iterator[None]:
-        """A checkout in which something went wrong is not used again."""
-        try:
-            yield
-        except BaseException:
-            self._store.discard(checkout)
-            raise
 
 
 def _outcome(head: Head, stamps: Stamps | None) -> Changed:

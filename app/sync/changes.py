@@ -1,24 +1,15 @@
-"""`applyChanges`: exchange notetypes, decks, deck options, tags and the config in one go."""
+"""Notetypes, decks, deck options, tags and the config, between the wire's form and the collection's."""
 
 from __future__ import annotations
 
-from app.sync.messages import ApplyChangesRequest, ChangesMessage
-from app.sync.state import SyncState
+from app.sync.messages import ChangesMessage
 from storage.collection.records import Changes
 
-
-def apply_changes(request: ApplyChangesRequest, state: SyncState) -> ChangesMessage:
-    """Ours are gathered first, so that the client is not sent its own ones back.
-
-    The config goes to the client only when ours is the newer collection.
-    """
-    collection = state.collection
-    ours = _to_wire(collection.changes(state.client_usn, with_config=not state.client_is_newer))
-    collection.apply_changes(_to_storage(request.changes), state.server_usn, state.now_ms // 1000)
-    return ours
+NONE = ChangesMessage(notetypes=[], decks_and_options=([], []), tags=[])
 
 
-def _to_storage(changes: ChangesMessage) -> Changes:
+def to_storage(changes: ChangesMessage) -> Changes:
+    """The wire's form to the collection's."""
     decks, configs = changes.decks_and_options
     return Changes(
         models=changes.notetypes,
@@ -30,7 +21,8 @@ def _to_storage(changes: ChangesMessage) -> Changes:
     )
 
 
-def _to_wire(changes: Changes) -> ChangesMessage:
+def to_wire(changes: Changes) -> ChangesMessage:
+    """The collection's form to the wire's."""
     return ChangesMessage(
         notetypes=changes.models,
         decks_and_options=(changes.decks, changes.configs),

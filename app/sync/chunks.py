@@ -1,10 +1,13 @@
-"""`chunk` and `applyChunk`: exchange revlog entries, cards and notes, some at a time."""
+"""`chunk`: our revlog entries, cards and notes that are new to the client, some at a time."""
 
 from __future__ import annotations
 
-from app.sync.messages import ApplyChunkRequest, ChunkMessage, EmptyRequest
-from app.sync.state import SyncState
-from storage.collection.records import Chunk, ChunkIds
+from collections.abc import Sequence
+from typing import Any
+
+from app.sync.messages import ChunkMessage
+from storage.collection.records import ChunkIds, ChunkPosition, RowPosition
+from storage.collection.unseen import Unseen
 
 BATCH_ROWS = 250
 """A batch is full with so many rows; only one that is not full is the last."""
@@ -18,35 +21,46 @@ CHUNK_CHARACTERS = 1 << 19
 
 _FIELDS = 6
 """Column of a note row."""
+_REVLOG_USN, _CARD_USN, _NOTE_USN = 2, 5, 4
 
 
-def chunk(_request: EmptyRequest, state: SyncState) -> ChunkMessage:
-    """The next rows that are new to the client. Asked again after the end, `done` and nothing more."""
-    if state.unsent is None:
-        state.unsent = state.collection.pending_ids(state.client_usn)
+def next_chunk(unseen: Unseen, sent: ChunkPosition) -> tuple[ChunkMessage, ChunkPosition]:
+    """The rows behind a position, and the position after them."""
+    # A batch may hold two rows more than it should.
+    waiting = unseen.chunk_ids(sent, CHUNK_BATCHES * (BATCH_ROWS + 2))
+    for kind in (waiting.revlog, waiting.cards, waiting.notes):
+        kind.reverse()  # so that the next one can be popped
     message, characters = ChunkMessage(done=False), 0
     for _ in range(CHUNK_BATCHES):
-        ids, message.done = _take(state.unsent)
-        rows = state.collection.read_chunk(ids)
+        ids, message.done = _take(waiting)
+        rows = unseen.read_chunk(ids)
         message.revlog = [*message.revlog, *rows.revlog]
         message.cards = [*message.cards, *rows.cards]
         message.notes = [*message.notes, *rows.notes]
         characters += sum(len(note[_FIELDS]) for note in rows.notes)
         if message.done or characters > CHUNK_CHARACTERS:
             break
-    return message
+    return message, ChunkPosition(
+        _last(message.revlog, _REVLOG_USN, sent.revlog),
+        _last(message.cards, _CARD_USN, sent.cards),
+        _last(message.notes, _NOTE_USN, sent.notes),
+    )
 
 
-def _take(unsent: ChunkIds) -> tuple[ChunkIds, bool]:
-    """One of each kind in turn, from the end of the lists, until the batch is full.
+def _last(rows: Sequence[Sequence[Any]], usn_at: int, before: RowPosition | None) -> RowPosition | None:
+    return (rows[-1][usn_at], rows[-1][0]) if rows else before
+
+
+def _take(waiting: ChunkIds) -> tuple[ChunkIds, bool]:
+    """One of each kind in turn until the batch is full; whether it is the last.
 
     A round is never broken off, so a batch may hold two rows more.
     """
     taken = ChunkIds([], [], [])
     kinds = (
-        (unsent.revlog, taken.revlog),
-        (unsent.notes, taken.notes),
-        (unsent.cards, taken.cards),
+        (waiting.revlog, taken.revlog),
+        (waiting.notes, taken.notes),
+        (waiting.cards, taken.cards),
     )
     room = BATCH_ROWS
     while room > 0 and any(source for source, _ in kinds):
@@ -55,9 +69,3 @@ def _take(unsent: ChunkIds) -> tuple[ChunkIds, bool]:
                 target.append(source.pop())
                 room -= 1
     return taken, room > 0
-
-
-def apply_chunk(request: ApplyChunkRequest, state: SyncState) -> None:
-    """Merge the client's rows; they may be of any number."""
-    rows = request.chunk
-    state.collection.apply_chunk(Chunk(rows.revlog, rows.cards, rows.notes), state.client_usn)

@@ -1,16 +1,11 @@
-"""`applyGraves`: delete what the client has deleted."""
+"""Deletions, between the wire's form and the collection's."""
 
 from __future__ import annotations
 
 from app.sync import messages
-from app.sync.messages import ApplyGravesRequest
-from app.sync.state import SyncState
 from storage.collection.records import Graves
 
-
-def apply_graves(request: ApplyGravesRequest, state: SyncState) -> None:
-    """Exactly these ids go; no orphans are looked for."""
-    state.collection.apply_graves(to_storage(request.graves), state.server_usn)
+NONE = messages.Graves([], [], [])
 
 
 def to_storage(graves: messages.Graves) -> Graves:

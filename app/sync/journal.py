@@ -1,70 +1,67 @@
-"""The journal of a running sync: its requests, enough to do all of it again on another worker."""
+"""The journal of a running sync: the messages that bring the client's rows, until they are merged."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
+import msgspec
 import zstandard
 
-from app.errors import AppError
-from app.sync.messages import encode
-from app.sync.methods import STEPS, SyncMethod
-from app.sync.state import SyncState
+from app.sync.messages import APPLY_CHANGES, APPLY_CHUNK, APPLY_GRAVES
+from storage.collection.records import ChunkPosition
 from storage.packing import Packer
 from storage.types import JournalEntry
 
-MERGE_REVISION = 1
-"""Raise it whenever a step would answer or store anything else than before for the same request.
+MERGE_REVISION = 2
+"""Raise it whenever the same journal would be merged otherwise than before, or means something else.
 
-A worker of another revision refuses the sync (the client starts anew) and never mixes the two.
+A worker of another revision ends the sync with 409, and the client starts anew.
 """
 
 DIGEST_BYTES = 16
 COMPRESSION_LEVEL = 1
 
+JOURNALLED = (APPLY_GRAVES, APPLY_CHANGES, APPLY_CHUNK)
+"""The methods whose requests are kept."""
 
-class ReplayDiffers(AppError):
-    """A replayed request was answered otherwise than at first: a bug, or two revisions in one."""
+
+class SyncState(msgspec.Struct, frozen=True, array_like=True):
+    """What the head record keeps of a sync beside its journal."""
+
+    client_usn: int
+    """The lowest USN of ours that the client does not know."""
+    client_is_newer: bool
+    """Whose config wins."""
+    sent: ChunkPosition = ChunkPosition()
+    """Up to where `chunk` has given our rows."""
+
+
+encode_state = msgspec.msgpack.Encoder().encode
+_decode_state = msgspec.msgpack.Decoder(SyncState).decode
+
+
+def decode_state(state: bytes) -> SyncState:
+    """The state of a session of this revision."""
+    return _decode_state(state)
 
 
 def digest(method: str, body: bytes) -> bytes:
-    """What tells two requests apart."""
+    """Tells two requests apart."""
     return hashlib.sha256(method.encode() + b"\0" + body).digest()[:DIGEST_BYTES]
 
 
-def write_entry(method: str, body: bytes, now_ms: int, answer: bytes | None, packer: Packer) -> JournalEntry:
-    """The entry of a request; its answer is None where it is written before it is answered."""
-    return JournalEntry(
-        method=method,
-        digest=digest(method, body),
-        now_ms=now_ms,
-        body=packer.pack(body),
-        key=None,
-        answer_digest=b"" if answer is None else _answer_digest(answer),
-    )
+class JournalWriter:
+    """Makes the entries of requests."""
+
+    def __init__(self) -> None:
+        self._packer = Packer(COMPRESSION_LEVEL)
+
+    def entry(self, method: str, body: bytes, now_ms: int) -> JournalEntry:
+        """The entry of one request, its body compressed."""
+        packed = self._packer.pack(body)
+        return JournalEntry(method, digest(method, body), now_ms, packed, None, size_bytes=len(body))
 
 
-def _answer_digest(answer: bytes) -> bytes:
-    return hashlib.sha256(answer).digest()[:DIGEST_BYTES]
-
-
-def take_step(method: str, request: object, state: SyncState, now_ms: int) -> bytes:
-    """Do one request, whether new or replayed, and return its JSON answer."""
-    state.now_ms = now_ms
-    return encode(STEPS[method].take(request, state))
-
-
-def replay(entries: Iterable[tuple[JournalEntry, bytes]], state: SyncState) -> bytes:
-    """Do all requests of a journal again, on a fresh copy; returns the last answer.
-
-    `entries` come with the zstd frames of their bodies. Raises: ReplayDiffers.
-    """
-    answer = b""
-    for entry, frame in entries:
-        body = zstandard.ZstdDecompressor().decompress(frame)
-        request = STEPS[entry.method].read(body)
-        answer = take_step(entry.method, request, state, entry.now_ms)
-        if entry.method != SyncMethod.START and _answer_digest(answer) != entry.answer_digest:
-            raise ReplayDiffers(f"{entry.method} at {entry.now_ms}")
-    return answer
+def read_body(frame: bytes) -> bytes:
+    """The request's JSON of an entry's zstd frame."""
+    return zstandard.ZstdDecompressor().decompress(frame)

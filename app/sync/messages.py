@@ -29,6 +29,11 @@ CardQueue = Annotated[int, Meta(ge=-3, le=4)]
 
 JsonObject = dict[str, Any]
 
+META, START, ABORT = "meta", "start", "abort"
+APPLY_GRAVES, APPLY_CHANGES, APPLY_CHUNK = "applyGraves", "applyChanges", "applyChunk"
+CHUNK, SANITY_CHECK, FINISH = "chunk", "sanityCheck2", "finish"
+"""The methods, as the last part of the path names them."""
+
 DEEPEST = 127
 """How many arrays and objects may stand in each other: as many as official clients can read."""
 

@@ -7,15 +7,14 @@ so that an error of ours in carrying them costs time, not a full sync.
 from __future__ import annotations
 
 from app.sync.messages import SanityAnswer, SanityCounts, SanityRequest
-from app.sync.state import SyncState
+from storage.collection.collection import Collection
 
 OK = "ok"
 BAD = "bad"
 
 
-def sanity_check(request: SanityRequest, state: SyncState) -> SanityAnswer:
+def sanity_check(request: SanityRequest, collection: Collection) -> SanityAnswer:
     """Due counts and graves are left out: the one is never equal, the other only since schema 18."""
-    collection = state.collection
     theirs = _comparable(request.client)
     if collection.has_unsynced():
         return SanityAnswer(BAD, request.client, None)
@@ -25,9 +24,14 @@ def sanity_check(request: SanityRequest, state: SyncState) -> SanityAnswer:
     return SanityAnswer(OK if ours == theirs else BAD, theirs, ours)
 
 
-def is_equal_at_once(request: SanityRequest, state: SyncState) -> bool:
-    """Whether the carried counts settle it, so that the check reads no table."""
-    collection = state.collection
+def agreed(request: SanityRequest) -> SanityAnswer:
+    """The answer to a check that found both sides equal."""
+    counts = _comparable(request.client)
+    return SanityAnswer(OK, counts, counts)
+
+
+def is_settled_by_carried_counts(request: SanityRequest, collection: Collection) -> bool:
+    """Whether the check reads no table."""
     return not collection.maybe_unsynced and _ours(collection.counts()) == _comparable(request.client)
 
 

@@ -1,350 +1,332 @@
-"""The life of a running sync: begun, carried on by any worker, ended by a commit or not at all.
+"""The life of a sync: `start`, steps that bring or give rows, `sanityCheck2`, `finish`.
 
-A sync is one open transaction on this worker's copy, and a journal in the head record that has all
-its requests. Whoever finds the journal longer than its own transaction drops that, and does the
-journal again. The store's conditions decide who may write; no lock is held between two requests.
+Between two requests a sync is nothing but its record: any worker serves any of its requests.
+
+- Steps that bring rows (`applyGraves`, `applyChanges`, `applyChunk`) check the message and append it to
+  the journal in the head record.
+- Steps that give rows (`start`, `applyChanges`, `chunk`) read the version that the sync began with. If the
+  head's stamps show that nothing is new for the client, they open no database.
+- `sanityCheck2` merges the journal, stores the object of the next version, and notes it as prepared.
+- `finish` makes the prepared version the head: one conditional write.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from app.errors import NotApplicable, SessionConflict
-from app.sync import finish, journal, sanity
+from app.sync import changes, graves, messages, sanity
+from app.sync.chunks import next_chunk
 from app.sync.genesis import Genesis
-from app.sync.journal import MERGE_REVISION, ReplayDiffers, take_step
-from app.sync.messages import SanityRequest, StartRequest, encode
-from app.sync.methods import Step, SyncMethod
-from app.sync.slots import LiveSession, Slot
-from app.sync.state import SyncState
+from app.sync.journal import (
+    MERGE_REVISION,
+    JournalWriter,
+    SyncState,
+    decode_state,
+    digest,
+    encode_state,
+    read_body,
+)
+from app.sync.knownheads import KnownHeads
+from app.sync.merge import Merge
+from app.sync.messages import (
+    APPLY_CHANGES,
+    APPLY_GRAVES,
+    SANITY_CHECK,
+    ChangesMessage,
+    ChunkMessage,
+    SanityAnswer,
+    SanityRequest,
+    StartRequest,
+    encode,
+)
 from storage.collection.codec import Codec
-from storage.collection.collection import Collection
-from storage.collection.errors import InvalidChange
-from storage.database.checkout import Checkout, TookLong, local_disk
+from storage.collection.records import ChunkPosition, Graves
+from storage.collection.stamps import has_news
+from storage.collection.unseen import Unseen
+from storage.database.checkout import local_disk
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, NotFound, SessionLost
-from storage.heads.base import NewSession
-from storage.packing import Packer
-from storage.types import DatabaseId, Head, JournalEntry, Offload, UserId, run_here
+from storage.heads.base import NewSession, SessionUpdate
+from storage.types import DatabaseId, Head, JournalEntry, Offload, Session, UserId
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""How often a request catches up with other workers that serve the same sync just then."""
-
-SHORT_BYTES = 16 * 1024
-"""A request of so many bytes has about a hundred rows, which are merged in less time than a native
-thread takes to run and hand back the interpreter: it is done where it is."""
+"""How often a step is tried again because another request of the same sync was faster."""
 
 T = TypeVar("T")
 
 
 def session_id(user: UserId, skey: str) -> str:
-    """The key that a client made up for one sync, as it stands in the head record."""
+    """The name of a sync in the head record: from the key that the client made up for it."""
     return hashlib.sha256(f"{user}\0{skey}".encode()).hexdigest()[:32]
 
 
 def commit_id(session: str, token: int) -> str:
-    """The name of a sync's commit. The token is in it, for a client may use a key twice.
+    """The name of a sync's commit. The token is in it, as a client may use a key twice.
 
     16 characters, as every commit id has: a head record holds some thirty of them.
     """
     return hashlib.sha256(f"{session}-{token}".encode()).hexdigest()[:16]
 
 
-class Replayed(NamedTuple):
-    """The last request that was done again, and the answer that it had."""
-
-    last: JournalEntry
-    answer: bytes
-
-    def is_of(self, method: str, body: bytes) -> bool:
-        """Whether it was this request: its answer was lost, and the client asks again."""
-        return self.last.digest == journal.digest(method, body)
-
-
 @dataclass(frozen=True, slots=True)
-class Call:
-    """Whose sync a request is for, and the slot it has entered."""
+class Sync:
+    """Which sync a request is for."""
 
     database: DatabaseId
-    slot: Slot
-    session: str
-
-    @property
-    def live(self) -> LiveSession | None:
-        """The sync, if this worker has it at hand."""
-        live = self.slot.live
-        return live if live is not None and live.id == self.session else None
-
-    def take(self) -> LiveSession | None:
-        """Empty the slot."""
-        live, self.slot.live = self.slot.live, None
-        return live
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Begins, carries on and ends syncs."""
+    """Begins, carries on and ends syncs. Methods raise SessionConflict if the sync does not run."""
 
     store: DatabaseStore
     codec: Codec
     genesis: Genesis
     offload: Offload[Any]
     clock_ms: Callable[[], int]
-    packer: Packer = field(default_factory=partial(Packer, journal.COMPRESSION_LEVEL))
+    known: KnownHeads = field(default_factory=KnownHeads)
+    journal: JournalWriter = field(default_factory=JournalWriter)
 
-    def start(self, call: Call, request: StartRequest, body: bytes) -> bytes:
-        """Take the database over from whatever sync is running, and do the first step."""
-        self.drop(call.slot)
-        now_ms = self.clock_ms()
-        first = journal.write_entry(SyncMethod.START, body, now_ms, None, self.packer)
-        session = NewSession(call.session, MERGE_REVISION, now_ms, first)
-        head = self.store.open_session(call.database, session)
-        if head.version == 0:
-            self.genesis.make(call.database, head)
-            head = self.store.open_session(call.database, session)
-        live = self._check_out(call, head, seq=1)
+    def start(self, sync: Sync, request: StartRequest) -> bytes:
+        """Take the database over from whatever sync is running; answer our deletions.
 
-        if len(body) <= SHORT_BYTES:
-            answer = self._do(call, partial(_start_briefly, live, request, now_ms), run_here)
-            if answer is not None:
-                return answer
-        live.state, live.is_short = self._state_of(live.checkout, head), False
-        return self._do(call, partial(_start, live, request, now_ms), self.offload)
-
-    def advance(self, call: Call, step: Step, request: object, body: bytes) -> bytes:
-        """Do one step and journal it; what was answered is never lost.
-
-        Raises: SessionConflict; NotApplicable, and the sync is over.
+        Old clients send their own deletions along; they are journalled as by `applyGraves`.
         """
-        for _ in range(ATTEMPTS):
-            live, replayed = self._catch_up(call)
-            if live is None:
-                live, replayed = self._resume(call)
-            if replayed is not None and step.is_repeatable and replayed.is_of(step.method, body):
-                return replayed.answer
-            work = partial(_advance, live, step, request, body, self.clock_ms(), self.packer)
-            try:
-                answer, entry = self._do(call, work, self._way_of(live, body))
-            except _Behind:
-                continue
-            if self._append(call, live, entry):
-                return answer
-        raise SessionConflict("too many workers serve this sync at once")
-
-    def _append(self, call: Call, live: LiveSession, entry: JournalEntry) -> bool:
-        """False if the sync here is not the one in the head, or behind it; it is then dropped."""
-        try:
-            self.store.append(call.database, live.token, live.id, live.seq, entry)
-        except SessionLost:
-            self.drop(call.slot)
-            return False
-        except BaseException:
-            self.drop(call.slot)
-            raise
-        live.seq += 1
-        return True
-
-    def check(self, call: Call, request: SanityRequest) -> bytes:
-        """Compare the counts, on a copy that has all of the sync. `bad` ends it at once."""
-        live, _ = self._catch_up(call, always=True)
-        if live is None:
-            live, _ = self._resume(call)
-        way = run_here if sanity.is_equal_at_once(request, live.state) else self.offload
-        answer = self._do(call, partial(sanity.sanity_check, request, live.state), way)
-        if answer.status == sanity.BAD:
-            log.warning("sanity check of %s failed: %s, %s", call.database, answer.client, answer.server)
-            self._end(call)
+        state = SyncState(request.client_usn, request.client_is_newer)
+        session = NewSession(sync.id, MERGE_REVISION, self.clock_ms(), (), encode_state(state))
+        head = self.store.sessions.open(sync.database, session)
+        if head.version == 0:
+            self.genesis.make(sync.database, head)
+            head = self.store.sessions.open(sync.database, session)
+        self.known.started(sync.database, head)
+        answer = graves.NONE
+        if has_news(head.stamps, state.client_usn):
+            answer = graves.to_wire(self._read(sync, head, lambda unseen: unseen.graves()))
+        if request.graves is not None:
+            body = encode(messages.ApplyGravesRequest(request.graves))
+            self.append(sync, APPLY_GRAVES, body)
         return encode(answer)
 
-    def finish(self, call: Call) -> bytes:
-        """Commit the sync. Asked again after its answer was lost, give the same answer."""
-        for _ in range(ATTEMPTS):
-            live, _ = self._catch_up(call)
-            if live is None:
-                head = self.store.head(call.database)
-                kept = _find_answer(head, commit_id(call.session, head.token))
-                if kept is not None:
-                    return kept
-                live, _ = self._resume(call, head)
-            answer = self._commit(call, live)
-            if answer is not None:
-                return answer
-        raise SessionConflict("too many workers serve this sync at once")
-
-    def _commit(self, call: Call, live: LiveSession) -> bytes | None:
-        """The answer; None if the sync here is not the one in the head, or behind it."""
-        mod_ms, stamps = self._do(call, partial(_finish, live, self.clock_ms()), run_here)
-        answer = encode(mod_ms)
-        commit = Commit(commit_id(live.id, live.token), answer, mod_ms, stamps, (live.id, live.seq))
-        call.take()  # a commit that fails takes the copy with it
+    def append(self, sync: Sync, method: str, body: bytes) -> Head:
+        """Keep a message of the client until the merge."""
+        entry = self.journal.entry(method, body, self.clock_ms())
         try:
-            way = run_here if live.is_short else self.offload
-            head = self.store.commit(live.checkout, live.head, commit, way=way)
-        except Conflict:
-            return None
-        self.store.release(live.checkout)
-        # A commit of that name may be older than a second sync under the same key, which this is about.
-        return answer if head.token == live.token else None
+            head = self.store.sessions.append(sync.database, sync.id, entry)
+        except SessionLost as exc:
+            raise SessionConflict("no such sync is running") from exc
+        self._session_of(sync, head)
+        self.known.appended(sync.database, head)
+        return head
 
-    def abort(self, call: Call) -> None:
-        """End the caller's sync; anybody else's goes on."""
-        if call.live is not None:
-            self._end(call)
-            return
-        session = self.store.head(call.database).session
-        if session is not None and session.id == call.session:
-            self.store.close_session(call.database, session.token, session.id)
+    def apply_changes(self, sync: Sync, body: bytes) -> bytes:
+        """Keep the client's changes, and answer ours. The config goes to the client if ours is newer."""
+        head = self.append(sync, APPLY_CHANGES, body)
+        state = decode_state(self._session_of(sync, head).state)
+        answer: ChangesMessage = changes.NONE
+        if has_news(head.stamps, state.client_usn) or not state.client_is_newer:
+            with_config = not state.client_is_newer
+            ours = self._read(sync, head, lambda unseen: unseen.changes(with_config=with_config))
+            answer = changes.to_wire(ours)
+        return encode(answer)
 
-    def drop(self, slot: Slot) -> None:
-        """Forget this worker's part of a sync. Its journal stays, so the sync may go on."""
-        live, slot.live = slot.live, None
-        if live is not None:
-            self.store.release(live.checkout)
+    def chunk(self, sync: Sync) -> bytes:
+        """The next of our rows. Where they are in the record is written before they are answered.
 
-    def _end(self, call: Call) -> None:
-        live = call.take()
-        if live is not None:
-            self.store.release(live.checkout)
-            self.store.close_session(call.database, live.token, live.id)
-
-    def _is_current(self, call: Call, live: LiveSession) -> bool:
-        session = self.store.head(call.database).session
-        return session is not None and session.token == live.token and session.seq == live.seq
-
-    def _check_out(self, call: Call, head: Head, seq: int) -> LiveSession:
-        """Fill the slot with a copy of the head's version."""
-        checkout = self.store.checkout(call.database, head)
-        try:
-            state = self._state_of(checkout, head)
-        except BaseException:
-            self.store.discard(checkout)
-            raise
-        live = call.slot.live = LiveSession(call.session, head, seq, checkout, state)
-        return live
-
-    def _state_of(self, checkout: Checkout, head: Head) -> SyncState:
-        return SyncState(Collection(checkout.connection, self.codec, head.stamps))
-
-    def _resume(self, call: Call, head: Head | None = None) -> tuple[LiveSession, Replayed]:
-        """Do the journal of a sync again here."""
-        self.drop(call.slot)
-        head = head or self.store.head(call.database)
-        session = head.session
-        if session is None or session.id != call.session:
-            raise SessionConflict("no such sync is running")
-        if session.merge_revision != MERGE_REVISION or session.base_version != head.version:
-            raise SessionConflict("the sync was begun by another revision of the server")
-        entries = self._with_bodies(call, session.journal)
-        live = self._check_out(call, head, session.seq)
-        live.is_short, live.has_travelled = False, True
-
-        def work() -> bytes:
-            live.checkout.begin()
-            return journal.replay(entries, live.state)
-
-        return live, Replayed(session.journal[-1], self._do(call, work, self.offload))
-
-    def _catch_up(self, call: Call, *, always: bool = False) -> tuple[LiveSession | None, Replayed | None]:
-        """The sync at hand, with what other workers have journalled since; None where it cannot go on.
-
-        A sync that only this worker has served is not looked after, unless `always`: the next write tells
-        whether it still is alone. One that travels is asked for first, since a step that is done
-        too early cannot be taken back, and would cost a replay of the whole journal.
+        The last chunk writes nothing, so it can be asked for again if its answer is lost.
         """
-        live = call.live
-        if live is None or not (always or live.has_travelled):
-            return live, None
-        session = self.store.head(call.database).session
-        if session is None or session.token != live.token:
-            self.drop(call.slot)
-            return None, None
-        missing = session.journal[live.seq :]
-        if not missing:
-            return live, None
-        entries = self._with_bodies(call, missing)
-        live.seq, live.is_short, live.has_travelled = session.seq, False, True
-        answer = self._do(call, partial(journal.replay, entries, live.state), self.offload)
-        return live, Replayed(missing[-1], answer)
+        for head in self._heads_of(sync):
+            session = self._session_of(sync, head)
+            state = decode_state(session.state)
+            if not has_news(head.stamps, state.client_usn):
+                return encode(ChunkMessage(done=True))
+            message, sent = self._read(sync, head, partial(next_chunk, sent=state.sent))
+            if message.done or self._note_sent(sync, session, state, sent):
+                return encode(message)
+        raise SessionConflict("another request of this sync is faster")
 
-    def _with_bodies(self, call: Call, entries: Iterable[JournalEntry]) -> list[tuple[JournalEntry, bytes]]:
+    def _note_sent(self, sync: Sync, session: Session, state: SyncState, sent: ChunkPosition) -> bool:
+        """Write up to where our rows were given; False if the session is not as it was read any more."""
+        update = SessionUpdate(state=encode_state(msgspec.structs.replace(state, sent=sent)))
         try:
-            return [(entry, self.store.read_body(call.database, entry)) for entry in entries]
+            head = self.store.sessions.update(sync.database, session, update)
+        except SessionLost:
+            return False
+        self.known.updated(sync.database, head)
+        return True
+
+    def _read(self, sync: Sync, head: Head, read: Callable[[Unseen], T]) -> T:
+        """What `read` finds in the version that the sync began with."""
+        session = self._session_of(sync, head)
+        state, deleted = decode_state(session.state), self._deletions(session)
+        now_s = session.started_ms // 1000
+        checkout = self.store.checkout(sync.database, head)
+
+        def work() -> T:
+            with local_disk(), checkout.reading():
+                return read(Unseen(checkout.connection, self.codec, state.client_usn, deleted, now_s))
+
+        with self.store.discarding(checkout):
+            result: T = self.offload(work)
+        self.store.release(checkout)
+        return result
+
+    def _deletions(self, session: Session) -> Graves:
+        """What the client has deleted in this sync: these rows are not sent back to it."""
+        found = Graves([], [], [])
+        if any(entry.method != APPLY_CHANGES for entry in session.journal):
+            for entry, frame in self._journal_of(session):
+                if entry.method == APPLY_GRAVES:
+                    deleted = messages.read_apply_graves(read_body(frame)).graves
+                    found.cards.extend(deleted.cards)
+                    found.notes.extend(deleted.notes)
+                    found.decks.extend(deleted.decks)
+        return found
+
+    def _journal_of(self, session: Session) -> Iterator[tuple[JournalEntry, bytes]]:
+        try:
+            yield from self.store.sessions.read_journal(session)
         except NotFound as exc:
             raise SessionConflict("the sync was ended meanwhile") from exc
 
-    def _way_of(self, live: LiveSession, body: bytes) -> Offload[Any]:
-        """Where a step is done: here if it is short, whatever the collection's size, else in a thread."""
-        if live.state.has_little_to_send and len(body) <= SHORT_BYTES:
-            return run_here
-        live.is_short = False
-        return self.offload
+    def check(self, sync: Sync, request: SanityRequest, body: bytes) -> bytes:
+        """Merge the sync and compare the counts. `bad` ends it at once, and nothing is stored.
 
-    def _do(self, call: Call, work: Callable[[], T], way: Offload[Any]) -> T:
-        """Run SQL of the slot's sync; when it fails, the sync is over.
-
-        Unless other workers have carried the sync on: a step may fail here for want of theirs.
-        Raises: _Behind.
+        Raises: NotApplicable, and the sync is over.
         """
-        try:
-            with local_disk():
-                result: T = way(work)
-        except InvalidChange as exc:
-            live = call.live
-            if live is not None and not self._is_current(call, live):
-                self.drop(call.slot)
-                raise _Behind from exc
-            self._end(call)
-            raise NotApplicable(str(exc)) from exc
-        except ReplayDiffers as exc:
-            log.error("replay differs for %s: %s", call.database, exc)  # noqa: TRY400 - the place is known
-            self._end(call)
-            raise SessionConflict("the sync cannot be carried on") from exc
-        except BaseException:
-            live = call.take()
-            if live is not None:
-                self.store.discard(live.checkout)
-            raise
-        return result
+        checked = digest(SANITY_CHECK, body)
+        for head in self._heads_of(sync):
+            session = self._session_of(sync, head)
+            if session.prepared is not None and session.prepared.checked == checked:
+                return encode(sanity.agreed(request))
+            try:
+                answer = self._check(sync, head, request, checked)
+            except SessionLost:
+                continue  # another request was faster, or the head was not the newest
+            except NotApplicable:
+                if self._is_outdated(sync, head):
+                    continue
+                self._end(sync, session)
+                raise
+            if answer.status == sanity.OK:
+                return encode(answer)
+            if not self._is_outdated(sync, head):
+                log.warning("sanity check of %s failed: %s, %s", sync.database, answer.client, answer.server)
+                self._end(sync, session)
+                return encode(answer)
+        raise SessionConflict("another request of this sync is faster")
 
+    def finish(self, sync: Sync) -> bytes:
+        """Commit the sync. If its answer was lost and it is asked for again, give the same one.
 
-class _Behind(Exception):
-    """Other workers have gone on with the sync: what this one has of it says nothing."""
+        A client that sent no sanity check has its sync merged here.
+        """
+        for head in self._heads_of(sync, prepared=True):
+            session = head.session
+            if session is None or session.id != sync.id:
+                return self._kept_answer(sync, head)
+            self._session_of(sync, head)
+            try:
+                if session.prepared is not None:
+                    self.store.finish(sync.database, head)
+                    answer = session.prepared.answer
+                else:
+                    answer = self._commit_unchecked(sync, head)
+            except Conflict:
+                continue
+            except NotApplicable:
+                if self._is_outdated(sync, head):
+                    continue
+                self._end(sync, session)
+                raise
+            self.known.forget(sync.database)
+            return answer
+        raise SessionConflict("another request of this sync is faster")
 
+    def abort(self, sync: Sync) -> None:
+        """End the caller's sync; another one goes on."""
+        session = self.store.head(sync.database).session
+        if session is not None and session.id == sync.id:
+            self._end(sync, session)
 
-def _start(live: LiveSession, request: StartRequest, now_ms: int) -> bytes:
-    live.checkout.begin()
-    return take_step(SyncMethod.START, request, live.state, now_ms)
+    def _check(self, sync: Sync, head: Head, request: SanityRequest, checked: bytes) -> SanityAnswer:
+        """Merge, and prepare the commit if the counts agree."""
+        merge = self._merged(sync, head)
+        with self.store.discarding(merge.checkout):
+            answer = merge.check(request)
+            commit = self._commit_of(merge) if answer.status == sanity.OK else None
+        if commit is not None:
+            head = self.store.prepare(merge.checkout, head, commit, checked, way=merge.way)
+            self.known.updated(sync.database, head)
+        self.store.release(merge.checkout)
+        return answer
 
+    def _commit_unchecked(self, sync: Sync, head: Head) -> bytes:
+        merge = self._merged(sync, head)
+        with self.store.discarding(merge.checkout):
+            commit = self._commit_of(merge)
+        self.store.commit(merge.checkout, head, commit, way=merge.way)
+        self.store.release(merge.checkout)
+        return commit.answer
 
-def _start_briefly(live: LiveSession, request: StartRequest, now_ms: int) -> bytes | None:
-    """The answer; None, and nothing done, where there is much to do: it is the first sync of a day."""
-    try:
-        with live.checkout.briefly():
-            return _start(live, request, now_ms)
-    except TookLong:
-        live.checkout.rollback()
-        return None
+    def _merged(self, sync: Sync, head: Head) -> Merge:
+        """A checkout of the version that the sync began with, and all of the journal in its transaction."""
+        session = self._session_of(sync, head)
+        journal = self._journal_of(session)
+        checkout = self.store.checkout(sync.database, head)
+        merge = Merge(checkout, head, session, decode_state(session.state), self.codec, self.offload)
+        with self.store.discarding(checkout):
+            merge.run(journal)
+        return merge
 
+    def _commit_of(self, merge: Merge) -> Commit:
+        now_ms = self.clock_ms()
+        mod_ms, stamps = merge.stamp(now_ms)
+        session = merge.session
+        name = commit_id(session.id, session.token)
+        return Commit(name, encode(mod_ms), now_ms, stamps, (session.id, session.seq))
 
-def _advance(  # noqa: PLR0913, PLR0917 - bound by name of the step
-    live: LiveSession, step: Step, request: object, body: bytes, now_ms: int, packer: Packer
-) -> tuple[bytes, JournalEntry]:
-    answer = take_step(step.method, request, live.state, now_ms)
-    return answer, journal.write_entry(step.method, body, now_ms, answer, packer)
+    def _heads_of(self, sync: Sync, *, prepared: bool = False) -> Iterator[Head]:
+        """The head for each attempt at a step: the one that this worker knows, then read ones.
 
+        With `prepared`, a known head without a prepared commit is taken for outdated.
+        """
+        known = self.known.find(sync.database, sync.id)
+        if known is not None and known.session is not None and (known.session.prepared or not prepared):
+            yield known
+            self.known.forget(sync.database)
+        for _ in range(ATTEMPTS):
+            yield self.store.head(sync.database)
 
-def _finish(live: LiveSession, now_ms: int) -> tuple[int, dict[str, int | bool]]:
-    live.state.now_ms = now_ms
-    mod_ms = finish.finish(live.state)
-    return mod_ms, live.state.collection.stamps()
+    def _session_of(self, sync: Sync, head: Head) -> Session:
+        session = head.session
+        if session is None or session.id != sync.id:
+            raise SessionConflict("no such sync is running")
+        if session.merge_revision != MERGE_REVISION:
+            raise SessionConflict("the sync was begun by another revision of the server")
+        return session
 
+    def _is_outdated(self, sync: Sync, head: Head) -> bool:
+        """Whether the sync has gone on or ended since the head was read: a failure then says nothing."""
+        return self.store.head(sync.database).session != head.session
 
-def _find_answer(head: Head, commit: str) -> bytes | None:
-    return next((recent.answer for recent in head.recent if recent.commit_id == commit), None)
+    def _end(self, sync: Sync, session: Session) -> None:
+        self.known.forget(sync.database)
+        self.store.sessions.close(sync.database, session)
+
+    def _kept_answer(self, sync: Sync, head: Head) -> bytes:
+        name = commit_id(sync.id, head.token)
+        for recent in head.recent:
+            if recent.commit_id == name:
+                return recent.answer
+        raise SessionConflict("no such sync is running")

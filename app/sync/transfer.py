@@ -145,11 +145,8 @@ class Transfer:
             collection.increment_usn()
             return collection.stamps()
 
-        try:
+        with self.store.discarding(checkout):
             stamps = self.offload(work)
-        except BaseException:
-            self.store.discard(checkout)
-            raise
         self.store.commit(checkout, head, Commit(self.nonce(), b"", self.clock_ms(), stamps, None))
         return checkout
 

@@ -1,6 +1,6 @@
-"""One user's collection, as a sync sees it: what changed since, and the merging of what came.
+"""One user's collection as a sync merges into it. What a sync reads is in `unseen`.
 
-Holds no transaction of its own: the caller has one open, and rolls it back when a call raises.
+The caller has a transaction open, and rolls it back when a call raises.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import apsw
 
 from storage.collection import (
     cards,
-    chunks,
     config,
     deck_configs,
     decks,
@@ -21,9 +20,10 @@ from storage.collection import (
     unbury,
 )
 from storage.collection.codec import Codec
-from storage.collection.records import Changes, Chunk, ChunkIds, Graves, Mark
+from storage.collection.records import Changes, Chunk, Graves, Mark
 from storage.collection.stamps import Stamps, carried_stamps
-from storage.collection.tally import COUNTED, Tally
+from storage.collection.tally import COUNTED, Tally, find_newest
+from storage.collection.unbury import Unburying
 
 
 class Collection:
@@ -44,32 +44,25 @@ class Collection:
         usn: int = self._connection.execute("SELECT usn FROM col").get
         return usn
 
-    def unbury_if_day_rolled_over(self, now_s: int) -> None:
-        """Bring back cards that were buried for a day that is over."""
-        unbury.unbury_if_day_rolled_over(self._connection, self.usn, now_s)
+    def plan_unburying(self, now_s: int) -> Unburying:
+        """What `unbury` would do at this time; costs microseconds."""
+        return unbury.plan(self._connection, now_s)
 
-    def pending_graves(self, min_usn: int) -> Graves:
-        """All deletions with at least this USN."""
-        return graves.pending(self._connection, min_usn)
+    def unbury(self, unburying: Unburying, now_s: int) -> None:
+        """Bring back cards that were buried for a day that is over."""
+        unbury.apply(self._connection, unburying, self.usn, now_s)
 
     def apply_graves(self, deleted: Graves, usn: int) -> None:
         """Delete exactly these objects and remember them under this USN."""
         graves.apply(self._connection, self._tally, deleted, usn)
 
-    def changes(self, min_usn: int, *, with_config: bool) -> Changes:
-        """Notetypes, decks, deck options and tags with at least this USN; config and creation if asked."""
-        db = self._connection
-        return Changes(
-            models=notetypes.pending(db, self._codec, min_usn),
-            decks=decks.pending(db, self._codec, min_usn),
-            configs=deck_configs.pending(db, self._codec, min_usn),
-            tags=tags.pending(db, min_usn),
-            conf=config.read_all(db) if with_config else None,
-            crt=db.execute("SELECT crt FROM col").get if with_config else None,
-        )
+    def apply_changes(self, changes: Changes, usn: int, now_s: int, *, sent_config: bool) -> None:
+        """Merge what the client changed. `sent_config` tells whether the client was sent our config before.
 
-    def apply_changes(self, changes: Changes, usn: int, now_s: int) -> None:
-        """Merge what the client changed. Raises: InvalidChange."""
+        Raises: InvalidChange.
+        """
+        if sent_config:
+            config.clear_usns(self._connection)
         db, codec, tally = self._connection, self._codec, self._tally
         mark = Mark(usn, now_s)
         notetypes.merge(db, codec, tally, changes.models, mark)
@@ -80,22 +73,6 @@ class Collection:
             db.execute("UPDATE col SET crt = ?", (changes.crt,))
         if changes.conf is not None:
             config.replace_all(db, changes.conf, usn, now_s)
-
-    def has_few_pending(self, min_usn: int) -> bool:
-        """Whether no table has more than a hundred rows with at least this USN; costs microseconds."""
-        return chunks.has_few_pending(self._connection, min_usn)
-
-    def pending_ids(self, min_usn: int) -> ChunkIds:
-        """Ids of all rows with at least this USN; chunks are taken from the ends of the lists."""
-        return chunks.pending_ids(self._connection, min_usn)
-
-    def read_chunk(self, ids: ChunkIds) -> Chunk:
-        """The rows with these ids, in this order."""
-        return Chunk(
-            revlog=revlog.read(self._connection, ids.revlog) if ids.revlog else [],
-            cards=cards.read(self._connection, ids.cards) if ids.cards else [],
-            notes=notes.read(self._connection, ids.notes) if ids.notes else [],
-        )
 
     def apply_chunk(self, chunk: Chunk, min_usn: int) -> None:
         """Merge rows; ours stay where the client has not seen them and they are as new.
@@ -136,4 +113,6 @@ class Collection:
 
     def stamps(self) -> Stamps:
         """What the head keeps of this state, see `storage.collection.stamps`."""
+        if self._tally.newest is None:
+            self._tally.newest = find_newest(self._connection)
         return carried_stamps(self._connection, self._tally)

@@ -19,10 +19,13 @@ _encode = msgspec.json.encode
 
 
 def read_all(connection: apsw.Connection) -> dict[str, Any]:
-    """The whole config. Clears the USNs, as the official server does when it sends the config."""
-    entries = {key: _decode(value) for key, value in connection.execute("SELECT key, val FROM config")}
+    """The whole config."""
+    return {key: _decode(value) for key, value in connection.execute("SELECT key, val FROM config")}
+
+
+def clear_usns(connection: apsw.Connection) -> None:
+    """Set the USN of every key to 0, as the official server does when it sends the config."""
     connection.execute("UPDATE config SET usn = 0 WHERE usn != 0")
-    return entries
 
 
 def replace_all(connection: apsw.Connection, entries: dict[str, Any], usn: int, now_s: int) -> None:

@@ -1,7 +1,6 @@
 """What passes between the merge and its callers: deletions, changes and chunks.
 
-Refuses meaning: rows are tuples in the column order of Anki's tables, objects are the wire's
-"schema 11" dicts.
+Rows are tuples in the column order of Anki's tables, objects are the wire's "schema 11" dicts.
 """
 
 from __future__ import annotations
@@ -41,11 +40,23 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 class ChunkIds(msgspec.Struct, frozen=True):
-    """Ids of rows to send, in the order of the tables' USN index; senders take from the end."""
+    """Ids of rows to send, those with the highest USN first."""
 
     revlog: list[int] = []
     cards: list[int] = []
     notes: list[int] = []
+
+
+RowPosition = tuple[int, int]
+"""USN and id of a row."""
+
+
+class ChunkPosition(msgspec.Struct, frozen=True, array_like=True):
+    """The last row of each kind that was sent; None before the first."""
+
+    revlog: RowPosition | None = None
+    cards: RowPosition | None = None
+    notes: RowPosition | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True):

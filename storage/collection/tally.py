@@ -1,4 +1,4 @@
-"""Row counts carried along from statement to statement, so that a sanity check counts nothing."""
+"""Row counts and the highest USN, carried along from statement to statement instead of being looked up."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ _CHECKED_FOR_UNSYNCED = {
 
 
 class Tally:
-    """How many rows each counted table has, and whether one may still have USN -1."""
+    """How many rows each counted table has, the highest USN, and whether a row may still have USN -1."""
 
     def __init__(self, stamps: Mapping[str, int | bool]) -> None:
         self.counts = {table: int(stamps[table]) for table in COUNTED}
         self.maybe_unsynced = bool(stamps["unsynced"])
+        self.newest: int | None = stamps.get("newest")
+        """No row has a higher USN. None if that is not known."""
 
     def add(self, table: str, rows: int) -> None:
         """Note that a table has so many rows more, or fewer."""
@@ -36,6 +38,8 @@ class Tally:
         """Note the USN of a row that was written."""
         if usn == -1:
             self.maybe_unsynced = True
+        if self.newest is not None and usn > self.newest:
+            self.newest = usn
 
     def recount(self, connection: apsw.Connection) -> None:
         """Count for real."""
@@ -47,6 +51,16 @@ class Tally:
         if self.maybe_unsynced:
             self.maybe_unsynced = find_unsynced(connection)
         return self.maybe_unsynced
+
+
+def find_newest(connection: apsw.Connection) -> int | None:
+    """The highest USN of any row; -1 if there is no row, None if a USN is no integer."""
+    found = [
+        connection.execute(f"SELECT max(usn) FROM {table} {index}").get  # noqa: S608
+        for table, index in _CHECKED_FOR_UNSYNCED.items()
+    ]
+    known = [usn for usn in found if usn is not None]
+    return max(known, default=-1) if all(type(usn) is int for usn in known) else None
 
 
 def find_unsynced(connection: apsw.Connection) -> bool:

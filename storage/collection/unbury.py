@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -28,20 +28,47 @@ _BURIED = """
 _TYPE, _QUEUE, _DUE = 6, 7, 8
 _NEW, _LEARNING, _REVIEW, _LEARNING_BY_DAY = range(4)
 _TYPE_REVIEW = 2
+_QUEUES_BURIED = (-2, -3)
 _TYPES_LEARNING = (1, 3)
 _TIMES_FROM_S = 1_000_000_000
 """A larger `due` is a time, a smaller one a day."""
 
 
-def unbury_if_day_rolled_over(connection: apsw.Connection, usn: int, now_s: int) -> None:
-    """Put buried cards back into their queues, once a day. Marks no card as changed."""
-    today = _today(connection, usn, now_s)
+class Unburying(NamedTuple):
+    """What the first sync of a day changes."""
+
+    is_due: bool
+    """Whether buried cards go back into their queues."""
+    config: dict[str, int]
+    """Keys of the config that are written."""
+
+
+def plan(connection: apsw.Connection, now_s: int) -> Unburying:
+    """Whether the collection's day has rolled over since cards were last brought back. Writes nothing."""
+    written: dict[str, int] = {}
+    today = _today(connection, now_s, written)
     last = config.find_integer(connection, "lastUnburied", config.UINT32) or 0
-    if last < today or today + _DAYS_OF_A_CLOCK_GONE_BACK < last:
+    is_due = last < today or today + _DAYS_OF_A_CLOCK_GONE_BACK < last
+    if is_due:
+        written["lastUnburied"] = today
+    return Unburying(is_due, written)
+
+
+def apply(connection: apsw.Connection, unburying: Unburying, usn: int, now_s: int) -> None:
+    """Put buried cards back into their queues. Marks no card as changed."""
+    if unburying.is_due:
         buried: Any = connection.execute(_BURIED).fetchall()
         rows = cards.read(connection, [card for (card,) in buried])
-        cards.replace(connection, [(*row[:_QUEUE], _queue(row), *row[_DUE:]) for row in rows])
-        config.write(connection, "lastUnburied", today, usn, now_s)
+        cards.replace(connection, [unburied(row) for row in rows])
+    for key, value in unburying.config.items():
+        config.write(connection, key, value, usn, now_s)
+
+
+def unburied(card: Row) -> Row:
+    """A card as it is once it is not buried any more."""
+    if card[_QUEUE] not in _QUEUES_BURIED:
+        return card
+    return (*card[:_QUEUE], _queue(card), *card[_DUE:])
 
 
 def _queue(card: Row) -> int:
@@ -51,23 +78,23 @@ def _queue(card: Row) -> int:
     return _REVIEW if card[_TYPE] == _TYPE_REVIEW else _NEW
 
 
-def _today(connection: apsw.Connection, usn: int, now_s: int) -> int:
+def _today(connection: apsw.Connection, now_s: int, written: dict[str, int]) -> int:
     return days_elapsed(
         connection.execute("SELECT crt FROM col").get,
         now_s,
         created_west_min=_find_zone(connection, "creationOffset"),
         now_west_min=_find_zone(connection, "localOffset") or 0,
-        rollover_hour=_rollover_hour(connection, usn, now_s),
+        rollover_hour=_rollover_hour(connection, written),
     )
 
 
-def _rollover_hour(connection: apsw.Connection, usn: int, now_s: int) -> int | None:
+def _rollover_hour(connection: apsw.Connection, written: dict[str, int]) -> int | None:
     if config.scheduler_version(connection) != config.SCHEDULER_V2:
         return None
     hour = config.find_integer(connection, "rollover", config.UINT8)
     if hour is None:
         # an old client did not set it; the official server corrects that too
-        config.write(connection, "rollover", _DEFAULT_ROLLOVER_HOUR, usn, now_s)
+        written["rollover"] = _DEFAULT_ROLLOVER_HOUR
         return _DEFAULT_ROLLOVER_HOUR
     return min(hour, _LAST_HOUR)
 

@@ -1,6 +1,6 @@
-"""Brings a working copy to the version of a head: from an idle copy, a local base, or the snapshot.
+"""Makes the files of a version: from a local base or the stored snapshot, and the deltas behind it.
 
-Refuses to trust what is local: whatever does not lead to the head's checksum is dropped and fetched.
+What is local is not trusted: a base that does not lead to the head's checksum is dropped and fetched.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Target(msgspec.Struct, frozen=True):
     chain: tuple[ChainEntry, ...]
 
 
-class _Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True):
     """The files of a copy that no connection has open."""
 
     path: Path
@@ -62,9 +62,17 @@ class Assembler:
         self._objects, self._bases, self._work, self._limits = objects, bases, work, limits
         self._configure, self._offload = configure, offload
 
-    def checkout(self, target: Target, idle: Checkout | None) -> Checkout:
-        """A working copy of the target. Takes `idle` over. Raises: NotFound, Corrupt, Unavailable."""
-        draft: _Draft | None = self._offload(lambda: self._start_locally(target, idle))
+    def checkout(self, target: Target) -> Checkout:
+        """A private working copy of the target. Raises: NotFound, Corrupt, Unavailable."""
+        return self._opened(target, self.draft(target))
+
+    def rebuild(self, target: Target) -> Checkout:
+        """As `checkout`, from stored objects alone."""
+        return self._opened(target, self._bring(target, self._fetch_base(target)))
+
+    def draft(self, target: Target) -> Draft:
+        """Files at the target's version. Raises: NotFound, Corrupt, Unavailable."""
+        draft: Draft | None = self._offload(lambda: self._start_locally(target))
         if draft is not None:
             try:
                 return self._bring(target, draft)
@@ -72,19 +80,42 @@ class Assembler:
                 self.forget(target.database)
         return self._bring(target, self._fetch_base(target))
 
-    def rebuild(self, target: Target) -> Checkout:
-        """As `checkout`, from stored objects alone."""
-        return self._bring(target, self._fetch_base(target))
+    def _opened(self, target: Target, draft: Draft) -> Checkout:
+        try:
+            checkout: Checkout = self._offload(
+                lambda: self.open(target.database, draft.version, draft.path, draft.layout)
+            )
+        except BaseException:
+            remove_copy(draft.path)
+            raise
+        return checkout
 
-    def fold(self, checkout: Checkout) -> None:
-        """Write a new base from a copy whose log is long, and remove the copy. Blocks."""
+    def open(
+        self, database: DatabaseId, version: int, path: Path, layout: Layout, *, is_shared: bool = False
+    ) -> Checkout:
+        """A connection over files that are ready. Blocks. Raises: Corrupt, Unavailable."""
+        return open_checkout(
+            database, version, path, layout, page_cache_bytes=self._limits.page_cache_bytes,
+            configure=self._configure, offload=self._offload, is_shared=is_shared,
+        )  # fmt: skip
+
+    def lay(self, database: DatabaseId, path: Path, layout: Layout, entries: Sequence[ChainEntry]) -> Layout:
+        """Append deltas to the log of a copy that no transaction uses; the layout then.
+
+        Raises: NotFound, Corrupt, Unavailable.
+        """
+        for group in self._groups(entries):
+            layout = self._lay(database, path, layout, group)
+        return layout
+
+    def publish_base(self, checkout: Checkout) -> None:
+        """Write a new base from a copy whose log is long. Blocks. Raises: Corrupt, Unavailable."""
         path = self._work.new_path(".base")
         try:
             self.write_file(checkout, path)
             with local_disk():
                 self._bases.publish(checkout.database, checkout.version, checkout.layout.checksum, path)
         finally:
-            checkout.remove()
             path.unlink(missing_ok=True)
 
     def write_file(self, checkout: Checkout, path: Path) -> None:
@@ -107,30 +138,24 @@ class Assembler:
         for base in self._bases.list_bases(database):
             self._bases.drop(base)
 
-    def _start_locally(self, target: Target, idle: Checkout | None) -> _Draft | None:
-        start = find_start(target.chain)
-        if idle is not None:
-            if start <= idle.version < target.version and _fits(target, idle.version, idle.layout.checksum):
-                idle.close()
-                return _Draft(idle.path, idle.version, idle.layout)
-            idle.remove()
+    def _start_locally(self, target: Target) -> Draft | None:
         for base in self._bases.list_bases(target.database):
-            if start <= base.version <= target.version and _fits(target, base.version, base.checksum):
+            if can_start_from(target, base.version, base.checksum):
                 draft = self._link(base)
                 if draft is not None:
                     return draft
         return None
 
-    def _link(self, base: Base) -> _Draft | None:
+    def _link(self, base: Base) -> Draft | None:
         path = self._work.new_path(".db")
         try:
             with local_disk():
                 layout = self._bases.link(base, path)
         except (FileNotFoundError, Corrupt):
             return None
-        return _Draft(path, base.version, layout)
+        return Draft(path, base.version, layout)
 
-    def _fetch_base(self, target: Target) -> _Draft:
+    def _fetch_base(self, target: Target) -> Draft:
         """The snapshot as a new base, and a link to it."""
         entry, path = target.chain[0], self._work.new_path(".base")
         try:
@@ -138,7 +163,7 @@ class Assembler:
             base = self._offload(lambda: self._publish(target.database, entry, path))
         finally:
             path.unlink(missing_ok=True)
-        draft: _Draft | None = self._offload(lambda: self._link(base))
+        draft: Draft | None = self._offload(lambda: self._link(base))
         if draft is None:
             raise Corrupt(base.path.name, "the base just made", "another file")
         return draft
@@ -158,25 +183,15 @@ class Assembler:
         with local_disk():
             return self._bases.publish(database, entry.last, entry.checksum, path)
 
-    def _bring(self, target: Target, draft: _Draft) -> Checkout:
-        """Lay the missing deltas over a draft and open it; the draft is removed if that fails."""
+    def _bring(self, target: Target, draft: Draft) -> Draft:
+        """Lay the missing deltas over a draft; the draft is removed if that fails."""
         try:
-            layout = draft.layout
-            for group in self._groups(_missing(target, draft.version)):
-                layout = self._lay(target.database, draft.path, layout, group)
-            checkout: Checkout = self._offload(lambda: self._open(target, draft.path, layout))
+            layout = self.lay(target.database, draft.path, draft.layout, missing(target, draft.version))
+            _check_checksum(target, layout)
         except BaseException:
             remove_copy(draft.path)
             raise
-        return checkout
-
-    def _open(self, target: Target, path: Path, layout: Layout) -> Checkout:
-        if layout.checksum != target.checksum:
-            raise Corrupt(str(target.database), f"{target.checksum:016x}", f"{layout.checksum:016x}")
-        return open_checkout(
-            target.database, target.version, path, layout,
-            page_cache_bytes=self._limits.page_cache_bytes, configure=self._configure, offload=self._offload,
-        )  # fmt: skip
+        return Draft(draft.path, target.version, layout)
 
     def _groups(self, entries: Sequence[ChainEntry]) -> Iterator[list[ChainEntry]]:
         """Neighbours that fit into memory together; a large one alone."""
@@ -226,21 +241,33 @@ class Assembler:
         parser.finish()
 
 
-def _fits(target: Target, version: int, checksum: int) -> bool:
-    """Whether a local state is the chain's, as far as the chain tells the checksum of its version."""
-    return all(entry.checksum == checksum for entry in target.chain if entry.last == version)
+def _check_checksum(target: Target, layout: Layout) -> None:
+    if layout.checksum != target.checksum:
+        raise Corrupt(str(target.database), f"{target.checksum:016x}", f"{layout.checksum:016x}")
 
 
-def _missing(target: Target, version: int) -> list[ChainEntry]:
-    """The deltas that lead from a version to the target."""
-    missing = [entry for entry in target.chain[1:] if entry.last > version]
-    for entry in missing:
-        if entry.first > version + 1:
-            raise Corrupt("chain", f"a delta from {version + 1}", entry.first)
-        version = entry.last
+def can_start_from(target: Target, version: int, checksum: int) -> bool:
+    """Whether the deltas of the target's chain lead on from a local state.
+
+    The state must be the chain's own, as far as the chain tells the checksum of its version.
+    """
+    return find_start(target.chain) <= version <= target.version and all(
+        entry.checksum == checksum for entry in target.chain if entry.last == version
+    )
+
+
+def missing(target: Target, version: int) -> list[ChainEntry]:
+    """The fewest deltas that lead from a version to the target; cumulative ones make others needless."""
+    found: list[ChainEntry] = []
+    while version < target.version:
+        fitting = [entry for entry in target.chain[1:] if entry.first <= version + 1 <= entry.last]
+        if not fitting:
+            raise Corrupt("chain", f"a delta from {version + 1}", target.chain)
+        found.append(max(fitting, key=lambda entry: entry.last))
+        version = found[-1].last
     if version != target.version:
         raise Corrupt("chain", f"version {target.version}", version)
-    return missing
+    return found
 
 
 def _again_if_broken(transfer: Callable[[], T]) -> T:

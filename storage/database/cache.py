@@ -52,8 +52,24 @@ def read_boot_id() -> str:
         return ""
 
 
+def clear_after_reboot(folder: Path) -> None:
+    """Empty a folder of local files if the host was started again since they were written.
+
+    They are not synced to the disk: what a crash of the host left of them may be anything.
+    """
+    boot, mark = read_boot_id(), folder / _BOOT
+    with locked(folder / _LOCK):
+        if boot and mark.exists() and mark.read_text() == boot:
+            return
+        for found in folder.iterdir():
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+        mark.write_text(boot)
+
+
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an advisory lock on a file within the block; False if it is taken and `wait` is not set."""
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,18 +90,7 @@ class BaseCache:
         self._added_bytes = max_bytes
         self._links = itertools.count(1)
         folder.mkdir(parents=True, exist_ok=True)
-        self._forget_other_boots()
-
-    def _forget_other_boots(self) -> None:
-        # Bases are not fsynced: what a crash of the host left of them may be anything.
-        boot, mark = read_boot_id(), self._folder / _BOOT
-        with _locked(self._folder / _LOCK):
-            if boot and mark.exists() and mark.read_text() == boot:
-                return
-            for folder in self._folder.iterdir():
-                if folder.is_dir():
-                    shutil.rmtree(folder, ignore_errors=True)
-            mark.write_text(boot)
+        clear_after_reboot(folder)
 
     def _home(self, database: DatabaseId) -> Path:
         return self._folder / database.user / database.kind.value
@@ -143,7 +148,7 @@ class BaseCache:
         base.path.unlink(missing_ok=True)
 
     def _evict(self, spare: Path) -> None:
-        with _locked(self._folder / _LOCK, wait=False) as held:
+        with locked(self._folder / _LOCK, wait=False) as held:
             if not held:
                 return
             self._added_bytes = 0
@@ -205,7 +210,7 @@ class WorkFolder:
         parent.mkdir(parents=True, exist_ok=True)
         self._path = parent / f"{os.getpid()}-{nonce}"
         self._numbers = itertools.count(1)
-        with _locked(parent / "lock"):
+        with locked(parent / "lock"):
             _remove_dead(parent)
             self._path.mkdir()
             alive = os.open(self._path / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -231,6 +236,6 @@ def _remove_dead(parent: Path) -> None:
     for folder in parent.iterdir():
         if not folder.is_dir():
             continue
-        with contextlib.suppress(OSError), _locked(folder / "alive", wait=False) as dead:
+        with contextlib.suppress(OSError), locked(folder / "alive", wait=False) as dead:
             if dead:
                 shutil.rmtree(folder, ignore_errors=True)

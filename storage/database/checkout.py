@@ -1,32 +1,26 @@
-"""A working copy: a private link to a base, its own log, and one SQLite connection over both.
+"""A working copy: a link to a base file, a write-ahead log, and one SQLite connection over both.
 
-Refuses checkpoints: the base is never written, so the log is the change and readers need no lock.
+A private copy belongs to one process. A shared one (`storage.database.copies`) is used by all processes of
+a host in turn. Neither is ever checkpointed: the base is not written, so the log is the change.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from storage.database.image import Image, Layout, PageReader
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.types import DatabaseId, Offload
 
-_BRIEF_STEPS, _BRIEF_CALLS = 10_000, 3
-"""Steps of SQLite's virtual machine, which does 20 to 50 of them in a microsecond."""
-
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
-
-
-class TookLong(Exception):
-    """What was to be done briefly was not done."""
 
 
 class local_disk:  # noqa: N801 - reads as a function; a class, as every request passes here often
@@ -51,6 +45,20 @@ def log_path(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """A version that a log went through."""
+
+    version: int
+    frames: int
+    """Length of the log at that version."""
+    page_count: int
+    checksum: int
+
+
+def _nothing() -> None:
+    pass
+
+
 def remove_copy(path: Path) -> None:
     """Remove a working copy's link and whatever SQLite left beside it."""
     for suffix in ("", "-wal", "-shm", "-journal"):
@@ -69,9 +77,9 @@ class _CommittedFrames:
 
 
 class Checkout:
-    """One database at one version, exclusively its holder's.
+    """One database at one version, exclusively its holder's until it is released or discarded.
 
-    `connection` is open, in WAL mode with an exclusive lock, and never checkpoints.
+    `connection` is open, in WAL mode, and never checkpoints.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # one constructor call, in open_checkout
@@ -85,6 +93,10 @@ class Checkout:
     ) -> None:
         self.database, self.version, self.path, self.layout = database, version, path, layout
         self.connection = connection
+        self.marks: tuple[Mark, ...] = ()
+        """Earlier versions in the log of a shared copy, oldest first."""
+        self.before_commit: Callable[[], None] = _nothing
+        """Called before SQLite's COMMIT; a shared copy notes that its state is in doubt."""
         self._offload = offload
         self._frames = _CommittedFrames(0 if layout.log is None else layout.log.frames)
         connection.set_wal_hook(self._frames.note)
@@ -106,6 +118,11 @@ class Checkout:
         """Length of the log in frames after the last local COMMIT."""
         return self._frames.count
 
+    def advance(self, version: int, layout: Layout) -> None:
+        """Note that the files are at another version now; what SQLite has open follows by itself."""
+        self.version, self.layout = version, layout
+        self._frames.count = 0 if layout.log is None else layout.log.frames
+
     def begin(self) -> None:
         """Open a transaction unless one is open."""
         if not self.connection.in_transaction:
@@ -113,21 +130,13 @@ class Checkout:
                 self.connection.execute("BEGIN IMMEDIATE")
 
     @contextlib.contextmanager
-    def briefly(self) -> Iterator[None]:
-        """Within the block SQLite stops after about a millisecond of its work.
-
-        The transaction is to be rolled back then. Raises: TookLong.
-        """
-        connection = self.connection
-        # SQLite counts the steps of a statement over all its runs, so a call says little by itself.
-        calls = itertools.count(1)
-        connection.set_progress_handler(lambda: next(calls) > _BRIEF_CALLS, _BRIEF_STEPS)
+    def reading(self) -> Iterator[None]:
+        """Within the block all statements see one state, and none can write."""
+        self.connection.execute("BEGIN; PRAGMA query_only = 1").fetchall()
         try:
             yield
-        except apsw.InterruptError as exc:
-            raise TookLong from exc
         finally:
-            connection.set_progress_handler(None)
+            self.connection.execute("PRAGMA query_only = 0; ROLLBACK").fetchall()
 
     def rollback(self) -> None:
         """Give up the open transaction, if there is one."""
@@ -177,15 +186,17 @@ def open_checkout(  # noqa: PLR0913  # what is fixed per process is named
     page_cache_bytes: int,
     configure: Callable[[apsw.Connection], None],
     offload: Offload[Any],
+    is_shared: bool = False,
 ) -> Checkout:
-    """Let SQLite take up a copy whose files are ready. Raises: Corrupt, Unavailable."""
+    """Let SQLite open a copy whose files are ready. Raises: Corrupt, Unavailable."""
     with local_disk():
-        if layout.log is not None:
+        if layout.log is not None and not is_shared:
             os.truncate(log_path(path), layout.log.end)
-        # No POSIX locks: they belong to the inode, and other copies share the base's.
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs="unix-none")
+        # A private copy takes no POSIX locks: they belong to the inode, and other copies share the base's.
+        vfs = "unix" if is_shared else "unix-none"
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
         try:
-            _prepare(connection, page_cache_bytes)
+            _prepare(connection, page_cache_bytes, "NORMAL" if is_shared else "EXCLUSIVE")
             found = (connection.pragma("page_size"), connection.pragma("page_count"))
             if found != (layout.page_size, layout.page_count):
                 raise Corrupt(path.name, (layout.page_size, layout.page_count), found)
@@ -200,14 +211,14 @@ def open_checkout(  # noqa: PLR0913  # what is fixed per process is named
     return checkout
 
 
-def _prepare(connection: apsw.Connection, page_cache_bytes: int) -> None:
+def _prepare(connection: apsw.Connection, page_cache_bytes: int, locking: str) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
-    # Some of these answer with a row: the cursor must be run to its end for the next to be heard.
+    # Some of these answer with a row: the cursor must be run to its end before the next is executed.
     connection.execute(
-        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;"
+        f"PRAGMA locking_mode = {locking}; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;"
         "PRAGMA synchronous = OFF; PRAGMA cell_size_check = 1;"
         f"PRAGMA cache_size = {-page_cache_bytes // 1024}"
     ).fetchall()

@@ -1,6 +1,6 @@
 """What a commit stores: the frames that SQLite wrote become one delta, or the whole file a snapshot.
 
-Refuses the heads: the flip is `store`'s.
+The head record is changed by `storage.database.store`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.database.adopt import read_file_layout
-from storage.database.checkout import Checkout, local_disk, log_path
+from storage.database.checkout import Checkout, Mark, local_disk, log_path
 from storage.database.image import Image, Layout, whole_blocks
 from storage.database.layers import cut_checksum, laid_over
 from storage.database.limits import Limits
@@ -29,7 +29,7 @@ from storage.database.pages import (
     pages_checksum,
     pages_per_block,
 )
-from storage.database.wal import read_frames, read_header
+from storage.database.wal import read_frame_headers, read_header
 from storage.errors import Corrupt
 from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind, Head
@@ -53,6 +53,10 @@ class Change(msgspec.Struct, frozen=True):
     layout: Layout
     touched: list[int]
     """Pages that may differ, ascending."""
+    since: Mark | None = None
+    """The earlier version from which a delta of `earlier` and `touched` leads on, if it is cumulative."""
+    earlier: frozenset[int] = frozenset()
+    """Pages that changed between that version and the checkout's."""
 
     @property
     def touched_bytes(self) -> int:
@@ -69,33 +73,40 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def commit_locally(checkout: Checkout) -> Layout:
-    """SQLite's COMMIT; the layout after it, its checksum still the old one. Raises: Corrupt, Unavailable.
-
-    Every new frame is verified, and none of the base may have been written.
-    """
+    """SQLite's COMMIT; the layout after it, its checksum still the old one. Raises: Corrupt, Unavailable."""
+    checkout.before_commit()
     with local_disk():
         if checkout.connection.in_transaction:
             checkout.connection.execute("COMMIT")
     checkout.check_base()
-    before, end = checkout.layout, checkout.committed_frames
+    return follow_log(log_path(checkout.path), checkout.layout, checkout.committed_frames)
+
+
+def follow_log(log: Path, before: Layout, end: int) -> Layout:
+    """The layout with the log's frames up to `end`; its checksum is still that of `before`.
+
+    Raises: Corrupt.
+    """
     if end == (0 if before.log is None else before.log.frames):
         return before
-    in_log, page_count = dict(before.in_log), 0
-    descriptor = os.open(log_path(checkout.path), os.O_RDONLY | os.O_CLOEXEC)
+    in_log = dict(before.in_log)
+    descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
     try:
         state = before.log or read_header(descriptor)
         if state.page_size != before.page_size:
             raise Corrupt("wal", before.page_size, state.page_size)
-        for block, after in read_frames(descriptor, state, end):
-            first, step = state.page_offset(block.first), state.frame_bytes
-            in_log.update(zip(block.pages, range(first, first + step * len(block.pages), step), strict=True))
-            page_count, state = block.commits[-1], after
+        first, step = state.page_offset(state.frames), state.frame_bytes
+        pages, commits, state = read_frame_headers(descriptor, state, end)
+        in_log.update(zip(pages, range(first, first + step * len(pages), step), strict=True))
+        page_count, smallest = commits[-1], min((before.base_pages, *filter(None, commits)))
     finally:
         os.close(descriptor)
     if page_count == 0:
         raise Corrupt("wal", "a commit frame at the end", "none")
     for number in [number for number in in_log if number > page_count]:
         del in_log[number]
+    # Pages that a commit cut off do not come back from the base if a later commit grows the database.
+    before = msgspec.structs.replace(before, base_pages=smallest)
     return laid_over(before, in_log, page_count, before.checksum, state)
 
 
@@ -120,7 +131,31 @@ class CommitMaker:
         """Commit locally; takes as long as the change is."""
         after = commit_locally(checkout)
         checkout.trim(self._limits.idle_page_cache_bytes)
-        return Change(after, touched_pages(checkout.layout, after))
+        touched = touched_pages(checkout.layout, after)
+        since, earlier = self._find_earlier(checkout, after, touched)
+        return Change(after, touched, since, earlier)
+
+    def _find_earlier(
+        self, checkout: Checkout, after: Layout, touched: list[int]
+    ) -> tuple[Mark | None, frozenset[int]]:
+        """How far back a cumulative delta may reach: its pages must stay few, as most change every time."""
+        limit = self._limits.cumulative_pages
+        found: tuple[Mark | None, frozenset[int]] = (None, frozenset())
+        before = checkout.layout
+        if before.log is None or len(touched) > limit:
+            return found
+        for mark in reversed(checkout.marks):
+            if mark.page_count > before.page_count or mark.frames > before.log.frames:
+                break
+            start = before.log.page_offset(mark.frames)
+            earlier = {number for number, at in before.in_log.items() if at >= start}
+            earlier.update(range(mark.page_count + 1, before.page_count + 1))
+            earlier.discard(lock_page(after.page_size))
+            earlier = {number for number in earlier if number <= after.page_count}
+            if len(earlier.union(touched)) > limit:
+                break
+            found = (mark, frozenset(earlier))
+        return found
 
     def is_whole(self, head: Head, change: Change) -> bool:
         """Whether the commit is a snapshot, since that is better or due; takes as long as the file is."""
@@ -133,7 +168,7 @@ class CommitMaker:
         entry = _next_entry(head, commit, nonce, after)
         if self.is_whole(head, change):
             return self._whole(checkout, after, touched, entry)
-        return self._delta(checkout, after, touched, entry)
+        return self._delta(checkout, change, entry)
 
     def make_whole(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
         """Make a snapshot, whatever version the checkout was of."""
@@ -155,19 +190,22 @@ class CommitMaker:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
         return made
 
-    def _delta(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
-        before = checkout.layout
-        header = header_of(entry, before.checksum)
+    def _delta(self, checkout: Checkout, change: Change, entry: ChainEntry) -> Made:
+        before, after = checkout.layout, change.layout
+        pages, parent = change.touched, before.checksum
+        if change.since is not None:
+            pages, parent = sorted(change.earlier.union(pages)), change.since.checksum
+            entry = msgspec.structs.replace(entry, first=change.since.version + 1)
         with (
             local_disk(),
             checkout.image() as old,
             Image(checkout.path, log_path(checkout.path), after) as new,
-            _Sink(len(touched) * after.page_size, self._limits, self._new_path) as sink,
+            _Sink(len(pages) * after.page_size, self._limits, self._new_path) as sink,
         ):
-            writer = PageWriter(header, sink.write, self._quick_packer)
+            writer = PageWriter(header_of(entry, parent), sink.write, self._quick_packer)
             total = before.checksum ^ cut_checksum(old, after.page_count)
-            for numbers in _batches(touched, pages_per_block(after.page_size)):
-                total ^= _add_changed(writer, numbers, old, new)
+            for numbers in _batches(pages, pages_per_block(after.page_size)):
+                total ^= _add_changed(writer, numbers, change.earlier, old, new)
             digest = writer.finish(total)
             entry = proven(entry, writer.size_bytes, digest, total)
             return Made(entry, sink.content(), msgspec.structs.replace(after, checksum=total))
@@ -231,14 +269,21 @@ def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> 
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
 
 
-def _add_changed(writer: PageWriter, numbers: list[int], old: Image, new: Image) -> int:
-    """Write those pages that differ; the change of the database's checksum."""
+def _add_changed(
+    writer: PageWriter, numbers: list[int], always: frozenset[int], old: Image, new: Image
+) -> int:
+    """Write those pages that differ, and those of `always`; the change of the database's checksum.
+
+    A page that is the same in both images cancels itself out in the checksum.
+    """
     size = new.layout.page_size
     before = [number for number in numbers if number <= old.layout.page_count]
     was = np.frombuffer(old.pages(before), np.uint8).reshape(-1, size)
     now = np.frombuffer(new.pages(numbers), np.uint8).reshape(-1, size)
     differs = np.ones(len(numbers), np.bool_)
     differs[: len(before)] = (was != now[: len(before)]).any(axis=1)
+    if always:
+        differs |= np.isin(numbers, list(always))
     if numbers[:1] == [1] and old.layout.page_count != new.layout.page_count:
         # A delta that resizes the database keeps page 1: it takes a frame to commit a size.
         differs[0] = True

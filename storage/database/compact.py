@@ -1,6 +1,6 @@
-"""Keeps chains short: single deltas are merged, long or heavy chains become a new snapshot.
+"""Keeps chains short: deltas of single commits are merged, long or heavy chains become a new snapshot.
 
-Refuses to wait or to win: any commit or start that comes between makes it give up its work.
+A commit or a start that comes between wins, and the work of the compaction is lost.
 """
 
 from __future__ import annotations
@@ -34,9 +34,14 @@ def plan(chain: tuple[ChainEntry, ...], limits: Limits) -> int | None:
     if len(deltas) >= limits.chain_deltas or 100 * stored > limits.snapshot_percent * chain[0].size_bytes:
         return SNAPSHOT
     start = len(chain)
-    while chain[start - 1].kind == EntryKind.DELTA and chain[start - 1].first == chain[start - 1].last:
+    while start > 1 and _is_of_one_commit(chain[start - 1], chain[start - 2]):
         start -= 1
     return start if len(chain) - start >= limits.merge_deltas else None
+
+
+def _is_of_one_commit(entry: ChainEntry, before: ChainEntry) -> bool:
+    """A commit's delta leads on by one version; a merged one by several. Both may reach further back."""
+    return entry.last == before.last + 1
 
 
 class Compactor:
@@ -102,7 +107,7 @@ def _folded(head: Head, start: int, nonce: str) -> ChainEntry:
     return msgspec.structs.replace(
         folded[-1],
         kind=EntryKind.SNAPSHOT if start == SNAPSHOT else EntryKind.DELTA,
-        first=head.version if start == SNAPSHOT else folded[0].first,
+        first=head.version if start == SNAPSHOT else head.chain[start - 1].last + 1,
         token=head.token,
         nonce=nonce,
         commit_ids=folded[-1].commit_ids[-1:],

@@ -35,6 +35,10 @@ class Layout(msgspec.Struct, frozen=True):
     log: WalState | None
     """None while there is no log."""
 
+    def log_frames(self) -> int:
+        """Length of the log up to this state, in frames."""
+        return 0 if self.log is None else self.log.frames
+
     def log_bytes(self) -> int:
         """Length of the log up to this state."""
         return 0 if self.log is None else self.log.end

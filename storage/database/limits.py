@@ -1,7 +1,4 @@
-"""The sizes and times at which a versioned database changes its ways.
-
-Refuses to read them from anywhere: the composition root gives them.
-"""
+"""Sizes, counts and times that bound a versioned database; the composition root may replace them."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ _HOUR_MS = 3_600_000
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Defaults suit a worker with 2 GiB of memory and a 20 GiB disk."""
 
-    idle_copies: int = 64
-    """Open working copies that a process keeps between syncs."""
-    idle_wal_bytes: int = 512 * _MIB
-    """And the disk that their logs may take together."""
+    open_copies: int = 64
+    """Shared working copies that a process keeps open between requests."""
+    copy_bytes: int = 1 << 30
+    """Disk that the logs of all shared copies of a host may take, and bases that only they still use."""
     page_cache_bytes: int = 8 * _MIB
     """SQLite's page cache per working copy: a push of a thousand reviews changes some 1,400 pages. What is
     more goes to the log early, and costs SQLite a third more than the merge."""
@@ -32,8 +29,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rebase_bytes: int = 16 * _MIB
     """A log longer than this and than a `rebase_share`-th of its base is folded into a new base."""
     rebase_share: int = 4
-    journal_inline_bytes: int = 16 << 10
-    """Journal bodies that a head record holds; more go to objects."""
+    journal_inline_bytes: int = 8 << 10
+    """A journal body that is larger goes to an object of its own."""
+    journal_fold_bytes: int = 32 << 10
+    """Bodies that a head record holds together; more are moved to one object."""
+    journal_fold_entries: int = 64
+    """Entries that a head record holds; more are moved to one object."""
+    journal_entries: int = 20_000
+    """Writes of one session. A push of 100,000 rows has some 400."""
+    journal_bytes: int = 512 * _MIB
+    """Messages of one session, before compression."""
+    cumulative_pages: int = 0
+    """A delta may repeat the pages of the versions before it up to so many pages, so that another host that
+    is a few versions behind fetches one object. 0 where all workers share their copies."""
     merge_deltas: int = 16
     """So many deltas of single commits at the end of a chain are merged into one."""
     chain_deltas: int = 24

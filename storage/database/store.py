@@ -1,13 +1,14 @@
-"""The facade of this room: a user's SQLite file as a line of versions over heads and objects.
+"""A user's SQLite file as a line of versions over heads and objects: checked out, committed, kept short.
 
-Refuses to serialise callers: whoever works on one database in one process does so one at a time.
+Callers that change the same database at the same time are told apart by the head record alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ from storage.database.cache import BaseCache, WorkFolder
 from storage.database.checkout import Checkout
 from storage.database.commit import Change, Commit, CommitMaker, Made
 from storage.database.compact import Compactor, plan
+from storage.database.copies import SharedCopies
 from storage.database.doctor import Diagnosis, Doctor
 from storage.database.history import History, Point
-from storage.database.idle import IdleCopies
 from storage.database.image import Image
-from storage.database.journal import JournalBodies
 from storage.database.keys import entry_key
 from storage.database.limits import Limits
+from storage.database.sessions import SessionLog
 from storage.database.sweep import Sweeper, Swept
-from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, Unavailable
-from storage.heads.base import Flip, HeadStore, NewSession
+from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, SessionLost, Unavailable
+from storage.heads.base import Flip, HeadStore, SessionUpdate
 from storage.heads.transitions import has_landed
 from storage.objects.base import Objects, ObjectStore
 from storage.types import (
@@ -36,11 +37,13 @@ from storage.types import (
     DatabaseId,
     EntryKind,
     Head,
-    JournalEntry,
     Offload,
+    Prepared,
 )
 
 __all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
+
+log = logging.getLogger(__name__)
 
 _SHORT_BYTES = 256 << 10
 """Pages of so many bytes are read, hashed and packed in less than a millisecond."""
@@ -52,8 +55,8 @@ _PLANS = 3
 _Make = Callable[[Checkout, Head, Commit, str, Change], Made]
 
 
-def _nobody(_database: DatabaseId) -> None:
-    """Where compaction is looked after otherwise."""
+def _ignore(_database: DatabaseId) -> None:
+    """For processes that leave compaction to others."""
 
 
 class DatabaseStore:
@@ -74,7 +77,7 @@ class DatabaseStore:
         nonce: Callable[[], str],
         configure: Callable[[apsw.Connection], None],
         limits: Limits,
-        due: Callable[[DatabaseId], None] = _nobody,
+        due: Callable[[DatabaseId], None] = _ignore,
         put: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """`folder` is local, may be shared by processes, and holds nothing that must be kept.
@@ -92,8 +95,8 @@ class DatabaseStore:
         self._work = WorkFolder(folder / "work", nonce())
         self._assembler = Assembler(objects, self._bases, self._work, limits, configure, offload)
         self._commits = CommitMaker(limits, self._work.new_path)
-        self._idle = IdleCopies(limits)
-        self._journal = JournalBodies(objects, limits, nonce)
+        self._copies = SharedCopies(folder / "copies", self._assembler, limits, offload=offload, nonce=nonce)
+        self.sessions = SessionLog(heads, objects, limits, nonce)
         self._history = History(objects, limits.history_ms, clock_ms)
         self._compactor = Compactor(
             heads, objects, self._history, self._commits, offload=offload, nonce=nonce
@@ -102,9 +105,8 @@ class DatabaseStore:
         self._doctor = Doctor(objects, self._history, self._rebuild, offload)
 
     def close(self) -> None:
-        """Remove all working copies and the process's folder."""
-        for copy in self._idle.take_all():
-            copy.remove()
+        """Close all working copies and remove the process's folder."""
+        self._copies.close()
         self._work.close()
 
     def new_path(self, suffix: str) -> Path:
@@ -112,51 +114,17 @@ class DatabaseStore:
         return self._work.new_path(suffix)
 
     def head(self, database: DatabaseId) -> Head:
-        """The current head; EMPTY_HEAD for a database never written."""
-        head = self._heads.find(database) or EMPTY_HEAD
-        self._journal.saw(database, head)
-        return head
-
-    def heads(self, databases: Sequence[DatabaseId]) -> list[Head]:
-        """As `head`, of a few databases in one round trip."""
-        heads = [head or EMPTY_HEAD for head in self._heads.find_many(databases)]
-        for database, head in zip(databases, heads, strict=True):
-            self._journal.saw(database, head)
-        return heads
-
-    def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        """Begin a sync; any older one of the database is over."""
-        head = self._heads.open_session(database, session)
-        self._journal.saw(database, head)
-        return head
-
-    def append(
-        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
-    ) -> None:
-        """Add journal entry `seq`; a large body goes to an object first. Raises: SessionLost."""
-        placed = self._journal.place(database, token, seq, entry)
-        self._heads.append(database, token, session_id, seq, placed)
-        self._journal.appended(database, token, seq, placed)
-
-    def read_body(self, database: DatabaseId, entry: JournalEntry) -> bytes:
-        """The body of a journal entry as it was given to `append`. Raises: NotFound."""
-        del database  # the key is whole
-        return self._journal.read(entry)
-
-    def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
-        """End the session if it is this one; False if it was not."""
-        self._journal.forget(database)
-        return self._heads.close_session(database, token, session_id)
+        """The current head; EMPTY_HEAD for a database that was never written."""
+        return self.sessions.head(database)
 
     def checkout(self, database: DatabaseId, head: Head) -> Checkout:
-        """A working copy at `head.version` (at least 1), exclusively the caller's.
+        """A working copy at `head.version` (at least 1), the caller's until it is released or discarded.
 
         Raises HeadMoved when the version cannot be had any more because newer ones replaced it.
         """
-        idle = self._idle.take(database)
-        if idle is not None and idle.version == head.version and idle.layout.checksum == head.checksum:
-            return idle
-        return self._assemble(database, head, lambda target: self._assembler.checkout(target, idle))
+        return self._assemble(
+            database, head, lambda target: self._copies.take(target) or self._assembler.checkout(target)
+        )
 
     def _assemble(self, database: DatabaseId, head: Head, assemble: Callable[[Target], Checkout]) -> Checkout:
         for _ in range(_PLANS):
@@ -171,37 +139,35 @@ class DatabaseStore:
         raise Unavailable(f"the chain of {database} does not stand still")
 
     def release(self, checkout: Checkout) -> None:
-        """Keep a checkout for the next sync; an open transaction is rolled back."""
-        try:
-            settled = not checkout.connection.in_transaction and not self._is_long(checkout)
-            kept = settled or self._offload(lambda: self._settle(checkout))
-        except Corrupt:
-            # The base is not what it was; nothing stored depends on it.
-            self._assembler.forget(checkout.database)
+        """Give a checkout back; an open transaction is rolled back.
+
+        A fault of this host's files costs the copy and nothing else: whatever was committed is stored.
+        """
+        if not self._copies.holds(checkout):
+            self._offload(checkout.remove)
             return
-        except BaseException:
-            self.discard(checkout)
-            raise
-        gone = self._idle.keep(checkout) if kept else []
-        if gone:
-            self._offload(lambda: _remove_all(gone))
-
-    def _settle(self, checkout: Checkout) -> bool:
-        """Make a checkout idle; False when its log was long, and it is a new base now."""
-        checkout.rollback()
-        if not self._is_long(checkout):
-            return True
-        self._assembler.fold(checkout)
-        return False
-
-    def _is_long(self, checkout: Checkout) -> bool:
-        base_bytes = checkout.layout.base_pages * checkout.page_size
-        longest = max(self._limits.rebase_bytes, base_bytes // self._limits.rebase_share)
-        return checkout.layout.log_bytes() > longest
+        try:
+            self._copies.release(checkout)
+        except Corrupt:
+            self._assembler.forget(checkout.database)
+        except (Unavailable, OSError) as exc:
+            log.warning("the working copy of %s was dropped: %s", checkout.database, exc)
 
     def discard(self, checkout: Checkout) -> None:
         """Drop a checkout with all that was done in it."""
-        self._offload(checkout.remove)
+        if self._copies.holds(checkout):
+            self._copies.discard(checkout)
+        else:
+            self._offload(checkout.remove)
+
+    @contextlib.contextmanager
+    def discarding(self, checkout: Checkout) -> Iterator[None]:
+        """Within the block, an error drops the checkout with all that was done in it."""
+        try:
+            yield
+        except BaseException:
+            self.discard(checkout)
+            raise
 
     def distrust(self, checkout: Checkout) -> None:
         """Drop a checkout that SQLite finds malformed, and the local bases it may come from."""
@@ -235,6 +201,39 @@ class DatabaseStore:
         """
         return self._commit(checkout, head, commit, self._commits.make_whole, (), self._offload)
 
+    def prepare(
+        self, checkout: Checkout, head: Head, commit: Commit, checked: bytes, *, way: Offload[Any]
+    ) -> Head:
+        """Store the checkout's state as the commit that `finish` makes the next version.
+
+        `head` has the session that the checkout merges, at the `seq` that it includes. `checked` is the
+        digest of the sanity check that is answered by it. The checkout is then at the version to be. On any
+        error it is gone. Raises: SessionLost, SessionAhead.
+        """
+        session = head.session
+        if session is None:
+            raise SessionLost("no session runs")
+
+        def record(made: Made) -> Head:
+            prepared = Prepared(
+                made.entry, commit.commit_id, commit.answer, commit.now_ms, commit.stamps, checked
+            )
+            return self.sessions.update(checkout.database, session, SessionUpdate(prepared=prepared))
+
+        prepared = self._store(checkout, head, commit, self._commits.make, (), way, record)
+        if prepared.session is not None and prepared.session.prepared is not None:
+            self._note_due(checkout.database, (*prepared.chain, prepared.session.prepared.entry))
+        return prepared
+
+    def finish(self, database: DatabaseId, head: Head) -> Head:
+        """Make the prepared commit of the head's session the next version. Raises: SessionLost, HeadMoved."""
+        session = head.session
+        if session is None or session.prepared is None:
+            raise SessionLost("the session has nothing to commit")
+        ready = session.prepared
+        commit = Commit(ready.commit_id, ready.answer, ready.time_ms, ready.stamps, (session.id, session.seq))
+        return self._flip(database, head, commit, ready.entry)
+
     def _commit(  # noqa: PLR0913, PLR0917 - what its two callers fix
         self,
         checkout: Checkout,
@@ -244,6 +243,22 @@ class DatabaseStore:
         beside: Objects,
         way: Offload[Any],
     ) -> Head:
+        return self._store(
+            checkout, head, commit, make, beside, way,
+            lambda made: self._flip(checkout.database, head, commit, made.entry),
+        )  # fmt: skip
+
+    def _store(  # noqa: PLR0913, PLR0917 - what its two callers fix
+        self,
+        checkout: Checkout,
+        head: Head,
+        commit: Commit,
+        make: _Make,
+        beside: Objects,
+        way: Offload[Any],
+        record: Callable[[Made], Head],
+    ) -> Head:
+        """Commit locally, store the object, then `record` it in the head."""
         try:
             change = way(lambda: self._commits.settle(checkout))
             if change.touched_bytes > _SHORT_BYTES or self._commits.is_whole(head, change):
@@ -252,14 +267,17 @@ class DatabaseStore:
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
             self._put(checkout.database, made, beside)
-            flipped = self._flip(checkout.database, head, commit, made.entry)
+            recorded = record(made)
         except BaseException as exc:
             self.discard(checkout)
             if isinstance(exc, Corrupt):
                 self._assembler.forget(checkout.database)
             raise
-        checkout.layout, checkout.version = made.layout, made.entry.last
-        return flipped
+        if self._copies.holds(checkout):
+            self._copies.advance(checkout, made.entry.last, made.layout)
+        else:
+            checkout.advance(made.entry.last, made.layout)
+        return recorded
 
     def replace(
         self, database: DatabaseId, head: Head, path: Path, commit: Commit, *, beside: Objects = ()
@@ -276,24 +294,16 @@ class DatabaseStore:
         self._history.record(database, head, self._nonce())
         self._put(database, made, beside)
         flipped = self._flip(database, head, commit, made.entry)
-        idle = self._idle.take(database)
-
-        def settle() -> None:
-            if idle is not None:
-                idle.remove()
-            self._bases.adopt(database, made.entry.last, made.entry.checksum, path)
-
-        self._offload(settle)
+        try:
+            self._offload(lambda: self._bases.adopt(database, made.entry.last, made.entry.checksum, path))
+        except OSError as exc:
+            log.warning("the file of %s is not kept in the cache: %s", database, exc)
         return flipped
-
-    def needs_compaction(self, head: Head) -> bool:
-        """Whether `compact` would do something. Costs nothing."""
-        return plan(head.chain, self._limits) is not None
 
     def compact(self, database: DatabaseId) -> bool:
         """Shorten the chain if that is due and nobody commits or starts meanwhile; whether it was done.
 
-        Takes no part in the caller's turn-taking: it reads an idle copy and leaves it in place.
+        It reads a working copy, which other requests may go on with meanwhile.
         """
         head = self.head(database)
         start = plan(head.chain, self._limits)
@@ -302,7 +312,7 @@ class DatabaseStore:
         try:
             return self._fold(database, head, start)
         except NotFound:
-            return False  # compacted and swept by somebody else
+            return False  # compacted and swept by another process
         except Corrupt:
             # If this host's copy is at fault, the stored objects still tell the truth.
             self._assembler.forget(database)
@@ -310,12 +320,13 @@ class DatabaseStore:
                 return self._compactor.fold(database, head, start, image, self._putting(database))
 
     def _fold(self, database: DatabaseId, head: Head, start: int) -> bool:
-        idle = self._idle.find(database)
-        if idle is not None and idle.version == head.version and idle.layout.checksum == head.checksum:
-            with idle.image() as image:
+        copy = self.checkout(database, head)
+        if not self._copies.holds(copy):
+            with self._apart(copy) as image:
                 return self._compactor.fold(database, head, start, image, self._putting(database))
-        copy = self._assemble(database, head, lambda target: self._assembler.checkout(target, None))
-        with self._apart(copy) as image:
+        # What is committed in a copy is never moved: its pages can be read while others use it.
+        with copy.image() as image:
+            self.release(copy)
             return self._compactor.fold(database, head, start, image, self._putting(database))
 
     @contextlib.contextmanager
@@ -336,9 +347,7 @@ class DatabaseStore:
 
     def erase(self, database: DatabaseId) -> None:
         """Delete a database with its whole history."""
-        idle = self._idle.take(database)
-        if idle is not None:
-            self.discard(idle)
+        self._copies.forget(database)
         self._sweeper.erase(database)
 
     def history(self, database: DatabaseId) -> list[Point]:
@@ -351,7 +360,7 @@ class DatabaseStore:
         Raises NotFound when it is too old by now.
         """
         target = Target(database, point.version, point.chain[-1].checksum, point.chain)
-        return self._assembler.checkout(target, None)
+        return self._assembler.checkout(target)
 
     def export(self, database: DatabaseId, point: Point, path: Path) -> None:
         """Write the file of a version to a new path. Raises NotFound when it is too old by now."""
@@ -390,20 +399,23 @@ class DatabaseStore:
             commit_id=commit.commit_id, answer=commit.answer, time_ms=commit.now_ms,
             stamps=commit.stamps, entry=entry,
         )  # fmt: skip
-        self._journal.forget(database)
         try:
             flipped = self._heads.flip(database, flip)
         except (Conflict, Unavailable):
-            # The reply may be lost and the flip done; the record tells.
+            # The reply may be lost and the flip done; the record tells. `NotDurable` is neither: there the
+            # record shows a flip that a power cut may undo.
             found = self._heads.find(database)
             if found is not None and has_landed(found, flip):
                 return found
             raise
-        if plan(flipped.chain, self._limits) is not None:
-            self._due(database)
+        if commit.session is None:
+            self._note_due(database, flipped.chain)
         return flipped
 
+    def _note_due(self, database: DatabaseId, chain: tuple[ChainEntry, ...]) -> None:
+        """Ask for a compaction if a chain needs one.
 
-def _remove_all(copies: list[Checkout]) -> None:
-    for copy in copies:
-        copy.remove()
+        After a sync it is the worker that merged which asks, as it has the copy that compaction reads.
+        """
+        if plan(chain, self._limits) is not None:
+            self._due(database)

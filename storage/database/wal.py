@@ -1,6 +1,5 @@
-"""The write-ahead log of a working copy: verifies the frames SQLite wrote, writes frames it will take.
+"""The write-ahead log of a working copy: finds the pages that SQLite wrote, and writes frames it will take.
 
-Refuses frames whose salt or running checksum does not fit: stale ones keep the salt.
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -21,15 +20,14 @@ Words = npt.NDArray[np.uint32]
 
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
-READ_BYTES = 4 << 20
-"""How much of a log is looked at at once."""
-
 _MAGIC_LITTLE, _MAGIC_BIG = 0x377F0682, 0x377F0683
 _FORMAT_VERSION = 3007000
 _MASK = 0xFFFFFFFF
 _SALT_WORDS = slice(2, 4)
 _CHECKSUM_WORDS = slice(4, 6)
 _FRAME_HEADER_WORDS = 6
+_FRAME = struct.Struct(">II8s")
+"""What stands before the checksum in a frame's header: page number, commit size, salts."""
 
 
 class WalState(msgspec.Struct, frozen=True):
@@ -57,16 +55,6 @@ class WalState(msgspec.Struct, frozen=True):
         return HEADER_BYTES + frame * self.frame_bytes + FRAME_HEADER_BYTES
 
 
-class FrameBlock(msgspec.Struct, frozen=True):
-    """Verified neighbouring frames."""
-
-    first: int
-    pages: list[int]
-    """Page number of each frame."""
-    commits: list[int]
-    """Size of the database in pages for the last frame of a transaction, else 0."""
-
-
 class _Weights(msgspec.Struct, frozen=True):
     """The checksum is linear modulo 2**32: `next = step * state + dot(weights, words)`."""
 
@@ -91,11 +79,6 @@ def _weights(page_size: int) -> _Weights:
 
 def _sums(rows: Words, weights: _Weights) -> tuple[Words, Words]:
     return np.einsum("ij,j->i", rows, weights.first), np.einsum("ij,j->i", rows, weights.second)
-
-
-def _rows(content: bytes | bytearray, page_size: int, *, big_endian: bool) -> Words:
-    rows = np.frombuffer(content, ">u4" if big_endian else "<u4")
-    return rows.astype(np.uint32, copy=False).reshape(-1, (FRAME_HEADER_BYTES + page_size) // 4)
 
 
 def checksum(content: bytes, state: tuple[int, int], *, big_endian: bool) -> tuple[int, int]:
@@ -133,36 +116,27 @@ def read_header(descriptor: int) -> WalState:
     return WalState(page_size, big_endian, salts, 0, (one, two))
 
 
-def read_frames(descriptor: int, state: WalState, end: int) -> Iterator[tuple[FrameBlock, WalState]]:
-    """Frames `state.frames` up to `end`, verified, in blocks; each with the state behind it.
+def read_frame_headers(descriptor: int, state: WalState, end: int) -> tuple[list[int], list[int], WalState]:
+    """Page number and commit size of the frames from `state.frames` up to `end`, and the state behind them.
 
-    Raises: Corrupt, where one of them is missing or is not the one that SQLite wrote next.
+    The commit size is that of the database in pages for the last frame of a transaction, else 0. `end` must
+    be what SQLite has committed: behind it there may be stale frames with the same salts, which only the
+    running checksum would tell. Raises: Corrupt.
     """
-    at_once = max(1, READ_BYTES // state.frame_bytes)
-    while state.frames < end:
-        count = min(at_once, end - state.frames)
-        content = os.pread(descriptor, count * state.frame_bytes, state.end)
-        if len(content) != count * state.frame_bytes:
-            raise Corrupt("wal", f"{end} frames", state.frames + len(content) // state.frame_bytes)
-        block, state = _verify(content, state)
-        yield block, state
-
-
-def _verify(content: bytes, state: WalState) -> tuple[FrameBlock, WalState]:
-    weights = _weights(state.page_size)
-    heads = np.frombuffer(content, ">u4").reshape(-1, state.frame_bytes // 4)[:, :_FRAME_HEADER_WORDS]
-    if (heads[:, _SALT_WORDS] != np.frombuffer(state.salts, ">u4")).any():
-        raise Corrupt("wal", "frames of this log", "another salt")
-    one, two = _sums(_rows(content, state.page_size, big_endian=state.big_endian), weights)
-    stored = heads[:, _CHECKSUM_WORDS].tolist()
-    # Each frame's sum is taken on from the stored one before it, which the frame before has proven.
-    (a, b, c, d), (x, y) = weights.step, state.checksum
-    for first, second, found in zip(one.tolist(), two.tolist(), stored, strict=True):
-        if found != [(a * x + b * y + first) & _MASK, (c * x + d * y + second) & _MASK]:
-            raise Corrupt("wal", "frames that follow each other", "another checksum")
-        x, y = found
-    block = FrameBlock(state.frames, heads[:, 0].tolist(), heads[:, 1].tolist())
-    return block, msgspec.structs.replace(state, frames=state.frames + len(stored), checksum=(x, y))
+    pages, commits = [], []
+    offset, header = state.end, b""
+    for frame in range(state.frames, end):
+        header = os.pread(descriptor, FRAME_HEADER_BYTES, offset)
+        if len(header) != FRAME_HEADER_BYTES:
+            raise Corrupt("wal", f"{end} frames", frame)
+        page, commit, salts = _FRAME.unpack_from(header)
+        if salts != state.salts:
+            raise Corrupt("wal", "frames of this log", "another salt")
+        pages.append(page)
+        commits.append(commit)
+        offset += state.frame_bytes
+    sums = struct.unpack_from(">II", header, _FRAME.size)
+    return pages, commits, msgspec.structs.replace(state, frames=end, checksum=sums)
 
 
 def encode_frames(

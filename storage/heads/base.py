@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from storage.types import ChainEntry, DatabaseId, Head, JournalEntry, UserId
+from storage.types import ChainEntry, DatabaseId, Head, JournalEntry, Prepared, UserId
 
 RECENT_KEPT = 8
 """How many answers of past commits a head keeps."""
@@ -24,7 +24,16 @@ class NewSession(msgspec.Struct, frozen=True):
     id: str
     merge_revision: int
     started_ms: int
-    first: JournalEntry
+    journal: tuple[JournalEntry, ...] = ()
+    state: bytes = b""
+
+
+class SessionUpdate(msgspec.Struct, frozen=True):
+    """What `update_session` replaces. None keeps a field, but `prepared` is always replaced."""
+
+    state: bytes | None = None
+    journal: tuple[JournalEntry, ...] | None = None
+    prepared: Prepared | None = None
 
 
 class Flip(msgspec.Struct, frozen=True):
@@ -57,19 +66,27 @@ class HeadStore(Protocol):
         """As `find`, of a few databases in one round trip; not one moment for all of them."""
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        """Take the database over: token + 1, any older session is replaced, `seq` is 1.
+        """Take the database over: token + 1, any older session is replaced, `seq` counts the journal.
 
-        Creates the record where there is none. Needs no condition. Returns the head as written.
-        The caller's `first` journal entry is the `start` request. Need not survive a power cut.
+        Creates the record if there is none. Needs no condition. Returns the head as written. Need not
+        survive a power cut.
         """
 
-    def append(
-        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
-    ) -> None:
-        """Add journal entry number `seq` (the first one is 0, written by `open_session`).
+    def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
+        """Add an entry to the journal of a running session, and return the head as written.
+
+        Guard: `session.id == session_id`. The caller need not have seen the record: the order in which
+        appends arrive is the order of the journal. The entry may be added twice if an answer is lost.
+        Raises SessionLost. Need not survive a power cut.
+        """
+
+    def update_session(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, update: SessionUpdate
+    ) -> Head:
+        """Replace parts of the running session, seq + 1, and return the head as written.
 
         Guard: `head.token == token and session.id == session_id and session.seq == seq`.
-        Raises SessionAhead when only `seq` differs, else SessionLost. Need not survive a power cut.
+        Raises SessionAhead if only `seq` differs, else SessionLost. Need not survive a power cut.
         """
 
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
@@ -81,7 +98,8 @@ class HeadStore(Protocol):
         On success: version + 1, chain_revision + 1, stamps and page figures set, `Recent` kept (the
         last RECENT_KEPT), session removed. With a session the token stays; without one it becomes
         token + 1. A record that does not exist counts as EMPTY_HEAD. Repeating a flip that landed
-        returns the head (its commit id is in `recent`). Raises: SessionLost, HeadMoved.
+        returns the head (its commit id is in `recent`). Raises: SessionLost, HeadMoved, and NotDurable
+        if the new version is visible but may be lost by a power cut.
         """
 
     def replace_chain(

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from storage.aws import code_of, gave_up, mapped, was_repeated
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.heads import transitions
-from storage.heads.base import RECENT_KEPT, Flip, NewSession
+from storage.heads.base import RECENT_KEPT, Flip, NewSession, SessionUpdate
 from storage.heads.keys import check_user, databases_of
 from storage.types import (
     ChainEntry,
@@ -26,6 +26,7 @@ from storage.types import (
     EntryKind,
     Head,
     JournalEntry,
+    Prepared,
     Recent,
     Session,
     UserId,
@@ -38,14 +39,16 @@ _ALWAYS: Final = {"format": {"N": str(FORMAT_VERSION)}, "listing": _LISTED}
 _GUARD_FAILED: Final = "ConditionalCheckFailedException"
 _ATTEMPTS: Final = 5
 """Of a write whose guard held by the record that was read after it had failed."""
-_SESSION: Final = ("session", "seq", "base_version", "merge_revision", "started_ms", "journal")
-_END_SESSION: Final = "REMOVE " + ", ".join(f"#{name}" for name in _SESSION)
+_SESSION: Final = (
+    "session", "seq", "base_version", "merge_revision", "started_ms", "journal", "state", "prepared",
+)  # fmt: skip
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _stamps: Final = msgspec.msgpack.Decoder(dict[str, int | bool])
 _links: Final = msgspec.msgpack.Decoder(ChainEntry)
 _recents: Final = msgspec.msgpack.Decoder(Recent)
 _entries: Final = msgspec.msgpack.Decoder(JournalEntry)
+_prepared: Final = msgspec.msgpack.Decoder(Prepared)
 
 
 def client_config(connections: int) -> Config:
@@ -124,34 +127,53 @@ class DynamoHeadStore:
             "token": "if_not_exists(#token, :zero) + :one",
             "base_version": "if_not_exists(#version, :zero)",
             "session": _text(session.id),
-            "seq": _number(1),
+            "seq": _number(len(session.journal)),
             "merge_revision": _number(session.merge_revision),
             "started_ms": _number(session.started_ms),
-            "journal": {"L": [_packed(session.first)]},
+            "journal": {"L": [_packed(entry) for entry in session.journal]},
             "stamps": "if_not_exists(#stamps, :none)",
             "chain": "if_not_exists(#chain, :empty)",
         }
         for name in ("version", "chain_revision", "page_size", "page_count", "checksum"):
             sets[name] = f"if_not_exists(#{name}, :zero)"
         values = {":zero": _number(0), ":one": _number(1), ":none": _packed({}), ":empty": {"L": []}}
+        if session.state:
+            sets["state"] = {"B": session.state}
         with mapped(str(database)):
-            update = _update(sets, values)
+            update = _update(sets, values, removes=("prepared",) if session.state else ("prepared", "state"))
             answer = _sound(self._client.update_item(**self._at(database), **update, ReturnValues="ALL_NEW"))
         return _head(database, answer["Attributes"])
 
-    def append(
-        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
-    ) -> None:
+    def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
         sets: dict[str, str | dict[str, Any]] = {
-            "seq": _number(seq + 1),
+            "seq": "#seq + :one",
             "journal": "list_append(#journal, :entry)",
         }
-        guard = {"token": _number(token), "session": _text(session_id), "seq": _number(seq)}
-        self._write(
+        values = {":one": _number(1), ":entry": {"L": [_packed(entry)]}}
+        guard = {"session": _text(session_id)}
+        return self._write(
             database,
-            _update(sets, {":entry": {"L": [_packed(entry)]}}, guard),
-            lambda head: transitions.append(head, token, session_id, seq, entry),
-            lambda head: transitions.has_appended(head, token, session_id, seq, entry),
+            _update(sets, values, guard, removes=("prepared",)),
+            lambda head: transitions.append(head, session_id, entry),
+            lambda head: transitions.has_appended(head, session_id, entry),
+        )
+
+    def update_session(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, update: SessionUpdate
+    ) -> Head:
+        sets: dict[str, str | dict[str, Any]] = {"seq": _number(seq + 1)}
+        if update.state is not None:
+            sets["state"] = {"B": update.state}
+        if update.journal is not None:
+            sets["journal"] = {"L": [_packed(entry) for entry in update.journal]}
+        if update.prepared is not None:
+            sets["prepared"] = _packed(update.prepared)
+        guard = {"token": _number(token), "session": _text(session_id), "seq": _number(seq)}
+        return self._write(
+            database,
+            _update(sets, {}, guard, removes=() if update.prepared else ("prepared",)),
+            lambda head: transitions.update_session(head, token, session_id, seq, update),
+            lambda head: transitions.has_updated(head, token, session_id, seq, update),
         )
 
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
@@ -160,7 +182,7 @@ class DynamoHeadStore:
         try:
             self._write(
                 database,
-                _update({}, {}, guard, _END_SESSION),
+                _update({}, {}, guard, removes=_SESSION),
                 lambda head: _closed(head, token, session_id),
                 lambda head: head is not None and head.token == token and head.session is None,
             )
@@ -170,13 +192,11 @@ class DynamoHeadStore:
 
     def flip(self, database: DatabaseId, flip: Flip) -> Head:
         transitions.check_flip(flip)
-        return _present(
-            self._write(
-                database,
-                {**_flip_update(flip), "ReturnValues": "ALL_NEW"},
-                lambda head: transitions.flip(head, flip),
-                lambda head: transitions.has_landed(head, flip),
-            )
+        return self._write(
+            database,
+            _flip_update(flip),
+            lambda head: transitions.flip(head, flip),
+            lambda head: transitions.has_landed(head, flip),
         )
 
     def replace_chain(
@@ -192,13 +212,11 @@ class DynamoHeadStore:
             "chain_revision": _number(chain_revision),
             "version": _number(reached),
         }
-        return _present(
-            self._write(
-                database,
-                {**_update(sets, {}, guard), "ReturnValues": "ALL_NEW"},
-                lambda head: transitions.replace_chain(head, token, chain_revision, chain),
-                lambda head: transitions.has_replaced(head, token, chain_revision, chain),
-            )
+        return self._write(
+            database,
+            _update(sets, {}, guard),
+            lambda head: transitions.replace_chain(head, token, chain_revision, chain),
+            lambda head: transitions.has_replaced(head, token, chain_revision, chain),
         )
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
@@ -236,18 +254,18 @@ class DynamoHeadStore:
         update: dict[str, Any],
         transition: Callable[[Head | None], Head],
         landed: Callable[[Head | None], bool],
-    ) -> Head | None:
-        """The head after a guarded update, where the update asks for it. Raises what `transition` does."""
+    ) -> Head:
+        """The head after a guarded update, which the update itself returns. Raises what `transition` does."""
         at = self._at(database)
         for _ in range(_ATTEMPTS):
             try:
                 with mapped(str(database)):
-                    answer = _sound(self._client.update_item(**at, **update))
-                return _head(database, answer["Attributes"]) if "Attributes" in answer else None
+                    answer = _sound(self._client.update_item(**at, **update, ReturnValues="ALL_NEW"))
+                return _head(database, answer["Attributes"])
             except Unavailable:
-                # It may have landed all the same, and only its answer be lost.
+                # The write may have been applied, and only its answer be lost.
                 head = self.find(database)
-                if landed(head):
+                if head is not None and landed(head):
                     return head
                 raise
             except StorageError as exc:
@@ -256,10 +274,11 @@ class DynamoHeadStore:
                     raise
                 item = failure.response.get("Item")  # not every engine sends it
                 head = _head(database, item) if item else self.find(database)
-                if was_repeated(failure.response) and landed(head):
+                if head is not None and was_repeated(failure.response) and landed(head):
                     return head
-                if transition(head) is head:
-                    return head
+                after = transition(head)  # raises what the condition of the update stands for
+                if after is head:
+                    return after
         raise Unavailable(f"{database}: no agreement on the record")
 
 
@@ -279,11 +298,6 @@ def _closed(head: Head | None, token: int, session_id: str) -> Head:
     if after is None:
         raise _NotRunning
     return after
-
-
-def _present(head: Head | None) -> Head:
-    assert head is not None
-    return head
 
 
 def _flip_update(flip: Flip) -> dict[str, Any]:
@@ -308,22 +322,23 @@ def _flip_update(flip: Flip) -> dict[str, Any]:
     guard = {"version": _number(flip.base_version), "token": _number(flip.token)}
     if flip.session_id is not None:
         guard |= {"session": _text(flip.session_id), "seq": _number(flip.seq)}
-        return _update(sets, values, guard, _END_SESSION)
+        return _update(sets, values, guard, removes=_SESSION)
     sets["token"] = _number(flip.token + 1)
     if flip.base_version == flip.token == 0:
         # No record has token 0: its first write makes it 1.
-        return _update(sets, values, None, _END_SESSION) | {
+        return _update(sets, values, removes=_SESSION) | {
             "ConditionExpression": "attribute_not_exists(#version)",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-    return _update(sets, values, guard, _END_SESSION)
+    return _update(sets, values, guard, removes=_SESSION)
 
 
 def _update(
     sets: dict[str, str | dict[str, Any]],
     values: dict[str, Any],
     guard: dict[str, dict[str, Any]] | None = None,
-    rest: str = "",
+    *,
+    removes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The arguments of `update_item`. What is set is an expression, or a value to put in."""
     values = dict(values)
@@ -332,10 +347,14 @@ def _update(
         if isinstance(what, dict):
             values[f":{name}"] = what
         assignments.append(f"#{name} = " + (f":{name}" if isinstance(what, dict) else what))
-    expression = ("SET " + ", ".join(assignments) + " " if assignments else "") + rest
-    names = {*sets, *(guard or ()), *(_SESSION if rest else ())}
+    clauses = []
+    if assignments:
+        clauses.append("SET " + ", ".join(assignments))
+    if removes:
+        clauses.append("REMOVE " + ", ".join(f"#{name}" for name in removes))
+    names = {*sets, *(guard or ()), *removes}
     arguments: dict[str, Any] = {
-        "UpdateExpression": expression,
+        "UpdateExpression": " ".join(clauses),
         "ExpressionAttributeNames": {f"#{name}": name for name in names},
         "ExpressionAttributeValues": values,
     }
@@ -369,6 +388,8 @@ def _decoded(item: dict[str, Any]) -> Head:
             merge_revision=_int(item["merge_revision"]),
             started_ms=_int(item["started_ms"]),
             journal=journal,
+            state=item["state"]["B"] if "state" in item else b"",
+            prepared=_prepared.decode(item["prepared"]["B"]) if "prepared" in item else None,
         )
     told = range(max(1, version - RECENT_KEPT + 1), version + 1)
     return Head(

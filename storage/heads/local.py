@@ -6,29 +6,35 @@ WAL file, off the event loop. The WAL is written in order, so that sync covers a
 it, also those of other processes; writers that wait at the same time share one. See
 `storage/README.md`, "Head record".
 
-A record that this process has read or written lately is kept with its bytes. A write then is one
-statement that demands these bytes; where it finds others, the record is read again.
+A write reads the record without a lock, works out the next one, and stores it on condition that the
+record still has the bytes that were read; only if another process was faster does it take the lock
+first. The last records are kept decoded with their bytes, so that most reads decode nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
 
-from storage.errors import Corrupt, StorageError, Unavailable
+from storage.errors import Corrupt, NotDurable, StorageError, Unavailable
 from storage.heads import transitions
-from storage.heads.base import Flip, NewSession
+from storage.heads.base import Flip, NewSession, SessionUpdate
 from storage.heads.keys import check_user, databases_of
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, Offload, UserId
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Head | None)
 
 FORMAT_VERSION: Final = 1
 APPLICATION_ID: Final = 0x416E6B48
@@ -59,9 +65,9 @@ _PAGE_BYTES: Final = 8192
 """Holds nearly every record in one page, so that a write is one frame. Files of before keep theirs."""
 
 _CHECKPOINT_PAGES: Final = 1000
-"""WAL pages after which a durable write folds the WAL into the file, without stopping anybody."""
+"""WAL pages after which a write starts a checkpoint, which does not stop readers or writers."""
 _CHECKPOINT_PATIENCE: Final = 4
-"""Multiple of that at which writers are held for a moment, since they never left a gap."""
+"""Multiple of that at which writers wait for a moment, so that the WAL can start again from its beginning."""
 
 _KNOWN: Final = 512
 _KNOWN_BYTES: Final = 16 << 10
@@ -93,6 +99,9 @@ class LocalHeadStore:
             self._connection = _connect(path)
             self._connection.set_wal_hook(self._note_wal)
             self._checkpointer = _connect(path)
+            # A sync of an earlier process may have failed: what its log holds is written anew.
+            with suppress(apsw.BusyError, apsw.LockedError):
+                self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             # The connections above keep SQLite from replacing this file. It takes none of its locks
             # there, so that closing a descriptor of ours drops none.
             self._wal = os.open(f"{path}-wal", os.O_RDONLY)
@@ -106,7 +115,7 @@ class LocalHeadStore:
     def find(self, database: DatabaseId) -> Head | None:
         check_user(database.user)
         with _Mapped(self._path), self._lock:
-            return self._read(database)
+            return self._load(database)[1]
 
     def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
         found: dict[DatabaseId, Head] = {}
@@ -121,18 +130,27 @@ class LocalHeadStore:
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         return self._change(database, lambda head: transitions.open_session(head, session))
 
-    def append(
-        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
-    ) -> None:
-        self._change(database, lambda head: transitions.append(head, token, session_id, seq, entry))
+    def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
+        return self._change(database, lambda head: transitions.append(head, session_id, entry))
+
+    def update_session(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, update: SessionUpdate
+    ) -> Head:
+        return self._change(
+            database, lambda head: transitions.update_session(head, token, session_id, seq, update)
+        )
 
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
-        check_user(database.user)
-        with self._transaction():
-            after = transitions.close_session(self._read(database), token, session_id)
-            if after is not None:
-                self._write(database, after)
-        return after is not None
+        closed = True
+
+        def close(head: Head | None) -> Head | None:
+            nonlocal closed
+            after = transitions.close_session(head, token, session_id)
+            closed = after is not None
+            return after if closed else head
+
+        self._change(database, close)
+        return closed
 
     def flip(self, database: DatabaseId, flip: Flip) -> Head:
         head = self._change(database, lambda head: transitions.flip(head, flip))
@@ -168,42 +186,33 @@ class LocalHeadStore:
             self._connection.execute(_DELETE, (database.user, database.kind.value))
         self._make_durable()
 
-    def _change(self, database: DatabaseId, transition: Callable[[Head | None], Head]) -> Head:
+    def _change(self, database: DatabaseId, transition: Callable[[Head | None], T]) -> T:
+        """The record after a transition; nothing is written if the transition returns what it was given."""
         check_user(database.user)
-        after = self._exchange(database, transition)
-        if after is not None:
-            return after
-        with self._transaction():
-            before = self._read(database)
-            after = transition(before)
-            record = None if after is before else self._write(database, after)
-        if record is not None:
-            self._keep(database, record, after)
+        self._check_disk()
+        with _Mapped(self._path), self._lock:
+            record, before = self._load(database)
+        after = transition(before)
+        if after is not before and not self._exchange(database, record, after):
+            with self._transaction():
+                _, before = self._load(database)
+                after = transition(before)
+                if after is not before:
+                    self._store(database, after)
+        self._checkpoint_if_due()
         return after
 
-    def _exchange(self, database: DatabaseId, transition: Callable[[Head | None], Head]) -> Head | None:
-        """The head changed from what is known of it; None where that has to be read first.
-
-        Only a record that is written proves that what is known was true, so nothing else comes of it:
-        no refusal, and no head that stays as it is.
-        """
-        known = self._known.get(database)
-        if known is None:
-            return None
-        record, before = known
-        try:
-            after = transition(before)
-        except StorageError:
-            return None
-        if after is before:
-            return None
+    def _exchange(self, database: DatabaseId, record: bytes | None, after: Head | None) -> bool:
+        """Write over a record that was read; False if it is not the stored one any more."""
+        if record is None or after is None:
+            return False
         new = self._encoder.encode(after)
         with _Mapped(self._path), self._lock:
             self._connection.execute(_EXCHANGE, (new, database.user, database.kind.value, record))
             if self._connection.changes() != 1:
-                return None
+                return False
         self._keep(database, new, after)
-        return after
+        return True
 
     def _keep(self, database: DatabaseId, record: bytes, head: Head) -> None:
         known = self._known
@@ -227,9 +236,9 @@ class LocalHeadStore:
                     execute("ROLLBACK")
                 raise
 
-    def _read(self, database: DatabaseId) -> Head | None:
+    def _load(self, database: DatabaseId) -> tuple[bytes | None, Head | None]:
         record = self._connection.execute(_FIND, (database.user, database.kind.value)).get
-        return None if record is None else self._decoded(database, record)
+        return record, None if record is None else self._decoded(database, record)
 
     def _decoded(self, database: DatabaseId, record: bytes) -> Head:
         known = self._known.get(database)
@@ -242,17 +251,16 @@ class LocalHeadStore:
         self._keep(database, record, head)
         return head
 
-    def _write(self, database: DatabaseId, head: Head) -> bytes:
+    def _store(self, database: DatabaseId, head: Head | None) -> None:
         record = self._encoder.encode(head)
         self._connection.execute(_STORE, (database.user, database.kind.value, record))
-        return record
 
     def _note_wal(self, _connection: apsw.Connection, _schema: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
     def _make_durable(self) -> None:
-        """Sync what is written; who comes while a sync runs waits for the next one, with all others."""
+        """Sync what is written. Callers that come while a sync runs share the next one."""
         with self._lock:
             self._written += 1
             mine = self._written
@@ -261,29 +269,36 @@ class LocalHeadStore:
                 covered = self._written
                 self._offload(self._sync)
                 self._synced = covered
-        if self._wal_pages > _CHECKPOINT_PAGES and not self._checkpointing:
-            self._checkpointing = True
-            self._offload(self._checkpoint)
+        self._checkpoint_if_due()
 
     def _sync(self) -> None:
-        # After a failed sync the kernel may have dropped the dirty pages, and a later success would
-        # say nothing about them: only a new start, which reads what is there, makes this good.
-        if self._sync_failed:
-            raise Unavailable(f"{self._path}: an earlier sync failed; start again")
+        self._check_disk(after_write=True)
         try:
             os.fdatasync(self._wal)
         except OSError as exc:
             self._sync_failed = True
-            raise Unavailable(f"{self._path}: {exc.strerror}") from exc
+            raise NotDurable(f"{self._path}: {exc.strerror}") from exc
+
+    def _check_disk(self, *, after_write: bool = False) -> None:
+        # After a failed sync the kernel may have dropped the unwritten pages, and a later success would
+        # say nothing about them. So nothing is written any more; the next start writes the log anew.
+        if self._sync_failed:
+            message = f"{self._path}: an earlier sync failed; start the server again"
+            raise NotDurable(message) if after_write else Unavailable(message)
+
+    def _checkpoint_if_due(self) -> None:
+        if self._wal_pages > _CHECKPOINT_PAGES and not self._checkpointing:
+            self._checkpointing = True
+            self._offload(self._checkpoint)
 
     def _checkpoint(self) -> None:
-        """Fold the WAL into the file. Failing is no harm: the records are in the WAL."""
+        """Write the log into the file. A failure is harmless: the records are in the log."""
         try:
             self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if self._wal_pages > _CHECKPOINT_PAGES * _CHECKPOINT_PATIENCE:
-                self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except (apsw.BusyError, apsw.LockedError):
-            pass
+                self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.Error as exc:
+            log.warning("%s could not be checkpointed: %s", self._path, exc)
         finally:
             self._checkpointing = False
 

@@ -1,4 +1,4 @@
-"""Head records in a dictionary, for tests and for trying things. Refuses to keep anything."""
+"""Head records in a dictionary, for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 
 from storage.heads import transitions
-from storage.heads.base import Flip, NewSession
+from storage.heads.base import Flip, NewSession, SessionUpdate
 from storage.heads.keys import check_user
 from storage.types import ChainEntry, DatabaseId, Head, JournalEntry, UserId
 
@@ -28,10 +28,15 @@ class MemoryHeadStore:
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         return self._change(database, lambda head: transitions.open_session(head, session))
 
-    def append(
-        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
-    ) -> None:
-        self._change(database, lambda head: transitions.append(head, token, session_id, seq, entry))
+    def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
+        return self._change(database, lambda head: transitions.append(head, session_id, entry))
+
+    def update_session(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, update: SessionUpdate
+    ) -> Head:
+        return self._change(
+            database, lambda head: transitions.update_session(head, token, session_id, seq, update)
+        )
 
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
         check_user(database.user)

@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from storage.aws import code_of, mapped, status_of
 from storage.errors import Corrupt, NotFound, StorageError, Unavailable
 from storage.heads import transitions
-from storage.heads.base import Flip, NewSession
+from storage.heads.base import Flip, NewSession, SessionUpdate
 from storage.heads.keys import check_user, databases_of
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, UserId
 
@@ -79,13 +79,20 @@ class S3HeadStore:
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         return self._change(database, lambda head: transitions.open_session(head, session))
 
-    def append(
-        self, database: DatabaseId, token: int, session_id: str, seq: int, entry: JournalEntry
-    ) -> None:
-        self._change(
+    def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
+        return self._change(
             database,
-            lambda head: transitions.append(head, token, session_id, seq, entry),
-            lambda head: transitions.has_appended(head, token, session_id, seq, entry),
+            lambda head: transitions.append(head, session_id, entry),
+            lambda head: transitions.has_appended(head, session_id, entry),
+        )
+
+    def update_session(
+        self, database: DatabaseId, token: int, session_id: str, seq: int, update: SessionUpdate
+    ) -> Head:
+        return self._change(
+            database,
+            lambda head: transitions.update_session(head, token, session_id, seq, update),
+            lambda head: transitions.has_updated(head, token, session_id, seq, update),
         )
 
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:

@@ -1,18 +1,18 @@
 """The rules of a head record, as pure functions from a head and a request to the next head.
 
-Every backend writes what these return, so the rules exist once. Refuses I/O and clocks.
+Every backend writes what these return, so the rules exist once.
 
-Where several conditions fail at once, the first of this list is raised:
+If several conditions fail at once, the first of this list is raised:
 
-1. a flip that has landed before is no failure: the head is returned as it is;
+1. a flip that was applied before is no failure: the head is returned as it is;
 2. with a session, `SessionLost`: no session runs, or another one does, or the token differs;
 3. `HeadMoved`: version, token or chain revision differ;
 4. with a session, `SessionAhead`: only `seq` differs.
 
 A request that makes no sense whatever the head is raises `ValueError` before all others.
 
-`has_landed`, `has_appended` and `has_replaced` tell a backend whether a write with an unknown
-outcome is in the record.
+`has_landed`, `has_appended`, `has_updated` and `has_replaced` tell a backend whether a write with an
+unknown outcome is in the record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from storage.errors import HeadMoved, SessionAhead, SessionLost
-from storage.heads.base import RECENT_KEPT, Flip, NewSession
+from storage.heads.base import RECENT_KEPT, Flip, NewSession, SessionUpdate
 from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, Head, JournalEntry, Recent, Session
 
 
@@ -28,16 +28,40 @@ def open_session(head: Head | None, new: NewSession) -> Head:
     """The head with a session of its own, whatever ran before."""
     head = head or EMPTY_HEAD
     token = head.token + 1
-    session = Session(new.id, token, head.version, 1, new.merge_revision, new.started_ms, (new.first,))
+    session = Session(
+        new.id, token, head.version, len(new.journal), new.merge_revision, new.started_ms, new.journal,
+        new.state,
+    )  # fmt: skip
     return replace(head, token=token, session=session)
 
 
-def append(head: Head | None, token: int, session_id: str, seq: int, entry: JournalEntry) -> Head:
-    """The head with one more journal entry. Raises: SessionLost, SessionAhead."""
+def append(head: Head | None, session_id: str, entry: JournalEntry) -> Head:
+    """The head with one more journal entry; a prepared commit lacks it and is dropped.
+
+    Raises: SessionLost.
+    """
+    session = head.session if head else None
+    if head is None or session is None or session.id != session_id:
+        raise SessionLost(f"no session {session_id}")
+    journal = (*session.journal, entry)
+    return replace(head, session=replace(session, seq=session.seq + 1, journal=journal, prepared=None))
+
+
+def update_session(head: Head | None, token: int, session_id: str, seq: int, update: SessionUpdate) -> Head:
+    """The head with another state, journal or prepared commit. Raises: SessionLost, SessionAhead."""
     head, session = _running(head, token, session_id)
     _check_seq(session, seq)
-    session = replace(session, seq=seq + 1, journal=(*session.journal, entry))
-    return replace(head, session=session)
+    return replace(head, session=_updated(session, update))
+
+
+def _updated(session: Session, update: SessionUpdate) -> Session:
+    return replace(
+        session,
+        seq=session.seq + 1,
+        state=session.state if update.state is None else update.state,
+        journal=session.journal if update.journal is None else update.journal,
+        prepared=update.prepared,
+    )
 
 
 def close_session(head: Head | None, token: int, session_id: str) -> Head | None:
@@ -90,13 +114,19 @@ def has_landed(head: Head | None, request: Flip) -> bool:
     return any(e.first <= made <= e.last and request.commit_id in e.commit_ids for e in head.chain)
 
 
-def has_appended(head: Head | None, token: int, session_id: str, seq: int, entry: JournalEntry) -> bool:
-    """Whether the running session is this one and has this very entry at this place."""
+def has_appended(head: Head | None, session_id: str, entry: JournalEntry) -> bool:
+    """Whether the running session is this one and has this very entry."""
+    session = head.session if head else None
+    return session is not None and session.id == session_id and entry in session.journal
+
+
+def has_updated(head: Head | None, token: int, session_id: str, seq: int, update: SessionUpdate) -> bool:
+    """Whether the running session is this one as it is right after this update."""
     try:
         _, session = _running(head, token, session_id)
     except SessionLost:
         return False
-    return 0 <= seq < session.seq and session.journal[seq] == entry
+    return session.seq == seq + 1 and session == replace(_updated(session, update), seq=session.seq)
 
 
 def has_replaced(head: Head | None, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]) -> bool:

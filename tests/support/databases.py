@@ -121,9 +121,9 @@ def bytes_of(store: DatabaseStore, database: DatabaseId = DATABASE) -> bytes:
 
 
 def new_session(name: str, now_ms: int = 0) -> NewSession:
-    first = JournalEntry("start", b"0" * 16, now_ms, b"{}", None, b"")
-    return NewSession(name, 1, now_ms, first)
+    first = JournalEntry("applyGraves", b"0" * 16, now_ms, b"{}", None)
+    return NewSession(name, 1, now_ms, (first,))
 
 
 def entry(method: str, body: bytes | None) -> JournalEntry:
-    return JournalEntry(method, b"1" * 16, 0, body, None, b"2" * 16)
+    return JournalEntry(method, b"1" * 16, 0, body, None, size_bytes=len(body or b""))

@@ -19,7 +19,7 @@ def journal_entry(method: str = "applyChunk", *, body: bytes | None = b"body", k
 
 
 def new_session(session_id: str = "session", *, revision: int = 1) -> NewSession:
-    return NewSession(session_id, revision, 1_700_000_000_123, journal_entry("start"))
+    return NewSession(session_id, revision, 1_700_000_000_123, (journal_entry("start"),), b"state")
 
 
 def chain_entry(last: int, *, first: int | None = None, token: int = 0, commit_id: str = "c") -> ChainEntry:

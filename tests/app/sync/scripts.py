@@ -11,9 +11,10 @@ import apsw
 from anki.collection import Collection as Client
 
 from storage.collection.codec import Codec
-from storage.collection.collection import Collection
+from storage.collection.records import Graves
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
+from storage.collection.unseen import Unseen
 
 NOTES = 300
 OLD_USN, RECENT_USN, USN = 1, 5, 6
@@ -46,7 +47,7 @@ class Base:
         connection = open_file(path)
         _stamp(connection)
         self.stamps = read_stamps(connection)
-        changes = Collection(connection, codec, self.stamps).changes(0, with_config=True)
+        changes = Unseen(connection, codec, 0, Graves(), NOW_S).changes(with_config=True)
         self.decks, self.options, self.config = changes.decks, changes.configs, changes.conf
         self.notetype = next(nt for nt in changes.models if nt["name"] == "Basic")
         self.cards = connection.execute("SELECT * FROM cards ORDER BY id").fetchall()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import errors
-from app.sync.service import SyncLimits, SyncService
+from app.sync.service import SyncService
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
 from storage.database.limits import Limits
@@ -63,7 +63,7 @@ class World:
     def worker(
         self,
         faults: Faults | None = None,
-        limits: SyncLimits | None = None,
+        limits: Limits | None = None,
         offload: Offload[Any] = run_here,
     ) -> Worker:
         """One more process, as it were."""
@@ -74,7 +74,6 @@ class World:
     def close(self) -> None:
         """Stop all workers."""
         for worker in self._workers:
-            worker.service.close()
             worker.store.close()
 
     def nonce(self) -> str:
@@ -98,7 +97,7 @@ class Worker:
     """One SyncService; `post` answers as the server would."""
 
     def __init__(
-        self, world: World, faults: Faults, limits: SyncLimits | None, offload: Offload[Any]
+        self, world: World, faults: Faults, limits: Limits | None, offload: Offload[Any]
     ) -> None:
         self.faults = faults
         self.folder = world.folder / world.nonce()
@@ -112,7 +111,7 @@ class Worker:
             clock_ms=world.clock,
             nonce=world.nonce,
             configure=configure,
-            limits=Limits(),
+            limits=limits or Limits(),
         )
         self.service = SyncService(
             self.store,
@@ -121,7 +120,6 @@ class Worker:
             offload=offload,
             clock_ms=world.clock,
             nonce=world.nonce,
-            limits=limits,
         )
 
     def post(self, method: str, payload: bytes, skey: str = "s1", user: UserId = USER) -> tuple[int, bytes]:

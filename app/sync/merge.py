@@ -1,0 +1,100 @@
+"""The one place where the messages of a sync are merged into its collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from app.errors import NotApplicable
+from app.sync import changes, graves, messages, sanity
+from app.sync.journal import SyncState, read_body
+from app.sync.messages import APPLY_CHANGES, APPLY_GRAVES, SanityAnswer, SanityRequest
+from storage.collection.codec import Codec
+from storage.collection.collection import Collection
+from storage.collection.errors import InvalidChange
+from storage.collection.records import Chunk
+from storage.collection.stamps import Stamps
+from storage.database.checkout import Checkout, local_disk
+from storage.types import Head, JournalEntry, Offload, Session, run_here
+
+SHORT_BYTES = 16 * 1024
+"""Messages of so many bytes have about a hundred rows. They are merged in less time than it takes to hand the
+work to a native thread and back; more of them must not hold the event loop."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Merge:
+    """One sync on its way into a checkout of the version that it is based on."""
+
+    checkout: Checkout
+    head: Head
+    session: Session
+    state: SyncState
+    codec: Codec
+    offload: Offload[Any]
+    way: Offload[Any] = run_here
+    """Where the work is done: on the event loop while it is short."""
+    _collection: Collection = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._collection = Collection(self.checkout.connection, self.codec, self.head.stamps)
+
+    def run(self, journal: Iterable[tuple[JournalEntry, bytes]]) -> None:
+        """Apply all messages in one transaction, which stays open. Raises: NotApplicable."""
+        now_s = self.session.started_ms // 1000
+        self.checkout.begin()
+        usn = self._collection.usn
+        unburying = self._collection.plan_unburying(now_s)
+        size_bytes = sum(entry.size_bytes for entry in self.session.journal)
+        if unburying.is_due or size_bytes > SHORT_BYTES:
+            self.way = self.offload
+        self._do(lambda: self._collection.unbury(unburying, now_s))
+        last = b""
+        for entry, frame in journal:
+            if entry.digest != last:  # a message that came twice, as its first answer was lost
+                self._do(partial(self._apply, entry, frame, usn))
+            last = entry.digest
+
+    def _do(self, work: Callable[[], T]) -> T:
+        with local_disk():
+            try:
+                result: T = self.way(work)
+            except InvalidChange as exc:
+                raise NotApplicable(str(exc)) from exc
+        return result
+
+    def _apply(self, entry: JournalEntry, frame: bytes, usn: int) -> None:
+        body, collection = read_body(frame), self._collection
+        if entry.method == APPLY_GRAVES:
+            deleted = messages.read_apply_graves(body).graves
+            collection.apply_graves(graves.to_storage(deleted), usn)
+        elif entry.method == APPLY_CHANGES:
+            changed = changes.to_storage(messages.read_apply_changes(body).changes)
+            sent_config = not self.state.client_is_newer
+            collection.apply_changes(changed, usn, entry.now_ms // 1000, sent_config=sent_config)
+        else:
+            rows = messages.read_apply_chunk(body).chunk
+            collection.apply_chunk(Chunk(rows.revlog, rows.cards, rows.notes), self.state.client_usn)
+
+    def check(self, request: SanityRequest) -> SanityAnswer:
+        """Compare the counts of the merged collection."""
+        if not sanity.is_settled_by_carried_counts(request, self._collection):
+            self.way = self.offload
+        return self._do(lambda: sanity.sanity_check(request, self._collection))
+
+    def stamp(self, now_ms: int) -> tuple[int, Stamps]:
+        """Set the time of modification; returns it, in ms, and the stamps. The client takes the time over.
+
+        It is later than the last one also if this machine's clock is behind another's.
+        """
+        mod_ms = max(now_ms, int(self.head.stamps["mod"]) + 1)
+
+        def work() -> Stamps:
+            self._collection.finish(mod_ms)
+            return self._collection.stamps()
+
+        return mod_ms, self._do(work)
