@@ -21,7 +21,17 @@ from storage.heads.base import HeadStore
 from storage.objects.base import ObjectStore
 
 WRITES = frozenset(
-    {"put", "put_many", "put_file", "open_session", "append", "close_session", "flip", "replace_chain"}
+    {
+        "put",
+        "put_many",
+        "put_file",
+        "open_session",
+        "append",
+        "update_session",
+        "close_session",
+        "flip",
+        "replace_chain",
+    }
 )
 
 
@@ -158,9 +168,12 @@ class FaultyHeadStore:
     def open_session(self, database, session):
         return self.faults.run("heads", "open_session", self.inner.open_session, (database, session))
 
-    def append(self, database, token, session_id, seq, entry):
-        args = (database, token, session_id, seq, entry)
-        return self.faults.run("heads", "append", self.inner.append, args)
+    def append(self, database, session_id, entry):
+        return self.faults.run("heads", "append", self.inner.append, (database, session_id, entry))
+
+    def update_session(self, database, token, session_id, seq, update):
+        args = (database, token, session_id, seq, update)
+        return self.faults.run("heads", "update_session", self.inner.update_session, args)
 
     def close_session(self, database, token, session_id):
         args = (database, token, session_id)

@@ -96,9 +96,7 @@ class World:
 class Worker:
     """One SyncService; `post` answers as the server would."""
 
-    def __init__(
-        self, world: World, faults: Faults, limits: Limits | None, offload: Offload[Any]
-    ) -> None:
+    def __init__(self, world: World, faults: Faults, limits: Limits | None, offload: Offload[Any]) -> None:
         self.faults = faults
         self.folder = world.folder / world.nonce()
         self.scratch = self.folder / "scratch"
