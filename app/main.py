@@ -58,6 +58,10 @@ _LOCAL_JOURNAL_BYTES = 64 * 1024
 """A head record of this machine is written anew in microseconds, for which no disk is waited for; an object
 costs a sync. So the journal of a thousand reviews stays in the record."""
 
+_CUMULATIVE_PAGES = 64
+"""Of a delta on AWS, where each host has its own copies: the changes of some six syncs of ten reviews. A host
+that is a few versions behind then fetches one object instead of one for each version."""
+
 
 def make_pools() -> ThreadPools:
     """Threads mostly wait for the disk or run without the interpreter's lock, so more than cores."""
@@ -176,6 +180,7 @@ def build_stores(
     put: Callable[[str, bytes], None] | None = None
     if cloud is not None and settings.cloud is not None:
         heads, objects = cloud.heads(), cloud.objects(offload)
+        limits = msgspec.structs.replace(limits, cumulative_pages=_CUMULATIVE_PAGES)
     else:
         root = _made(settings.data_root)
         limits = msgspec.structs.replace(
