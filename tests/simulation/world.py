@@ -48,8 +48,8 @@ MOST_SKEW_MS = 5 * 60_000
 MOST_RECORD_BYTES = 12_000
 """With the limits below: a chain of 7 entries, 8 answers, 5 journal entries of at most 1500 bytes."""
 
-NEVER_TWICE = {messages.START}
-"""A `start` that arrives again after later messages begins the sync anew, without what was sent before."""
+NEVER_TWICE = {messages.START, messages.CHUNK}
+"""A `chunk` gives the next rows each time. A `start` that arrives again after later messages begins the sync anew, without what was sent before."""
 
 STATUS = (
     (errors.SessionConflict, 409),
@@ -408,7 +408,8 @@ class World:
             status, answer = self._ask(user, device, method, send)
             if status == 200:
                 return json.loads(answer)
-            if self.chance.random() >= self.chances.repeat:
+            # A second `chunk` asks for the next rows: nothing tells it from a repeated one.
+            if method == messages.CHUNK or self.chance.random() >= self.chances.repeat:
                 raise Broken(method)
 
     def _twin(self, user: User, method: str, send: Callable[[], tuple[int, bytes]]) -> None:
