@@ -49,7 +49,10 @@ MOST_RECORD_BYTES = 12_000
 """With the limits below: a chain of 7 entries, 8 answers, 5 journal entries of at most 1500 bytes."""
 
 NEVER_TWICE = {messages.START, messages.CHUNK}
-"""A `chunk` gives the next rows each time. A `start` that arrives again after later messages begins the sync anew, without what was sent before."""
+"""A `chunk` gives the next rows each time.
+
+A `start` that arrives again after later messages begins the sync anew, without what was sent before.
+"""
 
 STATUS = (
     (errors.SessionConflict, 409),
