@@ -48,6 +48,7 @@ from app.sync.messages import (
     encode,
 )
 from storage.collection.codec import Codec
+from storage.collection.errors import InvalidChange
 from storage.collection.records import ChunkPosition, Graves
 from storage.collection.stamps import has_news
 from storage.collection.unseen import Unseen
@@ -105,10 +106,13 @@ class Sessions:
         """
         state = SyncState(request.client_usn, request.client_is_newer)
         session = NewSession(sync.id, MERGE_REVISION, self.clock_ms(), (), encode_state(state))
-        head = self.store.sessions.open(sync.database, session)
-        if head.version == 0:
-            self.genesis.make(sync.database, head)
+        try:
             head = self.store.sessions.open(sync.database, session)
+            if head.version == 0:
+                self.genesis.make(sync.database, head)
+                head = self.store.sessions.open(sync.database, session)
+        except SessionLost as exc:
+            raise SessionConflict("this sync has gone on since its start") from exc
         self.known.started(sync.database, head)
         answer = graves.NONE
         if has_news(head.stamps, state.client_usn):
@@ -177,7 +181,11 @@ class Sessions:
                 return read(Unseen(checkout.connection, self.codec, state.client_usn, deleted, now_s))
 
         with self.store.discarding(checkout):
-            result: T = self.offload(work)
+            try:
+                result: T = self.offload(work)
+            except InvalidChange as exc:
+                self._end(sync, session)
+                raise NotApplicable(str(exc)) from exc
         self.store.release(checkout)
         return result
 

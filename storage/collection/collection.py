@@ -56,7 +56,7 @@ class Collection:
         """Delete exactly these objects and remember them under this USN."""
         graves.apply(self._connection, self._tally, deleted, usn)
 
-    def apply_changes(self, changes: Changes, usn: int, now_s: int, *, sent_config: bool) -> None:
+    def apply_changes(self, changes: Changes, usn: int, now_s: int, *, sent_config: bool = False) -> None:
         """Merge what the client changed. `sent_config` tells whether the client was sent our config before.
 
         Raises: InvalidChange.

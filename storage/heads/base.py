@@ -68,8 +68,10 @@ class HeadStore(Protocol):
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         """Take the database over: token + 1, any older session is replaced, `seq` counts the journal.
 
-        Creates the record if there is none. Needs no condition. Returns the head as written. Need not
-        survive a power cut.
+        Creates the record if there is none. Returns the head as written. Need not survive a power cut.
+
+        Guard: no session of the same id has come further than its start. A second delivery of a start, by a
+        proxy that tries again, must not empty the journal of the sync that goes on. Raises: SessionLost.
         """
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:

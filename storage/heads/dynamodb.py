@@ -121,7 +121,6 @@ class DynamoHeadStore:
         ]
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        # Without a condition nothing needs resolution: landing twice only spends a token.
         sets: dict[str, str | dict[str, Any]] = {
             **_ALWAYS,
             "token": "if_not_exists(#token, :zero) + :one",
@@ -139,10 +138,15 @@ class DynamoHeadStore:
         values = {":zero": _number(0), ":one": _number(1), ":none": _packed({}), ":empty": {"L": []}}
         if session.state:
             sets["state"] = {"B": session.state}
-        with mapped(str(database)):
-            update = _update(sets, values, removes=("prepared",) if session.state else ("prepared", "state"))
-            answer = _sound(self._client.update_item(**self._at(database), **update, ReturnValues="ALL_NEW"))
-        return _head(database, answer["Attributes"])
+        update = _update(sets, values, removes=("prepared",) if session.state else ("prepared", "state"))
+        guard = "attribute_not_exists(#session) OR #session <> :session OR #seq <= :seq"
+        update |= {"ConditionExpression": guard, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        return self._write(
+            database,
+            update,
+            lambda head: transitions.open_session(head, session),
+            lambda head: transitions.has_opened(head, session),
+        )
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
         sets: dict[str, str | dict[str, Any]] = {

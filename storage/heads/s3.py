@@ -77,7 +77,11 @@ class S3HeadStore:
         return [answer.result() for answer in asked]
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        return self._change(database, lambda head: transitions.open_session(head, session))
+        return self._change(
+            database,
+            lambda head: transitions.open_session(head, session),
+            lambda head: transitions.has_opened(head, session),
+        )
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
         return self._change(

@@ -158,9 +158,13 @@ class FaultyHeadStore:
     def open_session(self, database, session):
         return self.faults.run("heads", "open_session", self.inner.open_session, (database, session))
 
-    def append(self, database, token, session_id, seq, entry):
-        args = (database, token, session_id, seq, entry)
+    def append(self, database, session_id, entry):
+        args = (database, session_id, entry)
         return self.faults.run("heads", "append", self.inner.append, args)
+
+    def update_session(self, database, token, session_id, seq, update):
+        args = (database, token, session_id, seq, update)
+        return self.faults.run("heads", "update_session", self.inner.update_session, args)
 
     def close_session(self, database, token, session_id):
         args = (database, token, session_id)

@@ -9,7 +9,6 @@ from anki.collection import Collection as Client
 
 from app.errors import ProtocolError
 from app.sync import transfer
-from app.sync.service import SyncLimits
 from tests.app.sync.scripts import NOTES, USN, body_of, dump, open_file
 from tests.app.sync.workers import USER
 from tests.support.faults import Faults
@@ -102,7 +101,7 @@ def test_a_corrupt_upload_is_refused_and_everything_stays(world, base, spooled, 
 def test_an_upload_over_the_limit_is_refused(world, base, spooled):
     """With the text that clients know."""
     size = base.path.stat().st_size
-    worker = world.worker(limits=SyncLimits(collection_bytes=size))
+    worker = world.worker(collection_bytes=size)
     assert worker.service.upload(USER, spooled(base.path.read_bytes())) == "collection exceeds size limit"
     assert world.head().version == 1
 

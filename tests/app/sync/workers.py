@@ -65,9 +65,10 @@ class World:
         faults: Faults | None = None,
         limits: Limits | None = None,
         offload: Offload[Any] = run_here,
+        collection_bytes: int = 300 << 20,
     ) -> Worker:
         """One more process, as it were."""
-        worker = Worker(self, faults or Faults(), limits, offload)
+        worker = Worker(self, faults or Faults(), limits, offload, collection_bytes)
         self._workers.append(worker)
         return worker
 
@@ -97,7 +98,12 @@ class Worker:
     """One SyncService; `post` answers as the server would."""
 
     def __init__(
-        self, world: World, faults: Faults, limits: Limits | None, offload: Offload[Any]
+        self,
+        world: World,
+        faults: Faults,
+        limits: Limits | None,
+        offload: Offload[Any],
+        collection_bytes: int,
     ) -> None:
         self.faults = faults
         self.folder = world.folder / world.nonce()
@@ -120,6 +126,7 @@ class Worker:
             offload=offload,
             clock_ms=world.clock,
             nonce=world.nonce,
+            limit_bytes=collection_bytes,
         )
 
     def post(self, method: str, payload: bytes, skey: str = "s1", user: UserId = USER) -> tuple[int, bytes]:

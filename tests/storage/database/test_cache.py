@@ -222,7 +222,7 @@ def test_the_least_recently_used_bases_are_evicted(world):
     world.genesis(world.worker())
     size = bases(world)[0].stat().st_size
     bases(world)[0].unlink()
-    store = world.worker(base_bytes=size * 7 // 2, idle_copies=0)
+    store = world.worker(base_bytes=size * 7 // 2, open_copies=0)
     users = [type(DATABASE)(f"user{n}", DATABASE.kind) for n in range(5)]
     for user in users[:3]:
         world.genesis(store, user)
@@ -256,26 +256,6 @@ def test_what_a_dead_process_left_is_removed_and_the_living_stay(tmp_path):
     living.close()
     assert not living.new_path(".db").parent.exists()
     other.close()
-
-
-def test_idle_copies_are_bounded(world):
-    store = world.worker(idle_copies=2)
-    users = [type(DATABASE)(f"user{n}", DATABASE.kind) for n in range(4)]
-    for user in users:
-        world.genesis(store, user, rows=5)
-        rows_of(store, user)
-    work = next(path for path in (world.root / "local" / "work").iterdir() if path.is_dir())
-    assert len(list(work.glob("*.db"))) == 2
-
-
-def test_idle_logs_are_bounded_in_bytes(world):
-    store = world.worker(idle_wal_bytes=250_000)
-    for user in (DATABASE, OTHER):
-        world.genesis(store, user)
-        world.change(store, "DELETE FROM t WHERE id % 90 = 5", user)
-        assert 125_000 < store._idle._wal_bytes < 250_000
-    work = next(path for path in (world.root / "local" / "work").iterdir() if path.is_dir())
-    assert len(list(work.glob("*.db"))) == 1
 
 
 def test_an_upload_from_another_disk_is_copied(world, monkeypatch):

@@ -47,7 +47,7 @@ def test_a_change_is_a_read_and_a_conditional_write(heads, wire, database):
     assert wire.requests == ["GetObject", "PutObject"]
     assert wire.sent[-1].headers["If-None-Match"] in ("*", b"*")
     wire.clear()
-    heads.append(database, 1, "session", 1, journal_entry())
+    heads.append(database, "session", journal_entry())
     assert wire.requests == ["GetObject", "PutObject"]
     assert "If-Match" in wire.sent[-1].headers
 
@@ -59,7 +59,7 @@ def test_what_is_refused_or_known_already_is_not_written(heads, wire, database):
     heads.flip(database, flip)
     heads.close_session(database, 1, "session")
     with pytest.raises(Conflict):
-        heads.append(database, 1, "session", 1, journal_entry())
+        heads.append(database, "session", journal_entry())
     assert set(wire.requests) == {"GetObject"}
 
 
@@ -89,8 +89,8 @@ def test_etags_are_spelt_as_the_store_wants_them(heads, client, wire, database):
 
     client.meta.events.register("before-parameter-build.s3.PutObject", as_radosgw)
     heads.open_session(database, new_session())
-    for seq in range(1, 4):
-        heads.append(database, 1, "session", seq, journal_entry())
+    for _seq in range(1, 4):
+        heads.append(database, "session", journal_entry())
     assert [etag.startswith('"') for etag in spelt] == [True, False, False, False]
 
 
