@@ -147,17 +147,26 @@ class Sessions:
     def chunk(self, sync: Sync) -> bytes:
         """The next of our rows. Where they are in the record is written before they are answered.
 
-        The last chunk writes nothing, so it can be asked for again if its answer is lost.
+        The last chunk writes nothing, so it can be asked for again if its answer is lost. Nothing would tell
+        then that a known head is outdated, and it may lack deletions that another worker has journalled: it
+        serves only if there are no rows to give.
         """
-        for head in self._heads_of(sync):
+        known = self.known.find(sync.database, sync.id)
+        if known is not None and not self._has_news(sync, known):
+            return encode(ChunkMessage(done=True))
+        for _ in range(ATTEMPTS):
+            head = self.store.head(sync.database)
+            if not self._has_news(sync, head):
+                return encode(ChunkMessage(done=True))
             session = self._session_of(sync, head)
             state = decode_state(session.state)
-            if not has_news(head.stamps, state.client_usn):
-                return encode(ChunkMessage(done=True))
             message, sent = self._read(sync, head, partial(next_chunk, sent=state.sent))
             if message.done or self._note_sent(sync, session, state, sent):
                 return encode(message)
         raise SessionConflict("another request of this sync is faster")
+
+    def _has_news(self, sync: Sync, head: Head) -> bool:
+        return has_news(head.stamps, decode_state(self._session_of(sync, head).state).client_usn)
 
     def _note_sent(self, sync: Sync, session: Session, state: SyncState, sent: ChunkPosition) -> bool:
         """Write up to where our rows were given; False if the session is not as it was read any more."""
