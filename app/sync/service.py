@@ -95,7 +95,8 @@ class SyncService:
             return self._abort(user, skey, payload)
         known = self._methods.get(method)
         if known is None:
-            raise UnknownMethod(f"{method} is no method of a sync")
+            known_ones = (messages.META, messages.ABORT, *self._methods)
+            raise UnknownMethod(f"{method} is none of {', '.join(known_ones)}")
         if not skey:
             raise ProtocolError("the session key is missing")
         message = self._read(known.read, payload)

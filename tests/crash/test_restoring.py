@@ -84,7 +84,6 @@ def prepared(tmp_path_factory) -> Path:
         for words in (["one", "two"], ["three"]):
             collections.upload(ANN, make_collection(folder / f"{words[0]}.anki2", words))
         collections.download(ANN, 11, b"{}").blocks.close()
-        collections.close()
         for changes in ({"gone": b"gone", "kept": b"kept"}, {"gone": None}, {"later": b"later"}):
             change_media(found.stores, ANN, folder, changes)
     return root

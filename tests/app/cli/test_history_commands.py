@@ -40,7 +40,6 @@ def prepared(tmp_path_factory) -> Path:
         collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
         for number, words in enumerate(([], ["one", "two"], ["three"])):
             assert collections.upload(ALICE, make_collection(folder / f"{number}.anki2", words)) == "OK"
-        collections.close()
         for changes in (
             {"gone.txt": b"gone", "kept.txt": b"kept", "replaced.txt": b"v1"},
             {"gone.txt": None, "replaced.txt": b"v2"},

@@ -320,12 +320,13 @@ def test_a_chunk_holds_several_batches(world, base):
     answers = {}
     for most in (1, 4):
         worker = world.worker()
-        run(worker, [("start", {"minUsn": 0, "lnewer": True})])
+        skey = f"{most} batches"
+        run(worker, [("start", {"minUsn": 0, "lnewer": True})], skey)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(chunks, "CHUNK_BATCHES", most)
-            answers[most] = [worker.ask("chunk")]
+            answers[most] = [worker.ask("chunk", skey=skey)]
             while not answers[most][-1]["done"]:
-                answers[most].append(worker.ask("chunk"))
+                answers[most].append(worker.ask("chunk", skey=skey))
     assert [answer["done"] for answer in answers[1]] == [False, False, True]
     assert [answer["done"] for answer in answers[4]] == [True]
     for kind in ("revlog", "cards", "notes"):

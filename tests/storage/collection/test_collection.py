@@ -144,8 +144,9 @@ def test_buried_cards_are_sent_as_the_first_sync_of_a_day_leaves_them(ours):
     sent = ours.unseen(0, now_s=now_s).changes(with_config=True).conf
     assert {row[7] for row in ours.unseen(0).read_chunk(all_ids(ours)).cards} <= {0, -2}
     ours.merge.unbury(ours.merge.plan_unburying(now_s), now_s)
-    assert rows == ours.unseen(0).read_chunk(all_ids(ours)).cards
-    assert sent == ours.unseen(0).changes(with_config=True).conf
+    assert rows == ours.unseen(0, now_s=now_s).read_chunk(all_ids(ours)).cards
+    assert {row[7] for row in rows} == {0}
+    assert sent == ours.unseen(0, now_s=now_s).changes(with_config=True).conf
     assert "lastUnburied" in sent
 
 

@@ -169,8 +169,8 @@ def test_the_wal_does_not_grow_for_ever(store, path):
             store.append(database, "session", big[number % 7])
         store.flip(DATABASE, flip_of(round_number, round_number))
         sizes.append((path.parent / "heads.db-wal").stat().st_size)
-    assert sizes[-1] == sizes[1]
-    assert sizes[-1] < 4 * 2000 * 4096
+    assert max(sizes) < 4 * 2000 * 4096
+    assert sizes[-1] <= max(sizes[:2])
 
 
 def test_another_file_is_not_taken_for_ours(path):
