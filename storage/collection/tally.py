@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import apsw
 
@@ -35,6 +35,11 @@ class Tally:
     def saw_usn(self, usn: int) -> None:
         """Note the USN of a row that was written."""
         if usn == -1:
+            self.maybe_unsynced = True
+
+    def saw_usns(self, usns: Iterable[int]) -> None:
+        """Note the USNs of rows that were written."""
+        if -1 in usns:
             self.maybe_unsynced = True
 
     def recount(self, connection: apsw.Connection) -> None:
