@@ -17,6 +17,7 @@ from storage.collection.admit import admit
 from storage.collection.downgrade import downgrade
 from storage.collection.hostile import Deadline
 from storage.collection.rebuild import create
+from storage.collection.records import Chunk
 from storage.collection.schema import compare_unicase, configure
 from storage.collection.stamps import read_stamps
 from storage.errors import InvalidDatabase
@@ -570,3 +571,30 @@ print(stamps["cards"], len(ticks) > 3)
         check=False,
     )
     assert (ran.stdout, ran.stderr) == ("12 True\n", "")
+
+
+CARD_RANGES = [(-(2**63), MAX)] * 3 + [(0, 2**16 - 1), (-(2**63), MAX), (10, 10), (0, 3), (-3, 4)]
+CARD_RANGES += [(-(2**31), 2**31 - 1), (0, 2**32 - 1), (0, 2**16 - 1), *[(0, 2**32 - 1)] * 3]
+CARD_RANGES += [(-(2**31), 2**31 - 1), (-(2**63), MAX), (0, 255)]
+REVLOG_RANGES = [(-(2**63), MAX), (-(2**63), MAX), (10, 10), (0, 255), *[(-(2**31), 2**31 - 1)] * 2]
+REVLOG_RANGES += [(0, 2**32 - 1), (0, 2**32 - 1), (0, 5)]
+
+
+def test_whatever_a_normal_sync_brings_comes_in_by_an_upload_unchanged(ours, admitted, contents, connect):
+    """Rows at both ends of what the messages hold; see `app.sync.messages`."""
+    ends = (0, 1)
+    cards = [[*(pair[end] for pair in CARD_RANGES), '{"cd":"\\u00e9"}'] for end in ends]
+    reviews = [[pair[end] for pair in REVLOG_RANGES] for end in ends]
+    notetype = ours.rows("SELECT mid FROM notes LIMIT 1")[0][0]
+    notes = [
+        [row_id, "\U0010ffff", notetype, row_id, 10, "a é", "\u2028\x1f", "", "", 0, ""]
+        for row_id in (-(2**63), MAX)
+    ]
+    ours.merge.apply_chunk(Chunk(revlog=reviews, cards=cards, notes=notes), 5)
+    ours.db.execute("COMMIT")
+    ours.db.close()
+    with connect(ours.path) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("VACUUM")
+    before = contents(ours.path)
+    assert contents(admitted(ours.path)) == before
