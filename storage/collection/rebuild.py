@@ -28,10 +28,12 @@ _PRAGMAS = (
     "synchronous = OFF",
 )
 
+_LONG_NAME_BYTES = 4_096
+
 
 @dataclass(frozen=True)
 class _Feed:
-    """Rows as a virtual table, to be read once."""
+    """Rows as a virtual table, to be read once: what apsw else takes from a function and its attributes."""
 
     rows: Iterator[Any]
     columns: tuple[str, ...]
@@ -67,17 +69,28 @@ def create(path: Path, version: int, deadline: Deadline) -> Iterator[apsw.Connec
 def copy_table(source: apsw.Connection, target: apsw.Connection, table: Table) -> None:
     """Copy all rows of a table, with the values that its rules keep."""
     kept = ", ".join(table.rules[name].kept if name in table.rules else name for name in table.columns)
-    found = f"WHERE typeof({table.found_by}) = 'integer'" if table.found_by else ""
-    order = f"ORDER BY casefold({table.ordered_by})" if table.ordered_by else ""
-    rows = source.execute(f"SELECT {kept} FROM {table.name} NOT INDEXED {found} {order}")  # noqa: S608 - our words
     columns = ", ".join(table.columns)
-    if not table.ordered_by:
-        marks = ", ".join("?" * len(table.columns))
-        target.executemany(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+    select = f"SELECT {kept} FROM {table.name} NOT INDEXED"  # noqa: S608 - our words
+    if table.ordered_by:
+        feed: Any = _Feed(_in_order(source, select, table.ordered_by), table.columns)
+        make_virtual_module(target, "feed", feed)
+        target.execute(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM feed")  # noqa: S608
         return
+    found = f"WHERE typeof({table.found_by}) = 'integer'" if table.found_by else ""
+    marks = ", ".join("?" * len(table.columns))
+    target.executemany(
+        f"INSERT INTO {table.name} ({columns}) VALUES ({marks})",  # noqa: S608
+        source.execute(f"{select} {found}"),
+    )
 
-    # Each comparison of names is a call into Python. In one statement, a row that follows the one before it
-    # takes one or two; a statement for each row would search from the root every time, which takes some 17.
-    feed: Any = _Feed(rows, table.columns)  # apsw types it as a function with attributes
-    make_virtual_module(target, "feed", feed)
-    target.execute(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM feed")  # noqa: S608
+
+def _in_order(source: apsw.Connection, select: str, name: str) -> Iterator[Any]:
+    """Rows in the order of their names, to be inserted by one statement.
+
+    Each comparison of names is a call into Python. In one statement, a row that follows the one before it
+    takes one or two; a statement for each row would search from the root every time, which takes some 17.
+    Very long names come last and as they lie, as sorting them takes a few times their size of memory.
+    """
+    is_long = f"ifnull(octet_length({name}), 0) > {_LONG_NAME_BYTES}"
+    yield from source.execute(f"{select} WHERE NOT {is_long} ORDER BY casefold({name})")
+    yield from source.execute(f"{select} WHERE {is_long}")

@@ -280,6 +280,7 @@ def test_many_tags_cost_few_comparisons_in_a_rebuild(upload, admitted, connect, 
         "DROP TABLE tags",
         "CREATE TABLE tags (tag, usn, collapsed, config)",
         f"INSERT INTO tags SELECT * FROM unordered ORDER BY {order}",
+        "INSERT INTO tags VALUES ('deck' || hex(zeroblob(5000)), 1, 0, NULL)",
     )
     compared = 0
 
@@ -292,7 +293,7 @@ def test_many_tags_cost_few_comparisons_in_a_rebuild(upload, admitted, connect, 
     into = admitted(path)
     assert compared < 4 * count
     with connect(into) as db:
-        assert db.execute("SELECT count() FROM tags WHERE tag LIKE 'deck%'").get == count
+        assert db.execute("SELECT count() FROM tags WHERE tag LIKE 'deck%'").get == count + 1
         assert db.execute("PRAGMA integrity_check").get == "ok"
 
 
@@ -362,14 +363,28 @@ def test_what_would_fail_later_is_refused(upload, admitted, statements):
         admitted(path)
 
 
+@pytest.mark.parametrize("statements", [[], ["CREATE TABLE mine (x)"]], ids=["as it is", "built anew"])
 @pytest.mark.parametrize("name", [b"Animal::Dog", b"Spoken", b"reversed card", b"nested"])
-def test_a_name_that_is_no_utf8_is_refused(upload, admitted, name):
-    path = upload()
+def test_a_name_that_is_no_utf8_is_refused(upload, admitted, name, statements):
+    path = upload(*statements)
     content = path.read_bytes()
     assert name in content
     path.write_bytes(content.replace(name, name[:-1] + b"\xff"))
     with pytest.raises(InvalidDatabase):
         admitted(path)
+
+
+@pytest.mark.parametrize("tag", ["NULL", "'animal'", "x'00'"])
+def test_a_tag_that_cannot_be_in_the_list_is_refused(upload, admitted, tag):
+    with pytest.raises(InvalidDatabase):
+        admitted(
+            upload(
+                "CREATE TABLE others AS SELECT * FROM tags",
+                "DROP TABLE tags",
+                "ALTER TABLE others RENAME TO tags",
+                f"INSERT INTO tags VALUES ({tag}, 0, 0, NULL)",
+            )
+        )
 
 
 def test_a_file_that_is_refused_leaves_nothing_behind(upload, admitted, tmp_path):
