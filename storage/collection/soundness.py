@@ -40,6 +40,12 @@ _PIECE_BYTES = 1 << 16
 _OBJECTS_AT_ONCE = 50
 """Decks in one call of the engine: with one in each, most of the time goes into the calls."""
 
+_MOST_PARTS = 8_000_000
+"""Of all config, decks, their options and notetypes together; a sync may have to decode all of them."""
+
+_DEEPEST_CONFIG = 124
+"""Clients read 127 levels, three of which are around a value of the config in a message."""
+
 _LARGEST_SMALL_VALUE_BYTES = 32 << 20
 """Of the tables whose rows are decoded whole."""
 
@@ -69,10 +75,11 @@ def check_small_tables(connection: apsw.Connection, codec: Codec, deadline: Dead
             _values(table)(connection)
     _check_one_col(connection)
     _check_graves(connection)
-    _check_config(connection)
+    parts = _Parts()
+    _check_config(connection, parts)
     for _ in connection.execute("SELECT tag FROM tags"):
         pass  # reading is the check: text that is no UTF-8 raises
-    _check_decodable(connection, codec, deadline)
+    _check_decodable(connection, codec, parts, deadline)
 
 
 def _whole_file(connection: apsw.Connection) -> None:
@@ -151,25 +158,54 @@ def _check_graves(connection: apsw.Connection) -> None:
         raise InvalidDatabase("a grave of unknown kind")
 
 
-def _check_config(connection: apsw.Connection) -> None:
+class _Parts:
+    """Counts what values may decode to, before they are decoded: 3 bytes of JSON can take 64 in memory."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, *values: bytes) -> None:
+        """Raises InvalidDatabase where all values together have too many."""
+        self._count += sum(value.count(mark) for value in values for mark in (b",", b"[", b"{"))
+        if self._count > _MOST_PARTS:
+            raise InvalidDatabase("too many lists, objects and members in config, decks and notetypes")
+
+
+def _check_config(connection: apsw.Connection, parts: _Parts) -> None:
     try:
         for row in connection.execute("SELECT val, key FROM config"):
-            msgspec.json.decode(row[0])
-    except msgspec.DecodeError as exc:
+            value: Any = row[0]
+            parts.add(value)
+            if _depth(msgspec.json.decode(value)) > _DEEPEST_CONFIG:
+                raise InvalidDatabase("config that is nested too deeply")
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise InvalidDatabase("config that is no JSON") from exc
 
 
-def _check_decodable(connection: apsw.Connection, codec: Codec, deadline: Deadline) -> None:
+def _depth(value: object) -> int:
+    depth, inner = 0, [value]
+    while outer := [one for one in inner if isinstance(one, dict | list)]:
+        inner = [one for each in outer for one in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
+
+
+def _check_decodable(connection: apsw.Connection, codec: Codec, parts: _Parts, deadline: Deadline) -> None:
     decks: Any = connection.execute("SELECT id, name, mtime_secs, usn, common, kind FROM decks")
     configs: Any = connection.execute("SELECT id, name, mtime_secs, usn, config FROM deck_config")
-    ids: Any = connection.execute("SELECT id FROM notetypes")
+    ids: Any = connection.execute("SELECT id FROM notetypes").fetchall()
     try:
         for some in _batches(map(DeckRow._make, decks), deadline):
+            parts.add(*(blob for deck in some for blob in (deck.common, deck.kind)))
             codec.deck_dicts(some)
         for some_configs in _batches(map(DeckConfigRow._make, configs), deadline):
+            parts.add(*(config.config for config in some_configs))
             codec.deck_config_dicts(some_configs)
         for some_ids in _batches(ids, deadline):
-            codec.notetype_dicts([notetypes.read(connection, notetype_id) for (notetype_id,) in some_ids])
+            rows = [notetypes.read(connection, notetype_id) for (notetype_id,) in some_ids]
+            parts.add(*(row.config for row in rows))
+            parts.add(*(part.config for row in rows for part in (*row.fields, *row.templates)))
+            codec.notetype_dicts(rows)
     except Corrupt as exc:
         raise InvalidDatabase(str(exc)) from exc
 

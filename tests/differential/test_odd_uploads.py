@@ -98,7 +98,7 @@ def _spoiled(base: Path, case: Case, folder: Path) -> bytes | None:
             changed = db.execute(
                 f"update {case.table} set {case.column} = {VALUES[case.value]} where {where}"
             )
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):  # the latter from the collation
             return None
         assert changed.rowcount == 1, case
         db.execute("vacuum")

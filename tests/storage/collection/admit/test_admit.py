@@ -352,8 +352,16 @@ REFUSED = {
     "a field's protobuf": ["UPDATE fields SET config = x'ff'"],
     "a template's protobuf": ["UPDATE templates SET config = x'ff'"],
     "config that is no JSON": ["UPDATE config SET val = x'7b'"],
+    "config of a number that is none": ["UPDATE config SET val = CAST('1e999' AS blob)"],
+    "config nested too deeply": [f"UPDATE config SET val = CAST('{'[' * 125}{']' * 125}' AS blob)"],
+    "config nested without end": [f"UPDATE config SET val = CAST('{'[' * 99_999}' AS blob)"],
     "a grave of unknown kind": ["UPDATE graves SET type = 9 WHERE oid = 2"],
 }
+
+
+def test_config_of_as_many_levels_as_clients_can_read_is_taken(upload, admitted, exercise):
+    value = "[" * 124 + "]" * 124
+    exercise(admitted(upload(f"UPDATE config SET val = CAST('{value}' AS blob) WHERE key = 'nested'")))
 
 
 @pytest.mark.parametrize("statements", REFUSED.values(), ids=REFUSED.keys())
