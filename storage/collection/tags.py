@@ -18,6 +18,10 @@ _NOT_IN_TAGS = re.compile("[\\x00-\\x20\\x7f\u3000]")
 _MANY = 500
 """From so many names on the whole list is read: asking for one name costs as much as reading some twenty."""
 
+_LONGEST_WITH_PARENTS = 500
+"""Longer tags keep their case whatever that of their parents is: all names above one of a megabyte, with a
+level in every three letters, would take 170 GB."""
+
 _MOST_BYTES_IN_MEMORY = 64 << 20
 _BYTES_A_ROW = 200
 """What a name in memory takes beside its text."""
@@ -94,7 +98,9 @@ def _known(connection: apsw.Connection, names: list[str]) -> dict[str, str]:
 
 
 def _parents(tag: str) -> Iterator[str]:
-    """The names above a tag, the nearest one first."""
+    """The names above a tag, the nearest one first; none of a tag that is very long."""
+    if len(tag) > _LONGEST_WITH_PARENTS:
+        return
     while (end := tag.rfind("::")) >= 0:
         tag = tag[:end]
         yield tag

@@ -71,6 +71,23 @@ def test_many_tags_cost_few_comparisons_each(ours, again):
     assert compared < 10 * MANY
 
 
+@pytest.mark.parametrize("others", [0, MANY])
+def test_a_tag_of_very_many_levels_is_not_looked_at_level_by_level(ours, monkeypatch, others):
+    yielded = 0
+
+    def parents(tag, inner=tags._parents):
+        nonlocal yielded
+        for parent in inner(tag):
+            yielded += 1
+            yield parent
+
+    monkeypatch.setattr(tags, "_parents", parents)
+    deep = "A::" * 20_000 + "b"
+    tags.register(ours.db, Tally(ours.stamps_before), [deep, *(f"c{at}" for at in range(others))], 10)
+    assert ours.rows("SELECT tag FROM tags WHERE tag LIKE 'A::A::%'") == [(deep,)]
+    assert yielded < 500
+
+
 def test_a_list_too_large_for_memory_is_asked_name_by_name(ours, monkeypatch):
     monkeypatch.setattr(tags, "_MOST_BYTES_IN_MEMORY", 100)
     names = ["animal", "ANIMAL::Bird", *(f"new{at}" for at in range(MANY))]
