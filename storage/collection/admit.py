@@ -121,7 +121,7 @@ def _refuse_foreign_tables(source: apsw.Connection, version: int) -> None:
 
 
 def _refuse_foreign_table(source: apsw.Connection, name: str, columns: tuple[str, ...]) -> None:
-    """Refuse what is no plain table with these columns.
+    """Raise InvalidDatabase for what is no plain table with these columns.
 
     Asked by statements, as a table of the file called `pragma_table_list` would answer for the function.
     """
