@@ -105,8 +105,8 @@ class Transfer:
         _insist(flip)
 
     def give(self, database: DatabaseId, version: int) -> Download:
-        """The collection, its USN raised by one: as schema 18 or, for legacy clients, 11."""
-        checkout = _insist(lambda: self._raise_usn(database))
+        """The collection as schema 18 or, for legacy clients, 11; its USN and `mod` move on first."""
+        checkout = _insist(lambda: self._mark_downloaded(database))
         try:
             reader = checkout.reader()
         finally:
@@ -133,7 +133,8 @@ class Transfer:
         while block := self.offload(lambda: file.read(BLOCK_BYTES)):
             yield block
 
-    def _raise_usn(self, database: DatabaseId) -> Checkout:
+    def _mark_downloaded(self, database: DatabaseId) -> Checkout:
+        now_ms = self.clock_ms()
         head = self.store.head(database)
         if head.version == 0:
             head = self.genesis.make(database, head)
@@ -142,12 +143,12 @@ class Transfer:
         def work() -> Stamps:
             checkout.begin()
             collection = Collection(checkout.connection, self.codec, head.stamps)
-            collection.increment_usn()
+            collection.mark_downloaded(now_ms)
             return collection.stamps()
 
         with self.store.discarding(checkout):
             stamps = self.offload(work)
-        self.store.commit(checkout, head, Commit(self.nonce(), b"", self.clock_ms(), stamps, None))
+        self.store.commit(checkout, head, Commit(self.nonce(), b"", now_ms, stamps, None))
         return checkout
 
 

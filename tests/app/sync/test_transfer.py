@@ -37,7 +37,7 @@ def download(worker, version=11):
 
 
 def test_an_uploaded_collection_is_what_others_download(empty_world, base, tmp_path, spooled):
-    """But for the USN, which each download moves on."""
+    """But for USN and `mod`, which each download moves on."""
     worker, other = empty_world.worker(), empty_world.worker()
     assert worker.service.upload(USER, spooled(base.path.read_bytes())) == "OK"
     meta = other.ask("meta", META)
@@ -52,7 +52,9 @@ def test_an_uploaded_collection_is_what_others_download(empty_world, base, tmp_p
     assert path.read_bytes()[18:20] == b"\x02\x02"
     theirs, ours = dump(path), dump(base.path)
     assert {table for table in ours if ours[table] != theirs[table]} == {"col"}
-    assert worker.ask("meta", META)["usn"] == USN + 1
+    after = worker.ask("meta", META)
+    assert after["usn"] == USN + 1
+    assert after["mod"] > meta["mod"]
     assert list(worker.scratch.iterdir()) == []
 
 

@@ -76,10 +76,17 @@ def test_the_end_of_a_sync_moves_time_and_usn(ours):
     assert ours.merge.stamps()["mod"] == 1_700_000_000_123
 
 
-def test_a_download_moves_the_usn_alone(ours):
-    before = ours.rows("SELECT mod, ls, scm, usn FROM col")[0]
-    ours.merge.increment_usn()
-    assert ours.rows("SELECT mod, ls, scm, usn FROM col") == [(*before[:3], before[3] + 1)]
+def test_a_download_moves_the_usn_and_the_time_of_change_on(ours):
+    [(_, ls, scm, usn)] = ours.rows("SELECT mod, ls, scm, usn FROM col")
+    ours.merge.mark_downloaded(1_900_000_000_000)
+    assert ours.rows("SELECT mod, ls, scm, usn FROM col") == [(1_900_000_000_000, ls, scm, usn + 1)]
+    assert ours.merge.stamps()["mod"] == 1_900_000_000_000
+
+
+def test_a_download_moves_the_time_of_change_on_where_the_clock_went_back(ours):
+    [(mod,)] = ours.rows("SELECT mod FROM col")
+    ours.merge.mark_downloaded(mod - 5)
+    assert ours.rows("SELECT mod FROM col") == [(mod + 1,)]
 
 
 def test_stamps_tell_of_scheduler_and_time_zone(ours):
