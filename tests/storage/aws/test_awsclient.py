@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from urllib3 import HTTPResponse
 
 from storage.awsclient import DirectDynamoDB, DirectS3
-from storage.awshttp import Answer
+from storage.awshttp import Answer, Tls
 from storage.heads import dynamodb as heads_dynamodb
 from tests.support import aws
 from tests.support.aws_wire import ANSWER_LOST, ERROR, FLIPPED, NO_CONNECTION, Wire
@@ -365,6 +365,15 @@ def test_buckets_are_addressed_as_the_sdk_addresses_them():
         client.head_object(Bucket="bucket", Key="k")
         route, base = client._routes["bucket"]
         assert (route.url, base) == expected
+
+
+def test_servers_are_verified_with_the_authorities_that_the_sdk_uses(monkeypatch):
+    found = []
+    monkeypatch.setattr("storage.awsclient.Connections", lambda *where, **_: found.append(where))
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/etc/ours.pem")
+    client = pretending_client("s3")
+    client.head_object(Bucket="bucket", Key="k")
+    assert found == [("bucket.s3.eu-central-1.amazonaws.com", 443, Tls("/etc/ours.pem", None, None))]
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])

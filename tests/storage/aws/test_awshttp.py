@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import ipaddress
 import socket
+import ssl
 import threading
 from contextlib import suppress
 
@@ -18,6 +21,10 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +38,11 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 class Server:
     """Answers each request by the next item of a script: bytes, or None to close without an answer."""
 
-    def __init__(self, script):
+    def __init__(self, script, certificate=None):
+        self._tls = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
         self.connections = 0
         self.requests = []
         self._script = list(script)
@@ -55,6 +66,9 @@ class Server:
 
     def _serve(self, connection):
         with connection, suppress(OSError):  # the client may close it, and so may a test
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+                self._open.append(connection)
             while request := connection.recv(1 << 16):
                 self.requests.append(request)
                 answer = self._script.pop(0)
@@ -68,6 +82,7 @@ class Server:
         for connection in self._open:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         for thread in self._threads[1:]:
             thread.join(5)
 
@@ -83,8 +98,8 @@ class Server:
 def serve():
     servers = []
 
-    def start(*script):
-        servers.append(Server(script))
+    def start(*script, certificate=None):
+        servers.append(Server(script, certificate))
         return servers[-1]
 
     yield start
@@ -210,6 +225,44 @@ def test_a_server_that_speaks_no_tls_is_an_error_that_the_sdk_repeats(serve):
     server = serve(b"plain HTTP, cut")
     with pytest.raises(SSLError):
         connections_to(server.port, tls=Tls(verify=True, certificate=None, key=None)).send("GET", GET, b"")
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "both.pem"
+    plain = serialization.NoEncryption()
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return str(path)
+
+
+def test_tls_is_spoken_with_a_server_whose_authority_is_named(serve, certificate):
+    server = serve(OK, OK, certificate=certificate)
+    connections = connections_to(server.port, tls=Tls(certificate, None, None))
+    assert [connections.send("GET", GET, b"").body for _ in range(2)] == [b"ok", b"ok"]
+    assert server.connections == 1
+
+
+def test_a_server_of_an_unknown_authority_is_sent_nothing(serve, certificate):
+    server = serve(OK, certificate=certificate)
+    with pytest.raises(SSLError, match="certificate verify failed"):
+        connections_to(server.port, tls=Tls(verify=True, certificate=None, key=None)).send("GET", GET, b"")
+    assert server.requests == []
 
 
 def test_servers_are_verified_unless_the_sdk_is_told_not_to():
