@@ -13,6 +13,7 @@ import ssl
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +30,9 @@ from urllib3.util.wait import wait_for_read
 
 _CHECKED_AFTER_S: Final = 1.0
 """A connection idle for longer may have been closed by the server, which is looked for before it is used."""
+
+_IDLE_S: Final = 60.0
+"""A connection idle for longer is closed when another one becomes idle."""
 
 Headers = dict[str, str]
 
@@ -118,13 +122,21 @@ class Connections:
         finally:
             # Also when a greenlet is killed: the rest of an answer must not meet the next request.
             if keep and len(self._idle) < self._most:
-                self._idle.append((connection, time.monotonic()))
+                self._keep(connection)
             else:
                 connection.close()
         return answer
 
+    def _keep(self, connection: socket.socket) -> None:
+        """For the next request, and close those that were not needed for long."""
+        now_s = time.monotonic()
+        with suppress(IndexError):  # another thread was faster
+            while self._idle and now_s - self._idle[0][1] > _IDLE_S:
+                self._idle.popleft()[0].close()
+        self._idle.append((connection, now_s))
+
     def _take(self) -> socket.socket | None:
-        """The connection used last, so that those which are not needed grow old and are closed."""
+        """The connection used last, so that those which are not needed grow old."""
         while self._idle:
             try:
                 connection, since_s = self._idle.pop()

@@ -5,6 +5,7 @@
         assert flights.most["GET"] >= 4
 
 It costs less than moto, so that the times measured are those of the client.
+`python -m tests.support.far_s3 LATENCY_MS BYTES_PER_S` prints its address, and ends with its input.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -138,3 +140,9 @@ def far_s3(latency_s: float = 0, bytes_per_s: float | None = None) -> Iterator[t
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+if __name__ == "__main__":
+    with far_s3(float(sys.argv[1]) / 1000, float(sys.argv[2])) as (address, _):
+        print(address, flush=True)
+        sys.stdin.read()

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 
 import botocore.auth
@@ -268,6 +269,15 @@ def test_a_server_of_an_unknown_authority_is_sent_nothing(serve, certificate):
 def test_servers_are_verified_unless_the_sdk_is_told_not_to():
     assert Tls(verify=True, certificate=None, key=None).context().check_hostname
     assert not Tls(verify=False, certificate=None, key=None).context().check_hostname
+
+
+def test_connections_that_were_not_needed_for_long_are_closed(serve):
+    connections = connections_to(serve(OK).port)
+    old, young = socket.socket(), socket.socket()
+    now_s = time.monotonic()
+    connections._idle += [(old, now_s - 61), (young, now_s - 59)]
+    connections._keep(socket.socket())
+    assert (old.fileno(), young.fileno() == -1, len(connections._idle)) == (-1, False, 2)
 
 
 def test_no_more_connections_are_kept_than_allowed(serve):
