@@ -21,6 +21,7 @@ from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoHostKeys, DynamoLogi
 from app.auth.dynamotable import DynamoTable
 from app.auth.hostkeys import HostKeys
 from app.config import CloudSettings, CognitoSettings, Heads, Settings
+from storage.awsclient import DirectDynamoDB, DirectS3
 from storage.heads import dynamodb as heads_dynamodb
 from storage.heads.base import HeadStore
 from storage.heads.dynamodb import DynamoHeadStore
@@ -63,7 +64,7 @@ class Cloud:
             if "amazonaws.com" not in client.meta.endpoint_url:
                 by_path = config.merge(Config(s3={"addressing_style": "path"}))
                 client = self._session.client("s3", config=by_path)
-            self._made["s3"] = client
+            self._made["s3"] = DirectS3(client)
         return self._made["s3"]
 
     @property
@@ -71,7 +72,7 @@ class Cloud:
         """The client of the table."""
         if "dynamodb" not in self._made:
             config = heads_dynamodb.client_config(_CONNECTIONS)
-            self._made["dynamodb"] = self._session.client("dynamodb", config=config)
+            self._made["dynamodb"] = DirectDynamoDB(self._session.client("dynamodb", config=config))
         return self._made["dynamodb"]
 
     def objects(self, offload: Offload[Any]) -> S3ObjectStore:

@@ -43,7 +43,7 @@ from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.heads.base import HeadStore
 from storage.heads.local import LocalHeadStore
-from storage.media.blobs import Blobs
+from storage.media.blobs import Blobs, InParallel, in_turn
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
@@ -174,8 +174,10 @@ def build_stores(
     objects: ObjectStore
     ahead: WriteAhead | None = None
     put: Callable[[str, bytes], None] | None = None
+    in_parallel: InParallel = in_turn
     if cloud is not None and settings.cloud is not None:
-        heads, objects = cloud.heads(), cloud.objects(offload)
+        bucket = cloud.objects(offload)
+        heads, objects, in_parallel = cloud.heads(), bucket, bucket.in_parallel
     else:
         root = _made(settings.data_root)
         limits = msgspec.structs.replace(
@@ -201,7 +203,8 @@ def build_stores(
         due=due.add,
         put=put,
     )
-    blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=limits.sweep_grace_ms // 2)
+    fresh_ms = limits.sweep_grace_ms // 2
+    blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=fresh_ms, in_parallel=in_parallel)
     upkeep = Upkeep(
         databases,
         heads,

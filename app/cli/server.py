@@ -15,6 +15,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from app.auth.environment import EnvironmentUsers
+from app.cli.preload import load_modules
 from app.config import Settings, SettingsError
 from app.http.accesslog import configure_logging
 from app.http.worker import SyncWorker, server_log
@@ -102,11 +103,12 @@ def main() -> None:
         print(exc, file=sys.stderr)
         sys.exit(2)
     print(greeting(settings), flush=True)
+    load_modules()
     Server(options_of(settings), lambda: _build(settings)).run()
 
 
 def _build(settings: Settings) -> Any:
-    from app.main import build_process  # noqa: PLC0415 - in the worker: after the fork and the monkey patch
+    from app.main import build_process  # noqa: PLC0415 - imported by `load_modules`
 
     return build_process(settings)
 

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from anki._backend import RustBackend
-from anki.errors import AnkiException
 
 from storage.collection.ddl import BIG_TABLES, tables
 from storage.collection.hostile import Deadline, open_hostile
 from storage.collection.rebuild import copy_table, create
 from storage.errors import InvalidDatabase
+from storage.lazy import LazyModule
 
+_anki: Any = LazyModule("anki._backend")
+_errors: Any = LazyModule("anki.errors")
 _LOWEST_EASE = 1300
 _RESET_EASE = 2500
 
@@ -42,11 +43,11 @@ def upgraded_small_tables(
             "INSERT INTO cards VALUES (NULL, 1, ?, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 0, 0, '')",
             ((deck, _LOWEST_EASE) for deck in _decks_of_cards(source)),
         )
-    backend = RustBackend(langs=["en"], server=True)
+    backend = _anki.RustBackend(langs=["en"], server=True)
     try:
         backend.open_collection(collection_path=str(path), media_folder_path="", media_db_path="")
         backend.close_collection(downgrade_to_schema11=False)
-    except AnkiException as exc:
+    except _errors.AnkiException as exc:
         raise InvalidDatabase(f"schema {version} cannot be upgraded: {exc}") from exc
     with open_hostile(path, deadline) as upgraded:
         reset: Any = upgraded.execute("SELECT did FROM cards WHERE factor = ?", (_RESET_EASE,)).fetchall()

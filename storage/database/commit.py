@@ -10,11 +10,9 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from storage.database.adopt import read_file_layout
 from storage.database.checkout import Checkout, Mark, local_disk, log_path
@@ -31,8 +29,15 @@ from storage.database.pages import (
 )
 from storage.database.wal import read_frame_headers, read_header
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind, Head
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = LazyModule("numpy")
 
 
 class Commit(msgspec.Struct, frozen=True):

@@ -9,15 +9,21 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 import xxhash
 import zstandard
 
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 MAGIC = b"ankipage"
 FORMAT = 1
