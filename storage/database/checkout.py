@@ -6,7 +6,6 @@ Refuses checkpoints: the base is never written, so the log is the change and rea
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -16,13 +15,12 @@ from typing import Any
 import apsw
 
 from storage.database.image import Image, Layout, PageReader
+from storage.disk import is_disk_fault
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.types import DatabaseId, Offload
 
 _BRIEF_STEPS, _BRIEF_CALLS = 10_000, 3
 """Steps of SQLite's virtual machine, which does 20 to 50 of them in a microsecond."""
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 
 
 class TookLong(Exception):
@@ -38,8 +36,8 @@ class local_disk:  # noqa: N801 - reads as a function; a class, as every request
         pass
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        is_full = isinstance(exc, OSError) and exc.errno in _DISK_ERRORS
-        if is_full or isinstance(exc, _DISK_FAULTS):
+        is_fault = isinstance(exc, OSError) and is_disk_fault(exc)
+        if is_fault or isinstance(exc, _DISK_FAULTS):
             raise Unavailable(f"the local disk: {exc}") from exc
 
 
@@ -53,7 +51,7 @@ def log_path(path: Path) -> Path:
 
 def remove_copy(path: Path) -> None:
     """Remove a working copy's link and whatever SQLite left beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in ("", "-wal", "-shm", "-journal", "-sums"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
@@ -145,11 +143,19 @@ class Checkout:
             return PageReader(self.image(), self._offload)
 
     def check_base(self) -> None:
-        """Raises Corrupt when the base file was written to since the copy was opened."""
+        """Raises Corrupt when the base file was written to, or found rotten, since the copy was opened."""
         stat = self.path.stat()
         found = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if found != self._base:
             raise Corrupt(self.path.name, self._base, found)
+
+    def is_untouched(self) -> bool:
+        """Whether the base file is as it was when the copy was opened: see `check_base`."""
+        try:
+            self.check_base()
+        except (Corrupt, OSError):
+            return False
+        return True
 
     def trim(self, kept_bytes: int) -> None:
         """Give SQLite's page cache back if it is larger; that of small changes serves the next sync."""

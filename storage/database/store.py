@@ -154,6 +154,9 @@ class DatabaseStore:
         Raises HeadMoved when the version cannot be had any more because newer ones replaced it.
         """
         idle = self._idle.take(database)
+        if idle is not None and not idle.is_untouched():
+            self.discard(idle)
+            idle = None
         if idle is not None and idle.version == head.version and idle.layout.checksum == head.checksum:
             return idle
         return self._assemble(database, head, lambda target: self._assembler.checkout(target, idle))

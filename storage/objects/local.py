@@ -6,7 +6,6 @@ log of writes (`storage.objects.ahead`) small files are whole and synced in the 
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from storage.disk import is_full
 from storage.errors import NotFound, Unavailable
 from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.base import ObjectStat
@@ -155,8 +155,9 @@ class LocalObjectStore:
             try:
                 self._name(path, key)
             except OSError as exc:
-                if exc.errno != errno.EXDEV:
+                if isinstance(exc, FileNotFoundError) or is_full(exc):
                     raise
+                # From another disk, however the file system says so.
                 self._copy(path, key)
             _sync_folder(self._path(key).parent)
 
