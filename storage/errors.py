@@ -9,6 +9,7 @@ StorageError
 |-- Corrupt                 stored bytes are not what was written
 |-- InvalidDatabase         bytes offered by a client are no sound database
 |-- TooLarge                more bytes than the limit allows
+|-- DeletionUnsafe          deleting would rest on a clock or on an index that may be wrong
 `-- Unavailable             a backend is away; try again later
 """
 
@@ -53,6 +54,10 @@ class InvalidDatabase(StorageError):
 
 class TooLarge(StorageError):
     """More bytes than the limit allows."""
+
+
+class DeletionUnsafe(StorageError):
+    """What would be deleted cannot be told from what is needed: a clock or an index may be wrong."""
 
 
 class Unavailable(StorageError):

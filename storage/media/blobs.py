@@ -74,8 +74,8 @@ class Digester:
 class Blobs:
     """The contents in an object store.
 
-    `fresh_ms`: a blob that is already there counts as put only if it is younger; an older one is
-    written again. It must be at most half of the sweep's grace (see `storage.media.sweep`).
+    `fresh_ms`: a blob that is already there counts as put only if it is younger, by the store's clock; an
+    older one is written again. It must be at most half of the sweep's grace (see `storage.media.sweep`).
     `in_parallel` is how to ask for several blobs at a time; only a store behind a network gains by it.
     """
 
@@ -83,12 +83,10 @@ class Blobs:
         self,
         objects: ObjectStore,
         *,
-        clock_ms: Callable[[], int],
         fresh_ms: int,
         in_parallel: InParallel = in_turn,
     ) -> None:
         self._objects = objects
-        self._clock_ms = clock_ms
         self._fresh_ms = fresh_ms
         self._in_parallel = in_parallel
 
@@ -171,7 +169,9 @@ class Blobs:
 
     def _is_fresh(self, sha256: bytes) -> bool:
         stat = self._objects.find(key_of(sha256))
-        return stat is not None and stat.modified_ms > self._clock_ms() - self._fresh_ms
+        if stat is None or stat.now_ms is None:
+            return False
+        return stat.now_ms - self._fresh_ms < stat.modified_ms <= stat.now_ms + self._fresh_ms
 
 
 def key_of(sha256: bytes) -> str:

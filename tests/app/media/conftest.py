@@ -61,7 +61,7 @@ class Worker:
         )
         self.service = MediaService(
             self.gate,
-            Blobs(objects, clock_ms=clock_ms, fresh_ms=1000),
+            Blobs(objects, fresh_ms=1000),
             offload=run_here,
             clock_ms=clock_ms,
             scratch=scratch,
