@@ -26,6 +26,7 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
 from app.http.request import RequestReader
@@ -35,9 +36,10 @@ from app.media.gate import IndexGate
 from app.media.service import MediaService
 from app.offload import ThreadPools
 from app.sync.service import SyncLimits, SyncService
-from app.upkeep import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn, Upkeep
+from app.upkeep import Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
+from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
@@ -67,9 +69,8 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator) -> Front:
-    """The HTTP side of one worker process."""
-    folder = scratch_of(settings)
+def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path) -> Front:
+    """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
         form_limit_bytes=settings.multipart_limit_bytes,
@@ -146,6 +147,8 @@ class Stores:
     limits: Limits
     ahead: WriteAhead | None
     """Of the local store alone."""
+    work: WorkFolder
+    """For temporary files of this process."""
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
@@ -154,6 +157,7 @@ class Stores:
             self.heads.close()
         if self.ahead is not None:
             self.ahead.close()
+        self.work.close()
 
 
 def build_cloud(settings: Settings) -> Cloud | None:
@@ -185,6 +189,7 @@ def build_stores(
             LocalObjectStore(root, offload, ahead),
         )
         put = SharedPut(objects)
+    work = WorkFolder(_made(settings.cache_dir) / "spool", new_nonce())
     due = DueQueue()
     locks = KeyedLocks(threading.RLock)
     databases = DatabaseStore(
@@ -199,18 +204,19 @@ def build_stores(
         due=due.add,
         put=put,
     )
-    blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=limits.sweep_grace_ms // 2)
+    blobs = Blobs(objects, fresh_ms=limits.sweep_grace_ms // 2)
     upkeep = Upkeep(
         databases,
         heads,
         objects,
         clock_ms=clock_ms,
+        nonce=new_nonce,
         offload=offload,
-        scratch=scratch_of(settings),
+        scratch=work.path,
         locks=locks,
         limits=limits,
     )
-    return Stores(heads, databases, blobs, locks, upkeep, due, limits, ahead)
+    return Stores(heads, databases, blobs, locks, upkeep, due, limits, ahead, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,17 +235,12 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
     return SyncService(
         stores.databases,
         Codec(),
-        scratch_of(settings),
+        stores.work.path,
         offload=offload,
         clock_ms=now_ms,
         nonce=new_nonce,
         limits=SyncLimits(collection_bytes=settings.unpacked_limit_bytes),
     )
-
-
-def scratch_of(settings: Settings) -> Path:
-    """The folder of temporary files; emptied of old ones by the upkeep."""
-    return _made(settings.cache_dir / "spool")
 
 
 def build(settings: Settings) -> flask.Flask:
@@ -255,7 +256,7 @@ def build_process(settings: Settings) -> Process:
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
     stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms)
     collections = build_collections(settings, stores, offload=offload)
-    scratch = scratch_of(settings)
+    scratch = stores.work.path
     gate = IndexGate(
         stores.databases,
         locks=stores.locks,
@@ -272,7 +273,7 @@ def build_process(settings: Settings) -> Process:
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-    front = make_front(settings, pools, accounts.authenticator)
+    front = make_front(settings, pools, accounts.authenticator, scratch)
     housekeeper = Housekeeper(stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings))
 
     def keep_house() -> None:

@@ -246,7 +246,10 @@ def _hash_pages(path: Path, layout: Layout) -> bytes:
 
 
 class WorkFolder:
-    """The private folder of one process. What dead processes left is removed when it is made."""
+    """The private folder of one process. What dead processes left is removed when it is made.
+
+    Whether a process lives is told by a lock, and not by the age of its files: no clock counts.
+    """
 
     def __init__(self, parent: Path, nonce: str) -> None:
         parent.mkdir(parents=True, exist_ok=True)
@@ -258,6 +261,11 @@ class WorkFolder:
             alive = os.open(self._path / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(alive, fcntl.LOCK_EX)
         self._close = weakref.finalize(self, _remove_own, self._path, alive, os.getpid())
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
 
     def new_path(self, suffix: str) -> Path:
         """A name that nobody uses yet."""
@@ -277,6 +285,8 @@ def _remove_own(path: Path, alive: int, owner: int) -> None:
 def _remove_dead(parent: Path) -> None:
     for folder in parent.iterdir():
         if not folder.is_dir():
+            if folder.name != "lock":
+                folder.unlink(missing_ok=True)  # of a version that had its files here
             continue
         with contextlib.suppress(OSError), _locked(folder / "alive", wait=False) as dead:
             if dead:

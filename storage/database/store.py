@@ -30,6 +30,7 @@ from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, Unavailable
 from storage.heads.base import Flip, HeadStore, NewSession
 from storage.heads.transitions import has_landed
 from storage.objects.base import Objects, ObjectStore
+from storage.objects.now import read_clock
 from storage.types import (
     EMPTY_HEAD,
     ChainEntry,
@@ -99,7 +100,7 @@ class DatabaseStore:
             heads, objects, self._history, self._commits, offload=offload, nonce=nonce
         )
         self._sweeper = Sweeper(heads, objects, self._history, limits)
-        self._doctor = Doctor(objects, self._history, self._rebuild, offload)
+        self._doctor = Doctor(objects, self._history, self._rebuild, offload, clock_ms, heads.find)
 
     def close(self) -> None:
         """Remove all working copies and the process's folder."""
@@ -333,9 +334,15 @@ class DatabaseStore:
     def _putting(self, database: DatabaseId) -> Callable[[Made], None]:
         return functools.partial(self._put, database)
 
-    def sweep(self, database: DatabaseId) -> Swept:
-        """Delete the objects that no version of the last `history_ms` needs."""
-        return self._sweeper.sweep(database, self._clock_ms())
+    def sweep(self, database: DatabaseId, now_ms: int | None = None, *, accept_loss: bool = False) -> Swept:
+        """Delete the objects that no version of the last `history_ms` needs.
+
+        `now_ms` is the time by the store's clock, asked for if it is not given. Raises: DeletionUnsafe where
+        that clock, or the head record (unless its loss is accepted), is not to be trusted.
+        """
+        if now_ms is None:
+            now_ms = read_clock(self._objects, self._clock_ms)
+        return self._sweeper.sweep(database, now_ms, accept_loss=accept_loss)
 
     def erase(self, database: DatabaseId) -> None:
         """Delete a database with its whole history."""
