@@ -117,7 +117,9 @@ class Housekeeper:
         *,
         sleep: Callable[[float], None],
         turn: Turn,
+        monotonic_s: Callable[[], float],
     ) -> None:
+        self._monotonic_s = monotonic_s
         self._upkeep = upkeep
         self._due = due
         self._sleep = sleep
@@ -125,6 +127,10 @@ class Housekeeper:
 
     def keep_house(self) -> None:
         """Go on for ever."""
+        try:
+            self._upkeep.note_start(self._monotonic_s)
+        except Exception:
+            log.exception("the stores could not be looked at")
         while True:
             self._sleep(SETTLE_S)
             self.tidy()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import flask
 import msgspec
@@ -36,14 +36,17 @@ from app.media.gate import IndexGate
 from app.media.service import MediaService
 from app.offload import ThreadPools
 from app.sync.service import SyncLimits, SyncService
-from app.upkeep import Upkeep
+from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
 from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
+from storage.database.mark import HeadsMark
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
+from storage.errors import StorageError
 from storage.heads.base import HeadStore
+from storage.heads.guarded import GuardedHeadStore
 from storage.heads.local import LocalHeadStore
 from storage.media.blobs import Blobs
 from storage.objects.ahead import WriteAhead
@@ -138,6 +141,7 @@ class Stores:
     """Everything that is kept, and how this process works with it."""
 
     heads: HeadStore
+    objects: ObjectStore
     databases: DatabaseStore
     blobs: Blobs
     locks: KeyedLocks
@@ -160,6 +164,21 @@ class Stores:
         self.work.close()
 
 
+def _unguarded(heads: HeadStore, mark: HeadsMark) -> HeadStore:
+    del mark
+    return heads
+
+
+def _closed_after_a_loss(heads: HeadStore, mark: HeadsMark) -> HeadStore:
+    """The head records, or a guard that answers nothing from them while they are not to be believed."""
+    try:
+        if mark.find_fault() is None:
+            return heads
+    except StorageError:
+        pass  # the stores are away: the guard looks again
+    return cast(HeadStore, GuardedHeadStore(heads, mark.find_fault, time.monotonic))
+
+
 def build_cloud(settings: Settings) -> Cloud | None:
     """The SDK and its clients; None, and not even imported, where everything is local."""
     if settings.cloud is None and settings.cognito is None:
@@ -169,10 +188,19 @@ def build_cloud(settings: Settings) -> Cloud | None:
     return Cloud(settings)
 
 
-def build_stores(
-    settings: Settings, cloud: Cloud | None, *, offload: Offload[Any], clock_ms: Callable[[], int]
+def build_stores(  # noqa: PLR0913 - collaborators by name
+    settings: Settings,
+    cloud: Cloud | None,
+    *,
+    offload: Offload[Any],
+    clock_ms: Callable[[], int],
+    guard: Callable[[HeadStore, HeadsMark], HeadStore] = _unguarded,
+    in_parallel: InParallel = map,
 ) -> Stores:
-    """The stores of one process: of a worker, or of the admin command beside running workers."""
+    """The stores of one process: of a worker, or of the admin command beside running workers.
+
+    `guard` gives the head records that databases are served from.
+    """
     limits = Limits() if settings.cache_bytes is None else Limits(base_bytes=settings.cache_bytes)
     heads: HeadStore
     objects: ObjectStore
@@ -193,7 +221,7 @@ def build_stores(
     due = DueQueue()
     locks = KeyedLocks(threading.RLock)
     databases = DatabaseStore(
-        heads,
+        guard(heads, HeadsMark(heads, objects, new_nonce)),
         objects,
         _made(settings.cache_dir / "cache"),
         offload=offload,
@@ -215,8 +243,9 @@ def build_stores(
         scratch=work.path,
         locks=locks,
         limits=limits,
+        in_parallel=in_parallel,
     )
-    return Stores(heads, databases, blobs, locks, upkeep, due, limits, ahead, work)
+    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +283,7 @@ def build_process(settings: Settings) -> Process:
     offload = pools.run
     cloud = build_cloud(settings)
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
-    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms)
+    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss)
     collections = build_collections(settings, stores, offload=offload)
     scratch = stores.work.path
     gate = IndexGate(
@@ -274,7 +303,9 @@ def build_process(settings: Settings) -> Process:
         limit_bytes=settings.unpacked_limit_bytes,
     )
     front = make_front(settings, pools, accounts.authenticator, scratch)
-    housekeeper = Housekeeper(stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings))
+    housekeeper = Housekeeper(
+        stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
+    )
 
     def keep_house() -> None:
         with pools.transfer():

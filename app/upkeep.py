@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from storage.database.lost import list_unlisted
+from storage.database.lost import list_lost, list_unlisted
 from storage.database.mark import STORE, HeadsMark, list_databases
 from storage.database.runs import Run, RunLog
 from storage.database.store import DatabaseStore, Limits
@@ -34,6 +34,8 @@ _LONGEST_GAP_MS = 20 * 24 * 3_600_000
 """More than this between two runs may be a clock that has jumped: the first run after it deletes nothing."""
 _CLOCKS_MS = 24 * 3_600_000
 """More than the clock of a server that commits can be behind the object store's."""
+_ACCEPT = "ankisyncctl maintain --accept-loss"
+_LOOK_S = 1.0
 _AT_ONCE = 200
 """Databases between two notes of how far a run is."""
 _LEAST_SHARE = 0.5
@@ -117,6 +119,21 @@ class Upkeep:
         self._limits = limits
         self._in_parallel = in_parallel
         self._mark = HeadsMark(heads, objects, nonce)
+
+    def note_start(self, monotonic_s: Callable[[], float]) -> None:
+        """Take a step of the mark, and log which databases have lost their head record; looks for a second.
+
+        To be called once when a worker starts. If the mark tells of a loss, that is logged and nothing done.
+        """
+        if (fault := self._mark.find_fault()) is not None:
+            log.error("%s. Put back what belongs together, or accept the loss: %s", fault, _ACCEPT)
+            return
+        self._mark.advance(self._clock_ms())
+        end_s = monotonic_s() + _LOOK_S
+        for lost in list_lost(self._heads, self._objects, go_on=lambda: monotonic_s() < end_s):
+            if lost.evidence.is_proof:
+                what = "of an earlier moment" if lost.has_record else "lost"
+                log.error("the head record of %s is %s: %s", lost.database, what, lost.evidence.text)
 
     def run(self, *, is_full: bool = False, shard: Shard = EVERYTHING, accept_loss: bool = False) -> Summary:
         """Compact and sweep what has changed since the last run of this shard, or everything if that is due.

@@ -2,8 +2,9 @@
 
 Heads and objects are kept in two places (a file and a folder, a table and a bucket), so one can be lost or
 restored without the other. A head record of the store itself, under the user id `.store`, counts the starts
-of servers and the runs of maintenance; an object `upkeep/heads/<count>` is written after each step of it. The
-object of a count can only be there if the record was at it, so the two may never differ by more than one.
+of workers and the runs of maintenance; an object `upkeep/heads/<count>` is written after each step of it. The
+object of a count can only be there if the record was at it, so the record is never behind the objects, and
+ahead of them only by the steps that are being taken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from storage.types import EMPTY_HEAD, ChainEntry, DatabaseId, DatabaseKind, Entr
 
 STORE: Final = DatabaseId(UserId(".store"), DatabaseKind.COLLECTION)
 PREFIX: Final = "upkeep/heads/"
+_STEPS_AT_ONCE: Final = 64
+"""More workers than ever start at the same time, each with a step that is not done yet."""
 
 
 def list_databases(heads: HeadStore, user: UserId | None = None) -> Iterator[DatabaseId]:
@@ -46,7 +49,7 @@ class HeadsMark:
                 f"the head records are {what} the stored objects (mark {head.version} beside {newest}): "
                 "heads.sqlite, or the table, was lost or restored from an older copy"
             )
-        if newest < head.version - 1:
+        if newest < head.version - _STEPS_AT_ONCE:
             what = "of an earlier moment than" if newest else "missing beside"
             return f"the stored objects are {what} the head records (mark {newest} beside {head.version})"
         if head.version == 0 and next(list_databases(self._heads), None) is None and self._has_objects():
