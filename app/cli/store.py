@@ -56,8 +56,8 @@ def doctor(admin: Admin, name: str | None, *, read_media: bool, as_json: bool) -
             examination.examine(database, read_media=read_media)
             for database in list(list_databases(stores.heads, chosen))
         ]
-        findings += _lost(stores, chosen)
         fault = HeadsMark(stores.heads, stores.objects, new_nonce).find_fault()
+        findings += _lost(stores, chosen, suspects_all=fault is not None)
     rows = [row for finding in findings for row in _finding_rows(finding, names)]
     show(rows, _DOCTOR_COLUMNS, as_json=as_json)
     if fault is not None:
@@ -138,22 +138,20 @@ def erase_data(stores: Stores, user: UserId) -> None:
         stores.databases.erase(DatabaseId(user, kind))
 
 
-def _lost(stores: Stores, chosen: UserId | None) -> list[Finding]:
-    """Databases that have objects but no head record."""
+def _lost(stores: Stores, chosen: UserId | None, *, suspects_all: bool) -> list[Finding]:
+    """Databases that have objects but no head record; what may be of a failed upload only if all is suspect."""
     return [
         Finding(lost.database, 0, 0, (_what_is_lost(lost),))
         for lost in list_lost(stores.heads, stores.objects)
-        if not lost.has_record and chosen in {None, lost.database.user}
+        if not lost.has_record
+        and chosen in {None, lost.database.user}
+        and (suspects_all or lost.evidence.is_proof)
     ]
 
 
 def _what_is_lost(lost: Lost) -> str:
-    what = (
-        "the head record is lost"
-        if lost.evidence.is_proof
-        else "the head record is lost, or an upload failed"
-    )
-    return f"{what}: {lost.evidence.text}"
+    also = "" if lost.evidence.is_proof else ", or an upload failed"
+    return f"the head record is lost{also}: {lost.evidence.text}"
 
 
 def _status_row(stores: Stores, user: UserId, name: str) -> Row:

@@ -77,17 +77,13 @@ class Doctor:
         return [f"integrity: {text}" for (text,) in rows if text != "ok"]
 
     def _try_newer(self, database: DatabaseId) -> list[str]:
-        """Objects that are newer than the head: it was put back to an earlier moment, or a commit failed."""
+        """Objects that are newer than the head: it was put back to an earlier moment."""
         listed = list(self._objects.list(keys.prefix(database)))
         evidence = find_evidence(database, self._find_head(database), listed)
-        if evidence is None:
+        if evidence is None or not evidence.is_likely:
             return []
-        cause = (
-            "the head record is of an earlier moment"
-            if evidence.is_proof
-            else ("a commit that failed, or a head record of an earlier moment")
-        )
-        return [f"newer than the head: {evidence.text} ({cause})"]
+        also = "" if evidence.is_proof else ", or the machine lost power within a commit"
+        return [f"the head record is of an earlier moment{also}: {evidence.text}"]
 
     def _try_history(self, database: DatabaseId, seen: set[str]) -> list[str]:
         faults = []

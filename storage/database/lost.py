@@ -22,7 +22,9 @@ class Evidence(msgspec.Struct, frozen=True):
 
     text: str
     is_proof: bool
-    """Else it may also be what a commit that failed has left."""
+    """Else it may also be what a commit that was not done has left."""
+    is_likely: bool = True
+    """Else a commit that failed is as likely: that happens whenever a worker dies in the middle of one."""
 
 
 def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[ObjectStat]) -> Evidence | None:
@@ -31,8 +33,9 @@ def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[Objec
     `stats` must have been listed before the head was read, else a commit between the two looks like proof.
 
     Version `v + 2` is only written when `v + 1` is the head's, and a history object only names the chain of a
-    revision that the head has. Version `v + 1` under the head's token or a later one is either a commit that
-    is not done yet or failed (the next sync has a higher token), or what a lost head named.
+    revision that the head has. Version `v + 1` under the head's token is as a rule a commit that is not done
+    yet or failed, until the next sync has a higher token. Under a later token it tells of a head that is lost,
+    or of a machine that lost power within a commit.
     """
     known = head or EMPTY_HEAD
     running = known.session.token if known.session is not None else None
@@ -51,7 +54,7 @@ def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[Objec
             if name.version > known.version + 1:
                 return Evidence(text, is_proof=True)
             if name.token >= known.token and name.token != running:
-                doubt = Evidence(text, is_proof=False)
+                doubt = Evidence(text, is_proof=False, is_likely=name.token > known.token)
     return doubt
 
 

@@ -69,7 +69,7 @@ class Sweeper:
         self._delete(orphans)
         self._delete(records)
         deleted = orphans + records
-        doubt = "" if evidence is None else evidence.text
+        doubt = evidence.text if evidence is not None and evidence.is_likely else ""
         return Swept(
             len(listed),
             len(deleted),

@@ -294,7 +294,7 @@ def test_head_records_of_an_earlier_moment_are_found_by_doctor_and_nothing_is_de
     forget_heads(admin)
     (admin.root / "heads.sqlite").write_bytes(earlier)
     faults = [row["fault"] for row in admin.json("doctor", code=1)]
-    assert sum("the head record is of an earlier moment" in fault for fault in faults) == 2
+    assert sum("the head record is of an earlier moment: " in fault for fault in faults) == 2
     assert "of an earlier moment than the stored objects" in admin.run("maintain", code=1).stderr
 
 

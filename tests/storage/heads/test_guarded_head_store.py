@@ -21,7 +21,7 @@ def test_nothing_is_answered_or_written_until_the_fault_is_gone() -> None:
     clock, faults, inner = Clock(), ["heads.sqlite is lost"], MemoryHeadStore()
     heads = GuardedHeadStore(inner, lambda: faults[0] if faults else None, clock)
     find, ann = heads.find, collection_of("ann")
-    for call in (lambda: find(ann), lambda: heads.flip(ann, flip_of(0, 0)), lambda: heads.list()):
+    for call in (lambda: find(ann), lambda: heads.flip(ann, flip_of(0, 0)), heads.list):
         with pytest.raises(Unavailable, match=r"heads\.sqlite is lost"):
             call()
     assert inner.find(ann) is None
