@@ -32,7 +32,7 @@ from app.http.front import Front
 from app.http.request import RequestReader
 from app.http.response import Answers
 from app.locks import KeyedLocks
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
 from app.sync.service import SyncLimits, SyncService
@@ -232,7 +232,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         due=due.add,
         put=put,
     )
-    blobs = Blobs(objects, fresh_ms=limits.sweep_grace_ms // 2)
+    blobs = Blobs(objects, fresh_ms=limits.sweep_grace_ms // 2, offload=offload)
     upkeep = Upkeep(
         databases,
         heads,
@@ -293,6 +293,7 @@ def build_process(settings: Settings) -> Process:
         clock_ms=now_ms,
         nonce=new_nonce,
         scratch=scratch,
+        waiting=Waiting(time.sleep, time.monotonic),
     )
     media = MediaService(
         gate,

@@ -139,7 +139,7 @@ def erase_data(stores: Stores, user: UserId) -> None:
 
 
 def _lost(stores: Stores, chosen: UserId | None, *, suspects_all: bool) -> list[Finding]:
-    """Databases that have objects but no head record; what may be of a failed upload only if all is suspect."""
+    """Databases that have objects but no head record; what may be of a failed upload if all is suspect."""
     return [
         Finding(lost.database, 0, 0, (_what_is_lost(lost),))
         for lost in list_lost(stores.heads, stores.objects)

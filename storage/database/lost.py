@@ -34,8 +34,8 @@ def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[Objec
 
     Version `v + 2` is only written when `v + 1` is the head's, and a history object only names the chain of a
     revision that the head has. Version `v + 1` under the head's token is as a rule a commit that is not done
-    yet or failed, until the next sync has a higher token. Under a later token it tells of a head that is lost,
-    or of a machine that lost power within a commit.
+    yet or failed, until the next sync has a higher token. Under a later token it tells of a lost head, or
+    that a machine lost power within a commit.
     """
     known = head or EMPTY_HEAD
     running = known.session.token if known.session is not None else None
