@@ -28,6 +28,7 @@ from storage.media.blobs import Blobs, Digester, NewBlob, key_of
 from storage.media.index import FileFacts, MediaIndex, create_empty
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
+from tests.bench import maintain
 from tests.support.faults import Faults
 
 ANN = DatabaseId(UserId("ann"), DatabaseKind.MEDIA)
@@ -344,6 +345,26 @@ class TestRuns:
             world.upkeep.run()
         monkeypatch.undo()
         assert self.touched(world) == ["user4", "user5"]
+
+    def test_the_calls_of_a_run_follow_what_has_changed_and_not_how_many_users_there_are(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(maintain, "S3_S", 0)
+        monkeypatch.setattr(maintain, "DYNAMODB_S", 0)
+        calls = []
+        for count in (5, 25):
+            (tmp_path / str(count)).mkdir()
+            store = maintain.Store(tmp_path / str(count), count)
+            store.clock.behind_ms -= 3 * DAY_MS
+            store.run("full run")
+            store.clock.behind_ms -= 3 * DAY_MS
+            for number in range(3):
+                store.change(DatabaseId(UserId(f"user{number:06}"), DatabaseKind.MEDIA), number)
+            store.run("3 users changed")
+            calls.append(sum(store.calls.values()))
+            store.databases.close()
+            store.pool.shutdown()
+        assert calls[0] == calls[1] < 40
 
     def test_what_failed_since_a_store_was_away_is_taken_again(
         self, world: World, users: list[DatabaseId], monkeypatch: pytest.MonkeyPatch
