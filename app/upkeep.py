@@ -139,7 +139,7 @@ class Upkeep:
         """Compact and sweep what has changed since the last run of this shard, or everything if that is due.
 
         A database that fails is logged, counted and left as it is. Nothing is deleted where head records or
-        clock are not to be trusted, unless the operator accepts the loss.
+        clock are not to be trusted, unless the operator accepts the loss; that makes the run a full one.
         """
         summary = Summary()
         if (fault := self._mark.find_fault()) is not None and not accept_loss:
@@ -155,7 +155,7 @@ class Upkeep:
         if not accept_loss and last.seen_ms and not self._is_plausible(last, now_ms, summary):
             run_log.write(replace(last, seen_ms=now_ms))
             return summary
-        run = _planned(last, now_ms, is_full=is_full)
+        run = _planned(last, now_ms, is_full=is_full or accept_loss)
         recorded = self._recorded(run, summary, accept_loss=accept_loss)
         if recorded is not None:
             self._do(run, recorded, run_log, shard, now_ms, summary, accept_loss=accept_loss)

@@ -88,7 +88,7 @@ class _ShardType(click.ParamType[Shard]):
     "--accept-loss",
     is_flag=True,
     help="Take the head records as they are, although objects tell that some are lost or older; "
-    "what only those named may then be deleted.",
+    "what only those named is then deleted. Takes all databases.",
 )
 @click.pass_obj
 def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) -> None:

@@ -58,6 +58,18 @@ def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[Objec
     return doubt
 
 
+def list_newer(database: DatabaseId, head: Head, stats: Iterable[ObjectStat]) -> list[ObjectStat]:
+    """The objects that belong to later versions than the head's."""
+    newer = []
+    for stat in stats:
+        name = keys.parse(database, stat.key)
+        if name is not None and (
+            (name.version or 0) > head.version or (name.chain_revision or 0) > head.chain_revision
+        ):
+            newer.append(stat)
+    return newer
+
+
 class Lost(msgspec.Struct, frozen=True):
     """A database whose objects say that its head record is missing, or older than they are."""
 

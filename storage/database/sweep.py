@@ -13,11 +13,11 @@ import msgspec
 from storage.database import keys
 from storage.database.history import Departed, History
 from storage.database.limits import Limits
-from storage.database.lost import find_evidence
+from storage.database.lost import find_evidence, list_newer
 from storage.errors import DeletionUnsafe
-from storage.heads.base import HeadStore
+from storage.heads.base import HeadStore, NewSession
 from storage.objects.base import ObjectStat, ObjectStore
-from storage.types import ChainEntry, DatabaseId, Head
+from storage.types import ChainEntry, DatabaseId, Head, JournalEntry
 
 _BATCH = 500
 
@@ -48,15 +48,21 @@ class Sweeper:
         The order is the guard: objects are listed before the head is read, and history after it.
         An entry leaves the head only after a history object names it, so one of the two shows it.
 
-        Raises: DeletionUnsafe where the objects prove that there was a newer head, unless that loss is
-        accepted.
+        Raises: DeletionUnsafe if the objects prove that there was a newer head. If that loss is accepted, the
+        objects of newer versions are deleted.
         """
         listed = list(self._objects.list(keys.prefix(database)))
         head = self._heads.find(database)
         if head is None:
             return Swept(len(listed), 0, 0)
         evidence = find_evidence(database, head, listed)
-        if evidence is not None and evidence.is_proof and not accept_loss:
+        newer: list[ObjectStat] = []
+        if evidence is not None and accept_loss:
+            newer = list_newer(database, head, listed)
+            head = self._outlive(database, head, newer)
+            self._delete(newer)
+            evidence = None
+        elif evidence is not None and evidence.is_proof:
             raise DeletionUnsafe(f"{database}: {evidence.text}; nothing of it is deleted")
         departed = list(self._history.list_departed(database))
         expired = {found.key for found in departed if self._history.is_expired(found, now_ms)}
@@ -68,7 +74,8 @@ class Sweeper:
         records = [stat for stat in dead if stat.key in expired]
         self._delete(orphans)
         self._delete(records)
-        deleted = orphans + records
+        gone = {stat.key for stat in newer}
+        deleted = newer + [stat for stat in orphans + records if stat.key not in gone]
         doubt = evidence.text if evidence is not None and evidence.is_likely else ""
         return Swept(
             len(listed),
@@ -77,6 +84,16 @@ class Sweeper:
             head.chain_revision,
             doubt,
         )
+
+    def _outlive(self, database: DatabaseId, head: Head, newer: list[ObjectStat]) -> Head:
+        """Raise the token past those of newer objects: then no writer can make one of them the head's."""
+        last = max(token for stat in newer if (token := keys.find_token(database, stat.key)) is not None)
+        while head.token <= last:
+            first = JournalEntry("start", b"", 0, b"", None, b"")
+            head = self._heads.open_session(database, NewSession("accepted", 0, 0, first))
+        if head.session is not None:
+            self._heads.close_session(database, head.token, head.session.id)
+        return head
 
     def erase(self, database: DatabaseId) -> None:
         """Forget a database for good: its record, then all its objects."""

@@ -8,7 +8,7 @@ from storage.database.lost import find_evidence, list_lost, list_unlisted
 from storage.database.mark import HeadsMark, list_databases
 from storage.errors import DeletionUnsafe, Unavailable
 from storage.heads.memory import MemoryHeadStore
-from tests.support.databases import DATABASE, OTHER, World, new_session
+from tests.support.databases import DATABASE, OTHER, World, bytes_of, new_session
 from tests.support.faults import Faults
 
 
@@ -100,7 +100,23 @@ def test_nothing_of_a_database_with_an_old_head_is_swept(world, store):
         store.open_session(DATABASE, new_session("next"))
     with pytest.raises(DeletionUnsafe, match="nothing of it is deleted"):
         store.sweep(DATABASE)
-    assert store.sweep(DATABASE, accept_loss=True).deleted > 0
+
+
+def test_a_loss_that_is_accepted_leaves_no_trace_and_a_sound_database(world, store):
+    before, expected = store.head(DATABASE), bytes_of(store)
+    for n in range(3):
+        world.genesis(store)
+        world.change(store, f"DELETE FROM t WHERE id = {n}")
+    lost = store.head(DATABASE)
+    world.heads._heads[DATABASE] = before
+    assert store.sweep(DATABASE, accept_loss=True).deleted > 6
+    assert evidence(world, store.head(DATABASE)) is None
+    assert store.sweep(DATABASE).deleted == 0
+    assert store.head(DATABASE).token >= lost.token
+    assert store.head(DATABASE).session is None
+    assert bytes_of(world.fresh()) == expected
+    world.change(world.fresh(), "DELETE FROM t WHERE id = 7")
+    assert store.doctor(DATABASE).faults == ()
 
 
 def test_databases_without_a_head_record_are_found(world, store):
