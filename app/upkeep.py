@@ -22,7 +22,7 @@ from storage.database.lost import list_lost, list_unlisted
 from storage.database.mark import STORE, HeadsMark, list_databases
 from storage.database.runs import Run, RunLog
 from storage.database.store import DatabaseStore, Limits
-from storage.errors import Conflict, Corrupt, DeletionUnsafe, StorageError, Unavailable
+from storage.errors import Conflict, Corrupt, DeletionUnsafe, NotFound, StorageError, Unavailable
 from storage.heads.base import HeadStore
 from storage.media.sweep import Contents, names_since_s, read_contents, sweep_blobs
 from storage.objects.base import ObjectStore
@@ -178,7 +178,7 @@ class Upkeep:
     def _last_run(self, run_log: RunLog) -> Run:
         try:
             return run_log.read()
-        except Corrupt:
+        except (Corrupt, NotFound):
             log.exception("what is known of the last run cannot be read: this one is the first")
             return Run()
 

@@ -351,9 +351,12 @@ class DatabaseStore:
             self.discard(idle)
         self._sweeper.erase(database)
 
-    def history(self, database: DatabaseId) -> list[Point]:
-        """Every version that can be brought back, oldest first, the current one last."""
-        return self._history.list_points(database, self.head(database))
+    def history(self, database: DatabaseId, head: Head | None = None) -> list[Point]:
+        """Every version that can be brought back, oldest first, the current one last.
+
+        `head` is the current one if it is known; EMPTY_HEAD gives what the history names by itself.
+        """
+        return self._history.list_points(database, head or self.head(database))
 
     def checkout_point(self, database: DatabaseId, point: Point) -> Checkout:
         """A working copy of a version of the history; `restore` can make it current again.

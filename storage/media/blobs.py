@@ -188,10 +188,12 @@ class Blobs:
             stat = self._objects.find(key)
             if stat is None:
                 return False
-            if self._digest(key) == row.sha256:
+            found = self._digest(key)
+            if found == row.sha256:
                 return True
             if is_last:
-                log.error("%s is not what was uploaded (%d bytes): it is removed", key, stat.size_bytes)
+                damage = Corrupt(key, row.sha256.hex(), "nothing" if found is None else found.hex())
+                log.error("%s is not what was uploaded: it is removed", key, exc_info=damage)
                 self._objects.delete_old([key], stat.modified_ms + 1)
         return False
 

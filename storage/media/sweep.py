@@ -31,7 +31,7 @@ from storage.errors import Corrupt, DeletionUnsafe, NotFound, StorageError
 from storage.media.blobs import PREFIX, key_of
 from storage.media.index import GONE_KEPT_S, MediaIndex
 from storage.objects.base import ObjectStat, ObjectStore
-from storage.types import DatabaseId, Offload
+from storage.types import EMPTY_HEAD, DatabaseId, Offload
 
 _AT_ONCE = 500
 _CLOCKS_MS = 24 * 3600 * 1000
@@ -147,6 +147,7 @@ def read_contents(
     read, or may not be the newest, all that the version read has ever named counts. Raises what reading the
     newest version raised, if no other one can be read either.
     """
+    head = EMPTY_HEAD
     try:
         head = store.head(database)
         if head.version == 0 and not is_doubtful:
@@ -160,7 +161,7 @@ def read_contents(
     except (Corrupt, NotFound) as exc:
         log.exception("the media index of %s cannot be read", database)
         failure = exc
-    for point in reversed(store.history(database)[-_OLDER_TRIED:]):
+    for point in reversed(store.history(database, head)[-_OLDER_TRIED:]):
         with contextlib.suppress(Corrupt, NotFound):
             checkout = store.checkout_point(database, point)
             return Contents(_names(store, checkout, 0, offload), point.time_ms)

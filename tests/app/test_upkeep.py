@@ -193,6 +193,29 @@ def test_what_an_unreadable_index_may_name_stays_and_other_garbage_goes(
     assert len(world.keys("blobs/")) == 2
 
 
+def test_a_head_record_that_cannot_be_read_keeps_what_its_history_may_name_and_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add(ANN, "a", b"gone")
+    world.change(ANN, [("a", None)])
+    world.clock.now_ms += 10 * DAY_MS
+    world.add(BOB, "b", b"named in the history")
+    for number in range(3):
+        world.add(BOB, f"{number}", b"%d" % number)
+    assert world.upkeep.compact(BOB)
+    world.clock.now_ms += 10 * DAY_MS
+    find = world.heads.find
+
+    def damaged(database: DatabaseId) -> Head | None:
+        if database == BOB:
+            raise Corrupt("bob", "a head record", "noise")
+        return find(database)
+
+    monkeypatch.setattr(world.heads, "find", damaged)
+    assert world.upkeep.run(is_full=True).failed == 2
+    assert len(world.keys("blobs/")) == 4
+
+
 def test_nothing_is_deleted_where_no_version_of_an_index_can_be_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

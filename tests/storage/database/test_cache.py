@@ -438,3 +438,18 @@ def test_an_upload_from_another_disk_is_copied(world, monkeypatch):
     monkeypatch.undo()
     assert bases(world)[0].read_bytes() == path.read_bytes()
     assert len(rows_of(store)) == 2000
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start_whatever_the_clock_says(tmp_path):
+    alive = WorkFolder(tmp_path / "spool", "alive")
+    (alive.path / "upload").touch()
+    killed = tmp_path / "spool" / "1-killed"
+    (killed / "zip-abc").mkdir(parents=True)
+    for path in (tmp_path / "spool" / "of an older version", killed / "zip-abc" / "0", killed / "alive"):
+        path.touch()
+    for path in (tmp_path / "spool").rglob("*"):
+        os.utime(path, (4_000_000_000, 4_000_000_000))
+    WorkFolder(tmp_path / "spool", "next").close()
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [alive.path.name, "lock"]
+    assert (alive.path / "upload").exists()
+    alive.close()
