@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import flask
 import msgspec
@@ -26,24 +26,30 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
 from app.http.request import RequestReader
 from app.http.response import Answers
 from app.locks import KeyedLocks
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
 from app.sync.service import SyncService
-from app.upkeep import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn, Upkeep
+from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
+from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
+from storage.database.mark import HeadsMark
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
+from storage.errors import StorageError
 from storage.heads.base import HeadStore
+from storage.heads.guarded import GuardedHeadStore
 from storage.heads.local import LocalHeadStore
-from storage.media.blobs import Blobs, InParallel, in_turn
+from storage.media.blobs import Blobs, in_turn
+from storage.media.blobs import InParallel as BlobsInParallel
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
@@ -67,9 +73,8 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator) -> Front:
-    """The HTTP side of one worker process."""
-    folder = scratch_of(settings)
+def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path) -> Front:
+    """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
         form_limit_bytes=settings.multipart_limit_bytes,
@@ -137,6 +142,7 @@ class Stores:
     """Everything that is kept, and how this process works with it."""
 
     heads: HeadStore
+    objects: ObjectStore
     databases: DatabaseStore
     blobs: Blobs
     locks: KeyedLocks
@@ -146,6 +152,8 @@ class Stores:
     limits: Limits
     ahead: WriteAhead | None
     """Of the local store alone."""
+    work: WorkFolder
+    """For temporary files of this process."""
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
@@ -154,6 +162,22 @@ class Stores:
             self.heads.close()
         if self.ahead is not None:
             self.ahead.close()
+        self.work.close()
+
+
+def _unguarded(heads: HeadStore, mark: HeadsMark) -> HeadStore:
+    del mark
+    return heads
+
+
+def _closed_after_a_loss(heads: HeadStore, mark: HeadsMark) -> HeadStore:
+    """The head records, or a guard that answers nothing from them while they are not to be believed."""
+    try:
+        if mark.find_fault() is None:
+            return heads
+    except StorageError:
+        pass  # the stores are away: the guard looks again
+    return cast(HeadStore, GuardedHeadStore(heads, mark.find_fault, time.monotonic))
 
 
 def build_cloud(settings: Settings) -> Cloud | None:
@@ -165,19 +189,28 @@ def build_cloud(settings: Settings) -> Cloud | None:
     return Cloud(settings)
 
 
-def build_stores(
-    settings: Settings, cloud: Cloud | None, *, offload: Offload[Any], clock_ms: Callable[[], int]
+def build_stores(  # noqa: PLR0913 - collaborators by name
+    settings: Settings,
+    cloud: Cloud | None,
+    *,
+    offload: Offload[Any],
+    clock_ms: Callable[[], int],
+    guard: Callable[[HeadStore, HeadsMark], HeadStore] = _unguarded,
+    in_parallel: InParallel = map,
 ) -> Stores:
-    """The stores of one process: of a worker, or of the admin command beside running workers."""
+    """The stores of one process: of a worker, or of the admin command beside running workers.
+
+    `guard` gives the head records that databases are served from.
+    """
     limits = Limits() if settings.cache_bytes is None else Limits(base_bytes=settings.cache_bytes)
     heads: HeadStore
     objects: ObjectStore
     ahead: WriteAhead | None = None
     put: Callable[[str, bytes], None] | None = None
-    in_parallel: InParallel = in_turn
+    look_up_blobs: BlobsInParallel = in_turn
     if cloud is not None and settings.cloud is not None:
         bucket = cloud.objects(offload)
-        heads, objects, in_parallel = cloud.heads(), bucket, bucket.in_parallel
+        heads, objects, look_up_blobs = cloud.heads(), bucket, bucket.in_parallel
     else:
         root = _made(settings.data_root)
         limits = msgspec.structs.replace(
@@ -189,10 +222,11 @@ def build_stores(
             LocalObjectStore(root, offload, ahead),
         )
         put = SharedPut(objects)
+    work = WorkFolder(_made(settings.cache_dir) / "spool", new_nonce())
     due = DueQueue()
     locks = KeyedLocks(threading.RLock)
     databases = DatabaseStore(
-        heads,
+        guard(heads, HeadsMark(heads, objects, new_nonce)),
         objects,
         _made(settings.cache_dir / "cache"),
         offload=offload,
@@ -203,19 +237,25 @@ def build_stores(
         due=due.add,
         put=put,
     )
-    fresh_ms = limits.sweep_grace_ms // 2
-    blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=fresh_ms, in_parallel=in_parallel)
+    blobs = Blobs(
+        objects,
+        fresh_ms=limits.sweep_grace_ms // 2,
+        offload=offload,
+        in_parallel=look_up_blobs,
+    )
     upkeep = Upkeep(
         databases,
         heads,
         objects,
         clock_ms=clock_ms,
+        nonce=new_nonce,
         offload=offload,
-        scratch=scratch_of(settings),
+        scratch=work.path,
         locks=locks,
         limits=limits,
+        in_parallel=in_parallel,
     )
-    return Stores(heads, databases, blobs, locks, upkeep, due, limits, ahead)
+    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,17 +274,12 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
     return SyncService(
         stores.databases,
         Codec(),
-        scratch_of(settings),
+        stores.work.path,
         offload=offload,
         clock_ms=now_ms,
         nonce=new_nonce,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-
-
-def scratch_of(settings: Settings) -> Path:
-    """The folder of temporary files; emptied of old ones by the upkeep."""
-    return _made(settings.cache_dir / "spool")
 
 
 def build(settings: Settings) -> flask.Flask:
@@ -258,9 +293,9 @@ def build_process(settings: Settings) -> Process:
     offload = pools.run
     cloud = build_cloud(settings)
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
-    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms)
+    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss)
     collections = build_collections(settings, stores, offload=offload)
-    scratch = scratch_of(settings)
+    scratch = stores.work.path
     gate = IndexGate(
         stores.databases,
         locks=stores.locks,
@@ -268,6 +303,7 @@ def build_process(settings: Settings) -> Process:
         clock_ms=now_ms,
         nonce=new_nonce,
         scratch=scratch,
+        waiting=Waiting(time.sleep, time.monotonic),
     )
     media = MediaService(
         gate,
@@ -277,8 +313,10 @@ def build_process(settings: Settings) -> Process:
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-    front = make_front(settings, pools, accounts.authenticator)
-    housekeeper = Housekeeper(stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings))
+    front = make_front(settings, pools, accounts.authenticator, scratch)
+    housekeeper = Housekeeper(
+        stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
+    )
 
     def keep_house() -> None:
         with pools.transfer():

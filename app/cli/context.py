@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Final
 
 import click
 
@@ -11,6 +13,9 @@ from app.auth.local import ListedUser
 from app.config import Settings
 from app.main import Stores, build_accounts, build_cloud, build_stores, now_ms
 from storage.types import UserId, run_here
+
+_AT_ONCE: Final = 16
+"""Databases that maintenance does side by side: it waits for the network for most of the time."""
 
 
 class Admin:
@@ -25,11 +30,18 @@ class Admin:
     @contextmanager
     def stores(self) -> Iterator[Stores]:
         """The stores, beside those of running workers; closed at the end."""
-        stores = build_stores(self.settings, self._cloud, offload=run_here, clock_ms=now_ms)
-        try:
-            yield stores
-        finally:
-            stores.close()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            stores = build_stores(
+                self.settings,
+                self._cloud,
+                offload=run_here,
+                clock_ms=now_ms,
+                in_parallel=map if self._cloud is None else pool.map,
+            )
+            try:
+                yield stores
+            finally:
+                stores.close()
 
     def find_user(self, name: str) -> ListedUser:
         """The user called `name`, or an end with a clear line."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from app.main import Stores
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from storage.collection.oneway import force_one_way
 from storage.collection.package import write_package
 from storage.database.history import Point, find_point
@@ -167,6 +168,7 @@ class Restorer:
             clock_ms=self.clock_ms,
             nonce=self.nonce,
             scratch=self.scratch,
+            waiting=Waiting(time.sleep, time.monotonic),
         )
 
 

@@ -23,6 +23,7 @@ from storage.database.pages import (
     PageHeader,
     PageWriter,
     lock_page,
+    page_hashes,
     page_packer,
     pages_checksum,
     pages_per_block,
@@ -102,6 +103,7 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
             raise Corrupt("wal", before.page_size, state.page_size)
         first, step = state.page_offset(state.frames), state.frame_bytes
         pages, commits, state = read_frame_headers(descriptor, state, end)
+        written = set(pages)
         in_log.update(zip(pages, range(first, first + step * len(pages), step), strict=True))
         page_count, smallest = commits[-1], min((before.base_pages, *filter(None, commits)))
     finally:
@@ -112,7 +114,9 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
         del in_log[number]
     # Pages that a commit cut off do not come back from the base if a later commit grows the database.
     before = msgspec.structs.replace(before, base_pages=smallest)
-    return laid_over(before, in_log, page_count, before.checksum, state)
+    hashes = {number: digest for number, digest in before.log_hashes.items() if number not in written}
+    after = laid_over(before, in_log, page_count, before.checksum, state)
+    return msgspec.structs.replace(after, log_hashes=hashes)
 
 
 def touched_pages(before: Layout, after: Layout) -> list[int]:
@@ -188,12 +192,13 @@ class CommitMaker:
         ):
             # Carried along as for a delta: it proves the pages of the base that the snapshot takes up.
             expected = checkout.layout.checksum ^ cut_checksum(old, after.page_count)
+            hashes: dict[int, int] = {}
             for number in touched:
-                expected ^= _page_change(number, old, new)
+                expected ^= _page_change(number, old, new, hashes)
             made = self._snapshot(new, entry, self._quick_packer)
         if made.entry.checksum != expected:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
-        return made
+        return msgspec.structs.replace(made, layout=_hashed(made.layout, checkout.layout, hashes))
 
     def _delta(self, checkout: Checkout, change: Change, entry: ChainEntry) -> Made:
         before, after = checkout.layout, change.layout
@@ -209,11 +214,13 @@ class CommitMaker:
         ):
             writer = PageWriter(header_of(entry, parent), sink.write, self._quick_packer)
             total = before.checksum ^ cut_checksum(old, after.page_count)
+            hashes: dict[int, int] = {}
             for numbers in _batches(pages, pages_per_block(after.page_size)):
-                total ^= _add_changed(writer, numbers, change.earlier, old, new)
+                total ^= _add_changed(writer, numbers, change.earlier, old, new, hashes)
             digest = writer.finish(total)
             entry = proven(entry, writer.size_bytes, digest, total)
-            return Made(entry, sink.content(), msgspec.structs.replace(after, checksum=total))
+            after = _hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
+            return Made(entry, sink.content(), after)
 
     def snapshot(self, image: Image, entry: ChainEntry) -> Made:
         """The whole image as a snapshot of version `entry.last`; its checksum is computed anew."""
@@ -274,17 +281,29 @@ def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> 
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
 
 
-def _add_changed(
-    writer: PageWriter, numbers: list[int], always: frozenset[int], old: Image, new: Image
+def _hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
+    """The layout with what is known of the pages in the log: of those before, and of those written since."""
+    return msgspec.structs.replace(after, log_hashes=before.log_hashes | hashes)
+
+
+def _add_changed(  # noqa: PLR0913, PLR0917 - a step of `_delta`
+    writer: PageWriter,
+    numbers: list[int],
+    always: frozenset[int],
+    old: Image,
+    new: Image,
+    hashes: dict[int, int],
 ) -> int:
     """Write those pages that differ, and those of `always`; the change of the database's checksum.
 
-    A page that is the same in both images cancels itself out in the checksum.
+    A page that is the same in both images cancels itself out in the checksum. `hashes` takes the hash of each
+    page of `numbers` as it is now.
     """
     size = new.layout.page_size
     before = [number for number in numbers if number <= old.layout.page_count]
     was = np.frombuffer(old.pages(before), np.uint8).reshape(-1, size)
     now = np.frombuffer(new.pages(numbers), np.uint8).reshape(-1, size)
+    hashes.update(zip(numbers, page_hashes(numbers, now.reshape(-1).data, size), strict=True))
     differs = np.ones(len(numbers), np.bool_)
     differs[: len(before)] = (was != now[: len(before)]).any(axis=1)
     if always:
@@ -297,18 +316,20 @@ def _add_changed(
         before, numbers = _chosen(before, differs), _chosen(numbers, differs)
     if numbers:
         writer.add(numbers, now.reshape(-1).data)
-    return pages_checksum(before, was.reshape(-1).data, size) ^ pages_checksum(
-        numbers, now.reshape(-1).data, size
-    )
+    total = pages_checksum(before, was.reshape(-1).data, size)
+    for number in numbers:
+        total ^= hashes[number]
+    return total
 
 
 def _chosen(numbers: list[int], chosen: npt.NDArray[np.bool_]) -> list[int]:
     return list(itertools.compress(numbers, chosen.tolist()))
 
 
-def _page_change(number: int, old: Image, new: Image) -> int:
+def _page_change(number: int, old: Image, new: Image, hashes: dict[int, int]) -> int:
     size = new.layout.page_size
     change = pages_checksum([number], new.page(number), size)
+    hashes[number] = change
     if number <= old.layout.page_count:
         change ^= pages_checksum([number], old.page(number), size)
     return change

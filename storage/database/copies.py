@@ -29,7 +29,7 @@ from storage.database.assemble import Assembler, Draft, Target, can_start_from, 
 from storage.database.cache import clear_after_reboot, locked
 from storage.database.checkout import Checkout, Mark, local_disk, log_path, remove_copy
 from storage.database.commit import follow_log
-from storage.database.image import Layout
+from storage.database.image import Layout, hashes_path
 from storage.database.limits import Limits
 from storage.errors import Corrupt
 from storage.types import DatabaseId, Offload
@@ -247,6 +247,7 @@ class SharedCopies:
             checkout: Checkout = self._offload(lambda: self._open(handle, target.database, state))
         else:
             checkout = handle.checkout
+            checkout.check_base()
             if checkout.layout.log_frames() != state.frames:
                 checkout.advance(state.version, _layout_of(checkout.path, checkout.layout, state))
         checkout.marks = state.marks
@@ -289,6 +290,7 @@ class SharedCopies:
         with local_disk():
             if draft.layout.log is not None:
                 log_path(draft.path).rename(log_path(path))
+            hashes_path(draft.path).rename(hashes_path(path))
             draft.path.rename(path)
         checkout = self._assembler.open(database, draft.version, path, draft.layout, is_shared=True)
         handle.attach(checkout, generation)

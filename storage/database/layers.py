@@ -9,8 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from storage.database.image import Image, Layout, whole_blocks
-from storage.database.pages import Bytes, PageBlock, lock_page, pages_checksum
+from storage.database.pages import Bytes, PageBlock, lock_page, page_hashes, pages_checksum
 from storage.database.wal import WalState, encode_frames, new_log
 from storage.errors import Corrupt
 from storage.types import ChainEntry
@@ -60,7 +62,7 @@ class DeltaLayer:
         except OSError:
             os.close(self._log)
             raise
-        self._in_log = dict(layout.in_log)
+        self._in_log, self._hashes = dict(layout.in_log), dict(layout.log_hashes)
         self._checksum = layout.checksum
         self._held: PageBlock | None = None
 
@@ -68,7 +70,9 @@ class DeltaLayer:
         """Lay the next ascending pages."""
         before = self._before
         old = [number for number in numbers if number <= before.page_count]
-        self._checksum ^= pages_checksum(numbers, pages, before.page_size)
+        for number, digest in zip(numbers, page_hashes(numbers, pages, before.page_size), strict=True):
+            self._hashes[number] = digest
+            self._checksum ^= digest
         self._checksum ^= pages_checksum(old, self._image.pages(old), before.page_size)
         self._flush(0)
         self._held = (numbers, pages)
@@ -93,7 +97,8 @@ class DeltaLayer:
         if self._checksum != entry.checksum:
             raise Corrupt(f"version {entry.last}", f"{entry.checksum:016x}", f"{self._checksum:016x}")
         log = self._state if self._state.frames else None
-        return laid_over(before, self._in_log, entry.page_count, self._checksum, log)
+        after = laid_over(before, self._in_log, entry.page_count, self._checksum, log)
+        return msgspec.structs.replace(after, log_hashes=self._hashes)
 
     def close(self) -> None:
         """Close the files, finished or not."""

@@ -115,5 +115,15 @@ class HeadStore(Protocol):
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         """The databases that have a record, ordered; of one user or of all; lazy."""
 
+    def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
+        """The databases that `settle` has not been called for since their last commit, ordered.
+
+        A store that keeps no such note gives those with a commit at `since_ms` or later, by `Flip.time_ms` or
+        by its own clock. Others may be among them. Never reads the records one by one over a network.
+        """
+
+    def settle(self, database: DatabaseId, chain_revision: int) -> None:
+        """Note that maintenance has seen the record at this chain revision, if it is still at it."""
+
     def delete(self, database: DatabaseId) -> None:
         """Forget a database (its user was removed). Its objects are the sweep's business."""

@@ -158,6 +158,11 @@ def replace_chain(head: Head | None, token: int, chain_revision: int, chain: tup
     return replace(head, chain_revision=chain_revision + 1, chain=chain)
 
 
+def changed_since(head: Head, since_ms: int) -> bool:
+    """Whether the last commit was at that time or later."""
+    return bool(head.chain) and head.chain[-1].time_ms >= since_ms
+
+
 def check_flip(request: Flip) -> None:
     """Refuse an entry that no reader could follow: the caller's mistake, not another's write."""
     entry, version = request.entry, request.base_version + 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -159,7 +160,9 @@ class S3ObjectStore:
                 answer = self._client.head_object(**self._at(key))
         except NotFound:
             return None
-        return ObjectStat(key, answer["ContentLength"], _milliseconds(answer["LastModified"]))
+        return ObjectStat(
+            key, answer["ContentLength"], _milliseconds(answer["LastModified"]), _date_ms(answer)
+        )
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         check_prefix(prefix)
@@ -175,6 +178,22 @@ class S3ObjectStore:
                 batch = []
         if batch:
             self._delete(batch)
+
+    def delete_old(self, keys: Sequence[str], before_ms: int) -> Sequence[str]:
+        for key in keys:
+            check_key(key)
+        asked = [self._pool.submit(self._delete_if_old, key, before_ms) for key in keys]
+        wait(asked)
+        return [key for key, answer in zip(keys, asked, strict=True) if answer.result()]
+
+    def _delete_if_old(self, key: str, before_ms: int) -> bool:
+        """S3 has no condition for this, as a rewrite leaves the ETag as it is: look, and delete at once."""
+        stat = self.find(key)
+        if stat is None or stat.modified_ms >= before_ms:
+            return False
+        with mapped(key):
+            self._client.delete_object(**self._at(key))
+        return True
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -334,6 +353,15 @@ def _opened(key: str, path: Path) -> Iterator[BufferedReader]:
 
 def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
+
+
+def _date_ms(answer: dict[str, Any]) -> int | None:
+    """The time by the store's clock, of the answer's `Date`."""
+    try:
+        date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return _milliseconds(parsedate_to_datetime(date))
+    except (KeyError, ValueError):
+        return None
 
 
 def _milliseconds(time: datetime) -> int:

@@ -21,6 +21,8 @@ from tests.support.records import (
     snapshot,
 )
 
+FAR_FUTURE_MS = 4_000_000_000_000
+
 
 @pytest.fixture
 def user():
@@ -546,3 +548,40 @@ def test_another_worker_sees_a_write_at_once(head_backend, database):
         assert there.find(database) == head
         head = there.flip(database, flip_of(number, head.token))
         assert here.find(database) == head
+
+
+# list_changed and settle
+
+
+def test_what_was_committed_is_listed_as_changed(heads, user):
+    mine = sorted([collection_of(user), media_of(user), media_of(f"{user}-2")])
+    for database in mine:
+        committed(heads, database, 1)
+    assert [found for found in heads.list_changed(0) if found.user.startswith(user)] == mine
+
+
+def test_what_is_settled_is_not_listed_as_changed_until_the_next_commit(heads, database):
+    head = committed(heads, database, 1)
+    heads.settle(database, head.chain_revision)
+    assert database not in set(heads.list_changed(FAR_FUTURE_MS))
+    committed(heads, database, 2)
+    assert database in set(heads.list_changed(0))
+
+
+def test_a_commit_that_came_after_what_was_seen_is_still_listed(heads, database):
+    seen = committed(heads, database, 1)
+    committed(heads, database, 2)
+    heads.settle(database, seen.chain_revision)
+    assert database in set(heads.list_changed(0))
+
+
+def test_settling_changes_nothing_else(heads, database):
+    head = committed(heads, database, 2)
+    heads.settle(database, head.chain_revision)
+    assert heads.find(database) == head
+    assert heads.flip(database, flip_of(2, head.token)).version == 3
+
+
+def test_settling_what_is_absent_makes_no_record(heads, database):
+    heads.settle(database, 0)
+    assert heads.find(database) is None

@@ -55,7 +55,7 @@ def restorer(root: Path, faults: Faults) -> Iterator[Restorer]:
         configure=configure,
         limits=Limits(),
     )
-    blobs = Blobs(objects, clock_ms=now_ms, fresh_ms=0)
+    blobs = Blobs(objects, fresh_ms=0)
     faulty = dataclasses.replace(stores, databases=databases, blobs=blobs)
     # nothing is surely kept by the history, so that every content is renewed
     try:

@@ -142,6 +142,9 @@ class FaultyObjectStore:
     def delete(self, keys):
         return self.faults.run("objects", "delete", self.inner.delete, (list(keys),))
 
+    def delete_old(self, keys, before_ms):
+        return self.faults.run("objects", "delete_old", self.inner.delete_old, (list(keys), before_ms))
+
 
 class FaultyHeadStore:
     """A head store whose calls go by a plan."""
@@ -179,6 +182,12 @@ class FaultyHeadStore:
 
     def list(self, user=None):
         return self.faults.run("heads", "list", self.inner.list, (user,))
+
+    def list_changed(self, since_ms):
+        return self.faults.run("heads", "list_changed", self.inner.list_changed, (since_ms,))
+
+    def settle(self, database, chain_revision):
+        return self.faults.run("heads", "settle", self.inner.settle, (database, chain_revision))
 
     def delete(self, database):
         return self.faults.run("heads", "delete", self.inner.delete, (database,))

@@ -84,7 +84,9 @@ def build(settings: Settings) -> object:
     from app.main import make_front, make_pools  # noqa: PLC0415
 
     pools = make_pools()
-    front = make_front(settings, pools, FakeAuthenticator())
+    spool = settings.cache_dir / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    front = make_front(settings, pools, FakeAuthenticator(), spool)
     app = make_application(front, FakeCollections(), FakeMedia())
     return SimpleNamespace(app=app, keep_house=lambda: None, has_users=lambda: True, close=lambda: None)
 

@@ -148,7 +148,7 @@ def run_process(root: str, first: int, count: int) -> None:
         if number % 4 == 0:
             store.compact(DATABASE)
         if number % 7 == 0:
-            store.sweep(DATABASE)
+            store.sweep(DATABASE, world.now_ms)
     store.close()
 
 

@@ -186,8 +186,30 @@ def test_a_listing_of_more_than_one_page_is_whole_and_lazy(client, wire, moto_en
     wire.clear()
     listed = heads.list()
     assert next(listed) == everyone[0]
-    assert wire.requests == ["Query"]
+    assert wire.requests == ["Query", "Query"]
     assert list(listed) == everyone[1:]
+
+
+def test_what_has_changed_is_found_without_reading_what_has_not(client, wire, moto_endpoint):
+    heads = DynamoHeadStore(client, aws.new_table(moto_endpoint))
+    for number in range(8):
+        database = collection_of(f"user{number}")
+        heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
+    changed = [collection_of("user2"), collection_of("user5")]
+    for database in changed:
+        heads.flip(database, flip_of(1, 1))
+    wire.clear()
+    assert list(heads.list_changed(0)) == changed
+    assert wire.requests == ["Query"]
+    assert len(list(heads.list())) == 8
+
+
+def test_a_sync_that_commits_nothing_is_no_change(heads, client, table, database):
+    heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
+    token = heads.open_session(database, new_session()).token
+    heads.append(database, token, "session", 1, journal_entry())
+    heads.close_session(database, token, "session")
+    assert client.get_item(TableName=table, Key=key(database))["Item"]["listing"] == {"S": "head"}
 
 
 def test_an_item_of_a_newer_format_is_refused(heads, client, table, database):
