@@ -6,6 +6,7 @@ them are files that are held while there is `Room`, and go to the disk like larg
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 
 from app.errors import PayloadTooLarge
 from app.http.unpack import Unpacker, ZstdUnpacker, unpacked_zstd
-from storage.errors import TooLarge
+from storage.errors import TooLarge, Unavailable
 from storage.types import Offload
 
 SMALL_BYTES = 64 * 1024
@@ -43,15 +44,30 @@ class Room:
 
     def __init__(self, size_bytes: int) -> None:
         self.left_bytes = size_bytes
+        self._owner_bytes = size_bytes // 2
+        self._by_owner: Counter[str] = Counter()
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """One request's part of it, which grows as it is taken; all of it comes back after the block."""
-        share = Share(self)
+    def share(self, owner: str) -> Iterator[Share]:
+        """One request's part of it, which grows as it is taken; all of it comes back after the block.
+
+        The requests of one owner get at most half of the room.
+        """
+        share = Share(self, owner)
         try:
             yield share
         finally:
             self.left_bytes += share.taken_bytes
+            self._by_owner[owner] -= share.taken_bytes
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
+
+    def _take(self, owner: str, size_bytes: int) -> bool:
+        if size_bytes > self.left_bytes or self._by_owner[owner] + size_bytes > self._owner_bytes:
+            return False
+        self.left_bytes -= size_bytes
+        self._by_owner[owner] += size_bytes
+        return True
 
 
 @dataclass(slots=True)
@@ -59,15 +75,22 @@ class Share:
     """What one request holds of a `Room`."""
 
     room: Room
+    owner: str
     taken_bytes: int = 0
 
     def take(self, size_bytes: int) -> bool:
-        """Whether there was so much more room."""
-        if size_bytes > self.room.left_bytes:
-            return False
-        self.room.left_bytes -= size_bytes
-        self.taken_bytes += size_bytes
-        return True
+        """Whether there was so much more room. To be called by greenlets, not by threads."""
+        is_taken = self.room._take(self.owner, size_bytes)  # noqa: SLF001 - the two are one thing
+        self.taken_bytes += size_bytes if is_taken else 0
+        return is_taken
+
+    def need(self, size_bytes: int) -> None:
+        """Take so much more room.
+
+        Raises: Unavailable.
+        """
+        if not self.take(size_bytes):
+            raise Unavailable("too many large requests at the same time")
 
 
 class Body:
@@ -101,15 +124,16 @@ class Body:
         unpacker.finish()
         self._small = pieces.joined()
 
-    def read(self, limit_bytes: int) -> bytes:
-        """The unpacked message.
+    def read(self, limit_bytes: int, share: Share) -> bytes:
+        """The unpacked message; one that is not small takes room of `share`.
 
-        Raises: ProtocolError (of it PayloadTooLarge from `limit_bytes` on).
+        Raises: ProtocolError (of it PayloadTooLarge from `limit_bytes` on); Unavailable if there is no room.
         """
         if self._small is None:
             pieces = _Pieces(min(limit_bytes, self._limit_bytes))
             try:
-                self._drain(pieces.write)
+                for _ in self._drain(pieces.write):
+                    share.need(pieces.size_bytes - share.taken_bytes)
             except TooLarge as exc:
                 raise PayloadTooLarge("the message is too large") from exc
             return pieces.joined()
@@ -170,15 +194,18 @@ class Body:
         with self._offload(lambda: path.open("xb", buffering=0)) as file:
             sink = _Capped(file, self._limit_bytes)
             if self._small is None:
-                self._drain(sink.write)
+                for _ in self._drain(sink.write):
+                    pass
             else:
                 sink.write(self._small)
             return sink.size_bytes
 
-    def _drain(self, write: Callable[[bytes], object]) -> None:
+    def _drain(self, write: Callable[[bytes], object]) -> Iterator[None]:
+        """Unpack block by block; yields after each."""
         unpacker = self._unpacker()
         for block in self._blocks():
             self._offload(_feeding(unpacker, block, write))
+            yield
         unpacker.finish()
 
     def _blocks(self) -> Iterator[bytes]:
@@ -198,12 +225,13 @@ class _Pieces:
     """A sink in memory."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._room_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
         self._pieces: list[bytes] = []
+        self.size_bytes = 0
 
     def write(self, piece: bytes) -> None:
-        self._room_bytes -= len(piece)
-        if self._room_bytes <= 0:
+        self.size_bytes += len(piece)
+        if self.size_bytes >= self._limit_bytes:
             raise TooLarge("more bytes than a message may have")
         self._pieces.append(piece)
 

@@ -8,10 +8,10 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
-from app.errors import ProtocolError
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
+from app.json_reader import reader
 from app.sync.transfer import TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
@@ -53,6 +53,9 @@ class LoginMessage(msgspec.Struct, frozen=True):
         return f"LoginMessage(u={self.u!r})"
 
 
+_read_login = reader(LoginMessage, "hostKey")
+
+
 class LoginAnswer(msgspec.Struct, frozen=True):
     """What hostKey answers."""
 
@@ -69,16 +72,14 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
 
     def host_key(request: SyncRequest) -> Answer:
         """A password for a host key: the one method that needs none."""
-        try:
-            message = msgspec.json.decode(front.strangers_payload(request), type=LoginMessage)
-        except msgspec.MsgspecError as exc:
-            raise ProtocolError("hostKey needs u and p") from exc
+        message = _read_login(front.login_payload(request))
         key = front.authenticator.login(message.u, message.p, request.address, request.client)
         return front.answers.message(request, msgspec.json.encode(LoginAnswer(key)))
 
     def message(request: SyncRequest) -> Answer:
-        user, payload = front.admit(request), front.payload(request)
-        answer = service.call(user, request.method, request.skey, request.version, payload)
+        user = front.admit(request)
+        with front.payload(request) as payload:
+            answer = service.call(user, request.method, request.skey, request.version, payload)
         return front.answers.message(request, answer)
 
     def upload(request: SyncRequest) -> Answer:
@@ -91,8 +92,8 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         return front.answers.message(request, text.encode())
 
     def download(request: SyncRequest) -> Answer:
-        user, payload = front.admit(request), front.payload(request)
-        with front.pools.transfer():
+        user = front.admit(request)
+        with front.payload(request) as payload, front.pools.transfer():
             return front.answers.file(request, service.download(user, request.version, payload))
 
     steps: dict[str, Step] = {"hostKey": host_key}

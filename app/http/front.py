@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import flask
 
 from app.errors import UnknownMethod
-from app.http.body import Room
+from app.http.body import Room, Share
+from app.http.limits import LOGIN_LIMITS, MessageLimits, limits_of
 from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answer, Answers, as_response
+from app.json_reader import check_structure
 from app.offload import ThreadPools
 from storage.types import UserId
 
@@ -23,8 +25,14 @@ Step = Callable[[SyncRequest], Answer]
 _HELD_BYTES = 64 * 1024 * 1024
 """What small files that are being uploaded may take of a process's memory; more of them go to the disk."""
 
-_STRANGERS_BYTES = 16 * 1024
-"""A name and a password; a few packed bytes could stand for hundreds of megabytes."""
+_MESSAGES_BYTES = 512 * 1024 * 1024
+"""What messages that are not small, and the values decoded from them, may take of a process's memory."""
+
+_VALUE_BYTES = 100
+"""Of a decoded value, on average: an empty list has 64 bytes, a small number 36, a dict of one key 200."""
+
+_INLINE_BYTES = 64 * 1024
+"""A message of this size is looked through faster than it is handed to a thread."""
 
 
 class Authenticator(Protocol):
@@ -75,6 +83,7 @@ class Front:
         self._folder = folder
         self._message_limit_bytes = message_limit_bytes
         self._room = Room(_HELD_BYTES)
+        self._messages = Room(max(_MESSAGES_BYTES, 4 * message_limit_bytes))
 
     def admit(self, request: SyncRequest) -> UserId:
         """Whose request it is; asked after its form is checked, and before its payload is read.
@@ -102,19 +111,32 @@ class Front:
         """A view that unwraps a request and lets `step` answer it."""
         return View(self.reader, method, step)
 
-    def payload(self, request: SyncRequest) -> bytes:
-        """The message that the request of an admitted user carries.
+    @contextmanager
+    def payload(self, request: SyncRequest) -> Iterator[bytes]:
+        """The message that the request of an authenticated user carries; to be used within the block.
 
-        Raises: ProtocolError.
+        Raises: ProtocolError (of it PayloadTooLarge above the limits of the method); Unavailable if the
+        requests of all users together, or those of this user, take too much memory.
         """
-        return request.body.read(self._message_limit_bytes)
+        with self._messages.share(request.entry.user) as share:
+            yield self._checked(request, limits_of(request.method, self._message_limit_bytes), share)
 
-    def strangers_payload(self, request: SyncRequest) -> bytes:
-        """The message of somebody who is not admitted yet.
+    def login_payload(self, request: SyncRequest) -> bytes:
+        """The message of a client that is not authenticated yet.
 
-        Raises: ProtocolError.
+        Raises: ProtocolError (of it PayloadTooLarge above `LOGIN_LIMITS`); Unavailable.
         """
-        return request.body.read(_STRANGERS_BYTES)
+        with self._messages.share("") as share:
+            return self._checked(request, LOGIN_LIMITS, share)
+
+    def _checked(self, request: SyncRequest, limits: MessageLimits, share: Share) -> bytes:
+        payload = request.body.read(limits.size_bytes, share)
+        if len(payload) <= _INLINE_BYTES:
+            check_structure(payload, most_values=limits.values)
+            return payload
+        values = self.pools.run(lambda: check_structure(payload, most_values=limits.values))
+        share.need(values * _VALUE_BYTES)
+        return payload
 
     @contextmanager
     def held(self, request: SyncRequest) -> Iterator[bytes | Path]:
@@ -122,7 +144,7 @@ class Front:
 
         Raises: ProtocolError; TooLarge.
         """
-        with self._room.share() as share:
+        with self._room.share(request.entry.user) as share:
             with self.pools.transfer():
                 content = request.body.hold(share)
                 if content is not None:

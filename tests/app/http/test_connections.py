@@ -206,7 +206,7 @@ def test_a_window_that_would_take_much_memory_is_refused(client: Wire) -> None:
 
 def test_large_messages_pass_both_ways(client: Wire) -> None:
     message = ["x" * 1000] * 5000
-    assert json.loads(client.ask(direct("/sync/meta", message)).unpacked)["got"] == message
+    assert json.loads(client.ask(direct("/sync/applyChunk", message)).unpacked)["got"] == message
     assert len(client.ask(direct("/sync/chunk", 500_000)).unpacked) == 500_000 * 8 + 3
 
 
