@@ -138,6 +138,10 @@ class Settings:
     payload_mib: int
     """MAX_SYNC_PAYLOAD_MEGS: a whole multipart body; unpacked payloads may have three times this."""
     address_source: AddressSource
+    connections: int | None
+    """Most open connections of one worker process; None: as many as its descriptors allow."""
+    connections_per_address: int | None
+    """Of them by one client address; 0: any number. None: a default, or 0 behind a proxy."""
     cache_dir: Path
     """Local working copies and temporary files; nothing in it must be kept."""
     cache_bytes: int | None
@@ -197,6 +201,8 @@ class Settings:
             address_source=read.choice(
                 AddressSource, AddressSource.CONNECTION, "ANKISYNCD_IP_HEADER", "SYNC_IP_HEADER"
             ),
+            connections=read.number("ANKISYNCD_CONNECTIONS", least=16, most=100_000),
+            connections_per_address=read.number("ANKISYNCD_CONNECTIONS_PER_ADDRESS", least=0, most=100_000),
             cache_dir=Path(cache_dir).expanduser() if cache_dir else data_root,
             cache_bytes=read.number("ANKISYNCD_CACHE_BYTES", least=64 * MIB, most=1 << 50),
             cloud=_cloud(read),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -15,13 +17,24 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from app.auth.environment import EnvironmentUsers
-from app.config import Settings, SettingsError
+from app.config import AddressSource, Settings, SettingsError
 from app.http.accesslog import configure_logging
-from app.http.worker import SyncWorker, server_log
+from app.http.connections import SPARE, ConnectionLimits
+from app.http.worker import SyncWorker, server_log, sync_worker
 
 _KEEPALIVE_S = 310
 """Longer than the idle time of the proxy in front (300 s in terraform/ and docker/): a connection that we
 close while the proxy sends a request on it becomes a 502."""
+
+_MOST_CONNECTIONS = 16_384
+"""Of one worker, if it may have so many descriptors; each takes about 20 KB of memory."""
+
+_MOST_DESCRIPTORS = 65_536
+_SPARE_DESCRIPTORS = 256
+"""For databases, objects and temporary files, beside a quarter of all."""
+
+_PER_ADDRESS = 512
+"""Connections of one address to one worker. A client opens two or three; an office shares one address."""
 
 _CHECK_S = 60
 _STOP_S = 60
@@ -54,18 +67,21 @@ def options_of(settings: Settings) -> dict[str, Any]:
     """Gunicorn's options."""
     log_stream = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
     lines = configure_logging(settings.log_format, settings.log_level, log_stream)
+    limits = connection_limits(settings)
     shared_memory = Path("/dev/shm")  # noqa: S108 - heartbeat files, which must not wait for a disk
     return {
         "bind": f"{_bracketed(settings.host)}:{settings.port}",
         "workers": settings.workers or len(os.sched_getaffinity(0)),
-        "worker_class": SyncWorker,
+        "worker_class": sync_worker(limits),
+        "worker_connections": limits.most + SPARE,
         "logger_class": server_log(lines),
         "keepalive": _KEEPALIVE_S,
         "graceful_timeout": _STOP_S,
         "timeout": _HANG_S,
         "worker_tmp_dir": str(shared_memory) if os.access(shared_memory, os.W_OK) else None,
         "control_socket_disable": True,
-        "limit_request_field_size": 16 * 1024,
+        "limit_request_field_size": 8 * 1024,
+        "limit_request_fields": 64,
         "proc_name": "ankisyncd",
         # We look at no header that a proxy sets for gunicorn; so it need not look who the proxy is.
         "forwarded_allow_ips": "*",
@@ -74,6 +90,35 @@ def options_of(settings: Settings) -> dict[str, Any]:
         "post_worker_init": _started,
         "worker_exit": _ended,
     }
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What the settings say, or what the descriptors that a process may have allow."""
+    per_address = settings.connections_per_address
+    if per_address is None:
+        # Behind a proxy all connections are the proxy's.
+        per_address = _PER_ADDRESS if settings.address_source is AddressSource.CONNECTION else 0
+    return ConnectionLimits(
+        most=settings.connections or min(_MOST_CONNECTIONS, _allowed_connections()),
+        per_address=per_address,
+        counts_local=settings.connections_per_address is not None,
+    )
+
+
+def _allowed_connections() -> int:
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(16, (descriptors - _SPARE_DESCRIPTORS) * 3 // 4)
+
+
+def raise_descriptors() -> None:
+    """Use as many descriptors as the system allows; processes start with 1024, even if more are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _started(worker: SyncWorker) -> None:
@@ -95,6 +140,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
+    raise_descriptors()
     try:
         settings = Settings.from_env(os.environ)
         prepare(settings)

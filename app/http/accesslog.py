@@ -16,7 +16,7 @@ import msgspec
 
 from app.config import LogFormat, LogLevel
 
-_KEY = "ankisyncd.entry"
+ENTRY_KEY = "ankisyncd.entry"
 _TEXT_LIMIT = 120
 _NAMES = {"gunicorn.error": "server"}
 """Loggers whose own names would only puzzle: this one is the process's, errors or not."""
@@ -43,9 +43,9 @@ class Entry(msgspec.Struct):
 
 def entry_of(environ: MutableMapping[str, Any]) -> Entry:
     """The entry of this request, made when first asked for."""
-    entry: Entry | None = environ.get(_KEY)
+    entry: Entry | None = environ.get(ENTRY_KEY)
     if entry is None:
-        entry = environ[_KEY] = Entry()
+        entry = environ[ENTRY_KEY] = Entry()
     return entry
 
 

@@ -73,7 +73,7 @@ _read_header = reader(SyncHeader, "anki-sync header")
 class RequestReader:
     """Unwraps the requests of one worker process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by name
         self,
         *,
         unpacked_limit_bytes: int,
@@ -81,12 +81,15 @@ class RequestReader:
         folder: Path,
         offload: Offload[Any],
         address_source: AddressSource,
+        authenticate: Callable[[str], str],
     ) -> None:
+        """`authenticate` tells whose host key it is, and raises AuthError if it is of no user."""
         self._limit_bytes = unpacked_limit_bytes
         self._offload = offload
         self._forms = FormReader(limit_bytes=form_limit_bytes, folder=folder, offload=offload)
         self._shared = zstd_decompressor()
         self._address = _address_finder(address_source)
+        self._authenticate = authenticate
 
     def read(self, method: str, environ: MutableMapping[str, Any]) -> SyncRequest:
         """Unwrap a request.
@@ -130,8 +133,15 @@ class RequestReader:
 
     def _read_form(self, method: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         length = environ.get("CONTENT_LENGTH") or None
+
+        def authenticate(hkey: str) -> None:
+            entry.user = self._authenticate(hkey)
+
         form = self._forms.read(
-            environ["wsgi.input"], environ.get("CONTENT_TYPE", ""), None if length is None else int(length)
+            environ["wsgi.input"],
+            environ.get("CONTENT_TYPE", ""),
+            None if length is None else int(length),
+            authenticate,
         )
         if form.payload is None:
             body = self._body(io.BytesIO(b"{}"), PlainUnpacker)
