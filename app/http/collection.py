@@ -85,7 +85,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
     def upload(request: SyncRequest) -> Answer:
         user = front.admit(request)
         try:
-            with front.spooled(request) as path:
+            with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
                 text = service.upload(user, path)
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
@@ -93,7 +93,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
 
     def download(request: SyncRequest) -> Answer:
         user = front.admit(request)
-        with front.payload(request) as payload, front.pools.transfer():
+        with front.payload(request) as payload, front.pools.transfer(user):
             return front.answers.file(request, service.download(user, request.version, payload))
 
     steps: dict[str, Step] = {"hostKey": host_key}

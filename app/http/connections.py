@@ -28,7 +28,7 @@ from app.http.accesslog import Entry
 SILENCE_S = 90
 """A client that neither sends nor takes a byte for so long is gone; Anki's give up after 30 s."""
 
-HEAD_S = 20
+HEAD_S = 30
 """For the head of a request, from the connection's beginning or the head's first byte."""
 
 GRACE_S = 30

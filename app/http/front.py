@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from typing import Any, Protocol
 
 import flask
 
-from app.errors import UnknownMethod
+from app.errors import SessionConflict, UnknownMethod
 from app.http.body import Room, Share
+from app.http.errors import LOGGER_NAME
 from app.http.limits import LOGIN_LIMITS, MessageLimits, limits_of
 from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answer, Answers, as_response
@@ -83,6 +85,7 @@ class Front:
         self._folder = folder
         self._message_limit_bytes = message_limit_bytes
         self._room = Room(_HELD_BYTES)
+        self._uploading: set[UserId] = set()
         self._messages = Room(max(_MESSAGES_BYTES, 4 * message_limit_bytes))
 
     def admit(self, request: SyncRequest) -> UserId:
@@ -145,7 +148,7 @@ class Front:
         Raises: ProtocolError; TooLarge.
         """
         with self._room.share(request.entry.user) as share:
-            with self.pools.transfer():
+            with self.pools.transfer(request.entry.user):
                 content = request.body.hold(share)
                 if content is not None:
                     yield content
@@ -160,9 +163,30 @@ class Front:
         Raises: ProtocolError; TooLarge.
         """
         path = self._folder / f"{uuid.uuid4().hex}.body"
-        with self.pools.transfer():
-            try:
+        try:
+            with self.pools.transfer(request.entry.user):
                 request.body.spool(path)
-                yield path
-            finally:
-                self.pools.run(lambda: path.unlink(missing_ok=True))
+            yield path
+        finally:
+            self._remove(path)
+
+    @contextmanager
+    def only_upload(self, user: UserId) -> Iterator[None]:
+        """One upload of a collection a user at a time, in this process.
+
+        Raises: SessionConflict if there is another.
+        """
+        if user in self._uploading:
+            raise SessionConflict("another upload of this user is running")
+        self._uploading.add(user)
+        try:
+            yield
+        finally:
+            self._uploading.discard(user)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a temporary file. What is left of one is found by the upkeep, and no reason to fail."""
+        try:
+            self.pools.run(lambda: path.unlink(missing_ok=True))
+        except OSError as exc:
+            logging.getLogger(LOGGER_NAME).warning("a temporary file cannot be removed: %s", exc)

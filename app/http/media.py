@@ -50,7 +50,7 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
     def upload_changes(request: SyncRequest) -> Answer:
         user = front.admit(request)
         try:
-            with front.held(request) as zipped:
+            with front.held(request) as zipped, front.pools.transfer(user):
                 answer = service.upload_changes(user, zipped)
         except TooLarge as exc:
             raise ProtocolError("the zip is too large") from exc
@@ -58,7 +58,7 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
 
     def download_files(request: SyncRequest) -> Answer:
         user = front.admit(request)
-        with front.payload(request) as payload, front.pools.transfer():
+        with front.payload(request) as payload, front.pools.transfer(user):
             return front.answers.file(request, service.download_files(user, payload))
 
     steps: dict[str, Step] = {

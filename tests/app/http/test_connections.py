@@ -338,3 +338,22 @@ def wait_for_line(server: servers.Server, text: str) -> None:
 def test_headers_of_a_proxy_that_nobody_named_do_nothing(client: Wire, line: str) -> None:
     answer = client.ask(with_length("/sync/meta", packed(META), f"anki-sync: {header()}", line))
     assert answer.status == 200
+
+
+def test_one_upload_of_a_user_runs_at_a_time(server: servers.Server, client: Wire) -> None:
+    file = random.Random(5).randbytes(300_000)
+    first, *rest = chunked("/sync/upload", packed(file), 4096)
+    half = len(rest) // 2
+    with wire(server.port) as slow:
+        slow.send(first, *rest[:half])
+        deadline = time.monotonic() + 10
+        while not list(spool_of(server).iterdir()):
+            assert time.monotonic() < deadline
+        second = client.ask(direct("/sync/upload", b"x"))
+        assert (second.status, second.body) == (409, b"409 another upload of this user is running")
+        with wire(server.port) as other:
+            assert other.ask(direct("/sync/upload", b"x", k="key-of-ann")).status == 200
+        slow.send(*rest[half:])
+        assert slow.answer().status == 200
+    with wire(server.port) as again:
+        assert again.ask(direct("/sync/upload", b"x")).status == 200
