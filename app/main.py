@@ -81,6 +81,7 @@ def make_front(settings: Settings, pools: ThreadPools, authenticator: Authentica
         folder=folder,
         offload=pools.run,
         address_source=settings.address_source,
+        authenticate=authenticator.authenticate,
     )
     return Front(
         reader=reader,

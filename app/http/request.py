@@ -20,6 +20,7 @@ from app.http.accesslog import Entry, entry_of
 from app.http.body import Body, Source
 from app.http.multipart import FormReader
 from app.http.unpack import GzipUnpacker, PlainUnpacker, ZstdUnpacker, zstd_decompressor
+from app.json_reader import reader
 from storage.types import Offload
 
 HEADER_VERSION = 11
@@ -66,10 +67,13 @@ class SyncHeader(msgspec.Struct, frozen=True):
     s: str
 
 
+_read_header = reader(SyncHeader, "anki-sync header")
+
+
 class RequestReader:
     """Unwraps the requests of one worker process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by name
         self,
         *,
         unpacked_limit_bytes: int,
@@ -77,13 +81,15 @@ class RequestReader:
         folder: Path,
         offload: Offload[Any],
         address_source: AddressSource,
+        authenticate: Callable[[str], str],
     ) -> None:
+        """`authenticate` tells whose host key it is, and raises AuthError if it is of no user."""
         self._limit_bytes = unpacked_limit_bytes
         self._offload = offload
         self._forms = FormReader(limit_bytes=form_limit_bytes, folder=folder, offload=offload)
-        self._header = msgspec.json.Decoder(SyncHeader)
         self._shared = zstd_decompressor()
         self._address = _address_finder(address_source)
+        self._authenticate = authenticate
 
     def read(self, method: str, environ: MutableMapping[str, Any]) -> SyncRequest:
         """Unwrap a request.
@@ -104,10 +110,7 @@ class RequestReader:
     def _read_packed(self, method: str, header: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         if not header.isascii():
             raise ProtocolError("the anki-sync header is not ASCII")
-        try:
-            wrapping = self._header.decode(header)
-        except msgspec.MsgspecError as exc:
-            raise ProtocolError("the anki-sync header is malformed") from exc
+        wrapping = _read_header(header)
         if not _OLDEST_VERSION <= wrapping.v <= HEADER_VERSION:
             raise ProtocolError("the sync version is not supported")
         body = self._body(environ["wsgi.input"], ZstdUnpacker)
@@ -130,8 +133,15 @@ class RequestReader:
 
     def _read_form(self, method: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         length = environ.get("CONTENT_LENGTH") or None
+
+        def authenticate(hkey: str) -> None:
+            entry.user = self._authenticate(hkey)
+
         form = self._forms.read(
-            environ["wsgi.input"], environ.get("CONTENT_TYPE", ""), None if length is None else int(length)
+            environ["wsgi.input"],
+            environ.get("CONTENT_TYPE", ""),
+            None if length is None else int(length),
+            authenticate,
         )
         if form.payload is None:
             body = self._body(io.BytesIO(b"{}"), PlainUnpacker)

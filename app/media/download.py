@@ -10,7 +10,7 @@ import msgspec
 
 from app.errors import FileMissing, ProtocolError
 from app.media.gate import IndexGate
-from app.media.messages import DOWNLOAD
+from app.media.messages import read_download
 from app.media.storedzip import Member, joined, whole_member, zip_blocks, zip_size_bytes
 from storage.media.blobs import LARGE_BYTES, Blobs, key_of
 from storage.media.index import FileRow
@@ -39,7 +39,7 @@ def download_files(payload: bytes, user: UserId, gate: IndexGate, blobs: Blobs) 
     tombstone, so that the loss does not delete it on other devices and any of them may upload it again.
     Never an empty zip for a non-empty question: clients would ask for ever.
     """
-    names = DOWNLOAD.read(payload).files
+    names = read_download(payload).files
     if len(names) > MAX_FILES:
         raise ProtocolError(f"{len(names)} files asked for, at most {MAX_FILES} are allowed")
     nothing: list[FileRow | None] = [None] * len(names)
