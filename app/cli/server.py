@@ -18,6 +18,7 @@ from app.auth.environment import EnvironmentUsers
 from app.config import Settings, SettingsError
 from app.http.accesslog import configure_logging
 from app.http.worker import SyncWorker, server_log
+from app.version import VERSION
 
 _KEEPALIVE_S = 310
 """Longer than the idle time of the proxy in front (300 s in terraform/ and docker/): a connection that we
@@ -89,6 +90,9 @@ def _ended(_arbiter: Any, worker: SyncWorker) -> None:
 
 def main() -> None:
     """Start the server; returns when it was told to stop."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"ankisyncd {VERSION}")
+        return
     if len(sys.argv) > 1:
         print(
             "ankisyncd takes no arguments: its settings are environment variables, see README.md",
@@ -187,7 +191,7 @@ def _port_faults(host: str, port: int) -> list[str]:
 def greeting(settings: Settings) -> str:
     """What the operator needs to know first."""
     lines = [
-        f"ankisyncd keeps its data in {settings.place}",
+        f"ankisyncd {VERSION} keeps its data in {settings.place}",
         f"In Anki, enter this as the self-hosted sync server: http://{_reachable(settings.host)}:{settings.port}/",
     ]
     if settings.cognito is not None:
