@@ -23,6 +23,7 @@ MIB = 1024 * 1024
 SECURITY = {
     "strict-transport-security": "max-age=31536000",
     "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
 }
 
