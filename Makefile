@@ -62,7 +62,8 @@ clients: $(VENV)/.dev
 bench: $(VENV)/.dev      ## this server beside the official one, and which goals are reached (half an hour)
 	$(BIN)/python -m tests.bench.ankibench --official --ours --cache .cache/bench --json .cache/bench.json
 
-# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out.
+# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out; with
+# INFRA_STRICT=1 it fails.
 INFRA := .venv-infra/.made .venv-checkov/.made
 
 .venv-%/.made: requirements-%.lock
