@@ -74,6 +74,13 @@ INFRA := .venv-infra/.made .venv-checkov/.made
 test-infra: $(VENV)/.dev $(INFRA)    ## Terraform, the image and the proxies, all on this machine
 	$(BIN)/python -m pytest tests/terraform tests/docker -m "slow or not slow"
 
+image:         ## the image for amd64 and arm64 in one OCI archive in dist (needs buildah)
+	@mkdir -p dist
+	docker/image amd64 arm64 -o dist/ankisyncd-image.tar
+
+release: .venv-infra/.made    ## all that a release consists of, with checksums, in dist (needs buildah)
+	docker/release
+
 lock:          ## resolve the dependencies again (needs uv and npm)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -c requirements.lock -o requirements-dev.lock
@@ -83,6 +90,6 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 	npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --prefix tests/support/npm
 
 clean:         ## remove what make made
-	rm -rf $(VENV) .venv-infra .venv-checkov .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra lock clean
+.PHONY: help install run test bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
