@@ -94,10 +94,25 @@ def image(architecture: str) -> str:
     return f"localhost/ankisyncd:{VERSION}-{architecture}"
 
 
-def config_of(architecture: str) -> dict:
-    """What the image says about itself: user, command, labels and so on."""
-    inspect = ["buildah", "inspect", "--type", "image", image(architecture)]
-    return json.loads(run(*inspect))["Docker"]["config"]
+def emulated_python(code: str) -> str:
+    """What Python code prints in the image of the other architecture, under an emulator."""
+    name = run("buildah", "from", "--pull-never", "--arch", FOREIGN, image(FOREIGN))
+    try:
+        root = run("buildah", "mount", name)
+        shutil.copy(str(shutil.which(QEMU)), f"{root}/tmp/qemu")
+        command = [
+            "chroot",
+            f"--userspec={UID}:{UID}",
+            root,
+            "/tmp/qemu",
+            "/opt/ankisyncd/bin/python3",
+            "-c",
+            code,
+        ]
+        return run(*command, timeout=700)
+    finally:
+        run("buildah", "umount", name)
+        run("buildah", "rm", name)
 
 
 @dataclass
@@ -111,18 +126,17 @@ class Container:
     port: int
     log: Path
     settings: dict[str, str] = field(default_factory=dict)
-    architecture: str = NATIVE
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def make(cls, folder: Path, port: int, architecture: str = NATIVE, **settings: str) -> Container:
-        name = run("buildah", "from", "--pull-never", "--arch", architecture, image(architecture))
-        config = config_of(architecture)
+    def make(cls, folder: Path, port: int, **settings: str) -> Container:
+        name = run("buildah", "from", "--pull-never", image(NATIVE))
+        config = json.loads(run("buildah", "inspect", "--type", "image", image(NATIVE)))["Docker"]["config"]
         data = folder / "data"
         data.mkdir(mode=0o700)
         os.chown(data, UID, UID)
         root = Path(run("buildah", "mount", name))
-        return cls(name, root, config, data, port, folder / "container.log", settings, architecture)
+        return cls(name, root, config, data, port, folder / "container.log", settings)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -139,17 +153,13 @@ class Container:
             f"mount -t proc proc {root}/proc",
             f"mount --rbind /dev {root}/dev",
         ]
-        words = list(self.config["Cmd"])
-        if self.architecture != NATIVE:  # the kernel could not start it, nor a script that names its Python
-            mounts.append(f"cp {shutil.which(QEMU)} {root}/tmp/qemu")
-            words = ["/tmp/qemu", "/opt/ankisyncd/bin/python3", f"/opt/ankisyncd/bin/{words[0]}"]
         script = " && ".join([*mounts, f'exec chroot --userspec={UID}:{UID} {root} "$@"'])
-        command = ["unshare", "--mount", "sh", "-c", script, "sh", *words]
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", *self.config["Cmd"]]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + (60 if self.architecture == NATIVE else 240)
+        deadline = time.monotonic() + 60
         while not self.is_healthy():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -95,6 +96,13 @@ def test_every_container_is_bounded_and_so_are_its_logs(stack, name):
         assert int(body["mem_limit"]) >= 512 * 1024 * 1024, service
         assert body["pids_limit"] >= 512, service
         assert body["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, service
+
+
+def test_the_health_check_is_that_of_the_image(stack):
+    found = stack("server")["services"]["server"]["healthcheck"]["test"][1:]
+    image = re.search(r"HEALTHCHECK .*?CMD (\[.*?\])$", (DOCKER / "Dockerfile").read_text(), re.M | re.S)
+    assert image is not None
+    assert found == json.loads(image[1])
 
 
 def test_limits_are_settings(stack):
