@@ -8,14 +8,18 @@ BIN    := $(VENV)/bin
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(VENV)/.run: requirements.lock pyproject.toml
+# Nothing is installed that a lock does not name with its hash: no sdist, which would fetch what builds it,
+# and no build environment of its own for this project.
+PIP_LOCKED := -m pip install --quiet --require-hashes --only-binary=:all:
+
+$(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python $(PIP_LOCKED) -r requirements.lock -r requirements-build.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python $(PIP_LOCKED) -r requirements-dev.lock
 	@touch $@
 
 install: $(VENV)/.run    ## the server and the admin command in .venv
@@ -61,25 +65,34 @@ clients: $(VENV)/.dev
 bench: $(VENV)/.dev      ## this server beside the official one, and which goals are reached (half an hour)
 	$(BIN)/python -m tests.bench.ankibench --official --ours --cache .cache/bench --json .cache/bench.json
 
-# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out.
+# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out; with
+# INFRA_STRICT=1 it fails.
 INFRA := .venv-infra/.made .venv-checkov/.made
 
 .venv-%/.made: requirements-%.lock
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --require-hashes -r requirements-$*.lock
+	.venv-$*/bin/python $(PIP_LOCKED) -r requirements-$*.lock
 	@touch $@
 
 test-infra: $(VENV)/.dev $(INFRA)    ## Terraform, the image and the proxies, all on this machine
 	$(BIN)/python -m pytest tests/terraform tests/docker -m "slow or not slow"
 
+image:         ## the image for amd64 and arm64 in one OCI archive in dist (needs buildah)
+	@mkdir -p dist
+	docker/image amd64 arm64 -o dist/ankisyncd-image.tar
+
+release: .venv-infra/.made    ## all that a release consists of, with checksums, in dist (needs buildah)
+	docker/release
+
 lock:          ## resolve the dependencies again (needs uv and npm)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -c requirements.lock -o requirements-dev.lock
+	uv pip compile --group build --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-build.lock
 	uv pip compile --group infra --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-infra.lock
 	uv pip compile --group checkov --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-checkov.lock
 	npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --prefix tests/support/npm
 
 clean:         ## remove what make made
-	rm -rf $(VENV) .venv-infra .venv-checkov .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test fuzz bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra lock clean
+.PHONY: help install run test fuzz bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean

@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from app.oldnames import OLD_NAMES, OLD_VALUES
+
 MIB = 1024 * 1024
 
 
@@ -339,6 +341,8 @@ class _Reader:
             return default
         members = {member.value.lower(): member for member in kind}
         wanted = "one of " + ", ".join(member.value for member in kind)
+        if value in OLD_VALUES:
+            wanted = f"{OLD_VALUES[value]}, as it is called now"
         return self._convert(name, value, lambda: members[value.lower()], wanted) or default
 
     def required(self, name: str, fits: Callable[[str], object], wanted: str) -> str:
@@ -384,7 +388,8 @@ class _Reader:
         for name in sorted(self._env):
             if name.startswith("ANKISYNCD_") and name not in self._known:
                 near = difflib.get_close_matches(name, self._known, 1)
-                self.faults.append(f"{name} is not a setting" + (f"; {near[0]} is" if near else ""))
+                hint = OLD_NAMES.get(name) or (f"{near[0]} is" if near else "")
+                self.faults.append(f"{name} is not a setting" + (f"; {hint}" if hint else ""))
 
     def _find(self, names: tuple[str, ...]) -> tuple[str, str | None]:
         """The first of `names` that is set, so the project's own name goes before the official one."""

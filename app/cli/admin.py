@@ -15,6 +15,7 @@ import click
 from app.auth.environment import environment_id
 from app.auth.hostkeys import KeyRecord
 from app.auth.local import ListedUser
+from app.auth.passwords import Passwords
 from app.cli import store
 from app.cli.context import Admin
 from app.cli.history import history
@@ -23,8 +24,9 @@ from app.cli.init import init
 from app.cli.output import Row, show
 from app.config import Settings, SettingsError
 from app.errors import AppError
+from app.version import VERSION
 from storage.errors import StorageError
-from storage.types import UserId
+from storage.types import UserId, run_here
 
 _USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
 _KEY_COLUMNS = ("id", "user", "client", "created_ms", "used_ms")
@@ -46,6 +48,7 @@ class AdminGroup(click.Group):
 
 
 @click.group(cls=AdminGroup)
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Look after an ankisyncd server. It reads the same settings as the server."""
@@ -88,6 +91,13 @@ def change_password(admin: Admin, name: str, *, password_stdin: bool) -> None:
     admin.find_user(name)
     admin.users.change_password(name, read_password(from_stdin=password_stdin))
     click.echo(f"Changed the password of {name}; its host keys are revoked.")
+
+
+@user.command("hash")
+@password_stdin
+def hash_password(*, password_stdin: bool) -> None:
+    """Print the hash of a password, for SYNC_USERn with PASSWORDS_HASHED."""
+    click.echo(Passwords(run_here).hash(read_password(from_stdin=password_stdin)))
 
 
 @user.command("list")

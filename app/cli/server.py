@@ -27,6 +27,7 @@ from app.http.accesslog import LineFormatter, configure_logging
 from app.http.connections import SPARE, ConnectionLimits
 from app.http.logstream import LogStream, LogText, open_standard_descriptors
 from app.http.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
+from app.version import VERSION
 from storage.errors import StorageError
 
 _KEEPALIVE_S = 310
@@ -155,6 +156,9 @@ def _ended(_arbiter: Any, worker: SyncWorker) -> None:
 
 def main() -> None:
     """Start the server; returns when it was told to stop."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"ankisyncd {VERSION}")
+        return
     if len(sys.argv) > 1:
         print(
             "ankisyncd takes no arguments: its settings are environment variables, see README.md",
@@ -310,7 +314,7 @@ def _port_faults(host: str, port: int) -> list[str]:
 def greeting(settings: Settings) -> str:
     """What the operator needs to know first."""
     lines = [
-        f"ankisyncd keeps its data in {settings.place}",
+        f"ankisyncd {VERSION} keeps its data in {settings.place}",
         f"In Anki, enter this as the self-hosted sync server: http://{_reachable(settings.host)}:{settings.port}/",
     ]
     if settings.cognito is not None:

@@ -83,8 +83,26 @@ def test_every_fault_is_named_in_one_message() -> None:
     names = ("ANKISYNCD_PORT", "ANKISYNCD_WORKERS", "ANKISYNCD_LOG_LEVEL", "ANKISYNCD_BACKEND", "SYNC_USER1")
     assert all(name in message for name in (*names, "SYNC_USER2", "MAX_SYNC_PAYLOAD_MEGS"))
     assert "ANKISYNCD_LOG_FROMAT is not a setting; ANKISYNCD_LOG_FORMAT is" in message
-    assert "secret" not in message
     assert len(caught.value.faults) == 8
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("ANKISYNCD_COGNITO_CLIENT_ID", "abc", "is not a setting; it is now COGNITO_CLIENT_ID"),
+        ("ANKISYNCD_AUTH_DB_PATH", "/x", "is not a setting; users are in ANKISYNCD_DATA_ROOT"),
+        (
+            "ANKISYNCD_COGNITO_FLOW",
+            "ADMIN_NO_SRP_AUTH",
+            "must be ADMIN_USER_PASSWORD_AUTH, as it is called now",
+        ),
+    ],
+)
+def test_a_name_of_an_earlier_server_is_answered_with_what_replaced_it(name, value, hint):
+    pool = {"COGNITO_USER_POOL_ID": "eu-central-1_AbC", "COGNITO_CLIENT_ID": "abc"}
+    with pytest.raises(SettingsError, match=f"{name} {hint}"):
+        Settings.from_env(pool | {name: value})
 
 
 def test_a_user_named_twice_is_a_fault() -> None:

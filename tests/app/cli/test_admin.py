@@ -63,6 +63,12 @@ def test_a_password_may_contain_spaces_at_its_ends(admin):
     assert admin.server().authenticator.login("alice", " secret ", "192.0.2.1")
 
 
+def test_a_hash_that_it_makes_is_a_password_of_the_environment(admin):
+    made = admin.run("user", "hash", "--password-stdin", stdin="it's $1\n").stdout.strip()
+    admin.env |= {"SYNC_USER1": f"ann:{made}", "PASSWORDS_HASHED": "1"}
+    assert admin.server().authenticator.login("ann", "it's $1", "192.0.2.1")
+
+
 def test_passwd_ends_the_keys_of_a_running_server(admin):
     admin.run("user", "add", "alice", "--password-stdin", stdin="old")
     server = admin.server()
