@@ -140,6 +140,8 @@ def waf_statement() -> dict:
             )
         },
     ) | {"max": 0}
+    label_match = block({"scope": ("string", "required"), "key": ("string", "required")})
+    either = block({}, {"label_match_statement": label_match}, required=True) | {"min": 2, "max": 0}
     return block(
         {},
         {
@@ -160,6 +162,8 @@ def waf_statement() -> dict:
                 {"scope_down_statement": block({}, {"byte_match_statement": byte_match})},
             ),
             "byte_match_statement": byte_match,
+            "label_match_statement": label_match,
+            "or_statement": block({}, {"statement": either}),
         },
         required=True,
     )
