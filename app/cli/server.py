@@ -24,7 +24,8 @@ _KEEPALIVE_S = 310
 close while the proxy sends a request on it becomes a 502."""
 
 _CHECK_S = 60
-_STOP_S = 60
+_STOP_S = 110
+"""How long running requests may go on after SIGTERM: below the 120 s after which compose and Fargate kill."""
 _HANG_S = 120
 
 

@@ -36,24 +36,29 @@ class Cloud:
     client_id: str
     client_secret: str
     role: Keys
+    """Of a web task."""
     policy: dict
-    """The role's document, with the engine's own ARNs."""
+    """The web role's document, with the engine's own ARNs."""
+    maintain: Keys
+    """Of the maintenance task and of administrators' commands."""
+    maintain_policy: dict
 
     calls: set[tuple[str, str]] = field(default_factory=set)
-    """(action, resource) of every call that the role's clients made; each is weighed as it is made."""
+    """(action, resource) of every call that a role's clients made; each is weighed as it is made."""
 
     def client(self, service: str, config: Config | None = None, keys: Keys | None = None):
-        """A client with the role's rights; what it asks for is noted."""
+        """A client with a role's rights, by default the web tasks'; what it asks for is noted."""
         found = client(service, self.endpoint, keys or self.role, config)
         prefix = f"provide-client-params.{service}"
-        if keys is None:
-            found.meta.events.register(prefix, self._note)
+        if keys in (None, self.maintain):
+            policy = self.policy if keys is None else self.maintain_policy
+            found.meta.events.register(prefix, lambda **call: self._note(policy, call["params"], call["model"]))
         return found
 
-    def _note(self, params: dict, model, **_: object) -> None:
+    def _note(self, policy: dict, params: dict, model) -> None:
         asked = needed(model.service_model.service_name, model.name, params, self.pool_arn)
         for action, resource in asked:
-            assert is_allowed(self.policy, action, resource), f"the role may not {action} {resource}"
+            assert is_allowed(policy, action, resource), f"the role may not {action} {resource}"
         self.calls.update(asked)
 
 
@@ -129,7 +134,7 @@ def make(state: dict, endpoint: str) -> Cloud:
     one = {
         (found["type"], found["name"]): found["values"]
         for found in resources(state)
-        if found["mode"] == "managed" and "index" not in found
+        if found["mode"] == "managed" and found.get("index", 0) == 0
     }
     admin = {name: client(name, endpoint, Keys()) for name in ("s3", "dynamodb", "cognito-idp", "iam", "sts")}
     bucket = _bucket(admin["s3"], one)
@@ -137,15 +142,22 @@ def make(state: dict, endpoint: str) -> Cloud:
     declared_pool = one[("aws_cognito_user_pool", "this")]
     pool = _pool(admin["cognito-idp"], declared_pool)
     app = _app_client(admin["cognito-idp"], pool["Id"], one[("aws_cognito_user_pool_client", "server")])
-    document = one[("aws_iam_role_policy", "task")]["policy"].replace(declared_pool["arn"], pool["Arn"])
-    role = _role(admin["iam"], admin["sts"], one[("aws_iam_role", "task")], document)
+    documents = {
+        name: one[("aws_iam_role_policy", name)]["policy"].replace(declared_pool["arn"], pool["Arn"])
+        for name in ("task", "maintain")
+    }
+    roles = {
+        name: _role(admin["iam"], admin["sts"], one[("aws_iam_role", name)], document)
+        for name, document in documents.items()
+    }
     admin["cognito-idp"].admin_create_user(UserPoolId=pool["Id"], Username="alice", MessageAction="SUPPRESS")
     admin["cognito-idp"].admin_set_user_password(
         UserPoolId=pool["Id"], Username="alice", Password=PASSWORD, Permanent=True
     )
     enforce(endpoint)
     return Cloud(
-        endpoint, bucket, table, pool["Id"], pool["Arn"], app["ClientId"], app["ClientSecret"], role, json.loads(document)
+        endpoint, bucket, table, pool["Id"], pool["Arn"], app["ClientId"], app["ClientSecret"],
+        roles["task"], json.loads(documents["task"]), roles["maintain"], json.loads(documents["maintain"]),
     )  # fmt: skip
 
 
@@ -292,7 +304,7 @@ def _for_moto(document: dict) -> dict:
         resource, actions = statement["Resource"], statement["Action"]
         if not str(resource).startswith("arn:aws:s3:"):
             resource = "*"
-        elif "s3:DeleteObject" in statement["Action"]:
+        elif actions == "s3:DeleteObject":
             resource = [resource, resource.removesuffix("/*")]
         elif actions == "s3:ListBucket":  # what AWS asks for when a bucket is looked at
             actions = [actions, "s3:HeadBucket"]

@@ -17,7 +17,7 @@ from tests.terraform.cloud import Cloud, make
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "terraform"
-EXAMPLES = ("minimal", "complete", "existing-vpc")
+EXAMPLES = tuple(sorted(folder.name for folder in (MODULE / "examples").iterdir()))
 PYTHON = ROOT / ".venv-infra" / "bin" / "python"
 """Has what the stand-in needs: its protobuf is older than the one that Anki's package wants."""
 
@@ -28,8 +28,12 @@ REGISTRY = "registry.terraform.io"  # part of a provider's name; nothing is fetc
 MINIMAL = {
     "domain_name": "sync.example.com",
     "zone_id": "Z0123456789ABCDEFGHIJ",
-    "image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd:0.1.0",
+    "region": "eu-central-1",
 }
+
+
+GIVEN = {"minimal": MINIMAL}
+"""Variables of those examples that have some without a default."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,19 @@ class Terraform:
         return done.stdout
 
     def plan(self, at: str) -> dict:
-        """The plan of an example as `terraform show -json` gives it."""
-        variables = [f"-var={name}={value}" for name, value in MINIMAL.items()] if at == "minimal" else []
-        self("plan", "-out=plan", *variables, at=f"examples/{at}")
+        """The plan of an example as `terraform show -json` gives it; `apply` takes it."""
+        self("plan", "-out=plan", *variables(at), at=f"examples/{at}")
         return json.loads(self("show", "-json", "plan", at=f"examples/{at}"))
 
     def apply(self, at: str) -> dict:
-        """The state after an apply."""
-        self.plan(at)
+        """The state after the plan was applied."""
         self("apply", "plan", at=f"examples/{at}")
         return json.loads(self("show", "-json", at=f"examples/{at}"))
+
+
+def variables(example: str) -> list[str]:
+    """The words that give an example what it asks for."""
+    return [f"-var={name}={value}" for name, value in GIVEN.get(example, {}).items()]
 
 
 @pytest.fixture(scope="session")
@@ -106,18 +113,20 @@ def terraform(tmp_path_factory) -> Terraform:
 
 @pytest.fixture(scope="session")
 def plans(terraform) -> dict[str, dict]:
+    """The plan of each example, before anything of it was made."""
     return {example: terraform.plan(example) for example in EXAMPLES}
 
 
 @pytest.fixture(scope="session")
-def applied(terraform) -> dict:
-    """The minimal example's state; the folder's own life goes on in other tests."""
-    shutil.copytree(
-        terraform.folder / "examples/minimal", terraform.folder / "examples/applied", symlinks=True
-    )
-    variables = [f"-var={name}={value}" for name, value in MINIMAL.items()]
-    terraform("apply", "-auto-approve", *variables, at="examples/applied")
-    return json.loads(terraform("show", "-json", at="examples/applied"))
+def states(terraform, plans) -> dict[str, dict]:
+    """The state of each example after its apply; its folder is left in that state."""
+    return {example: terraform.apply(example) for example in plans}
+
+
+@pytest.fixture(scope="session")
+def applied(states) -> dict:
+    """The state of the minimal example."""
+    return states["minimal"]
 
 
 @pytest.fixture(scope="session")

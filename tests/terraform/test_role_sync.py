@@ -34,6 +34,7 @@ def container(applied: dict, family: str) -> dict:
 
 def environment(applied: dict, cloud: Cloud, folder: Path, family: str = "server") -> dict[str, str]:
     """What the task gets; the engine's address and ids, and this machine's folders, take the place of AWS's."""
+    keys = cloud.role if family == "server" else cloud.maintain
     declared = {pair["name"]: pair["value"] for pair in container(applied, family)["environment"]}
     assert declared["ANKISYNCD_S3_BUCKET"] == cloud.bucket
     assert declared["ANKISYNCD_DYNAMODB_TABLE"] == cloud.table
@@ -47,9 +48,9 @@ def environment(applied: dict, cloud: Cloud, folder: Path, family: str = "server
         "COGNITO_CLIENT_ID": cloud.client_id,
         "COGNITO_CLIENT_SECRET": cloud.client_secret,
         "AWS_ENDPOINT_URL": cloud.endpoint,
-        "AWS_ACCESS_KEY_ID": cloud.role.access_key,
-        "AWS_SECRET_ACCESS_KEY": cloud.role.secret_key,
-        "AWS_SESSION_TOKEN": cloud.role.token,
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_SESSION_TOKEN": keys.token,
     }
 
 
