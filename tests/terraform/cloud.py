@@ -52,7 +52,9 @@ class Cloud:
         prefix = f"provide-client-params.{service}"
         if keys in (None, self.maintain):
             policy = self.policy if keys is None else self.maintain_policy
-            found.meta.events.register(prefix, lambda **call: self._note(policy, call["params"], call["model"]))
+            found.meta.events.register(
+                prefix, lambda **call: self._note(policy, call["params"], call["model"])
+            )
         return found
 
     def _note(self, policy: dict, params: dict, model) -> None:

@@ -43,11 +43,11 @@ class Terraform:
     folder: Path
     environment: dict[str, str]
 
-    def __call__(self, *words: str, at: str = ".", fine: tuple[int, ...] = (0,)) -> str:
+    def __call__(self, *words: str, at: str = ".", fine: tuple[int, ...] = (0,), **environment: str) -> str:
         done = subprocess.run(
             ["terraform", *words],
             cwd=self.folder / at,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=240,
@@ -57,18 +57,24 @@ class Terraform:
 
     def plan(self, at: str) -> dict:
         """The plan of an example as `terraform show -json` gives it; `apply` takes it."""
-        self("plan", "-out=plan", *variables(at), at=f"examples/{at}")
+        self("plan", "-out=plan", *self.variables(at), at=f"examples/{at}")
         return json.loads(self("show", "-json", "plan", at=f"examples/{at}"))
+
+    def copy_of(self, at: str) -> str:
+        """A folder beside another one, with the same files and state."""
+        folder = self.folder / f"{at}-{len(list((self.folder / at).parent.iterdir()))}"
+        shutil.copytree(self.folder / at, folder, symlinks=True)
+        return str(folder)
+
+    @staticmethod
+    def variables(example: str) -> list[str]:
+        """The words that give an example what it asks for."""
+        return [f"-var={name}={value}" for name, value in GIVEN.get(example, {}).items()]
 
     def apply(self, at: str) -> dict:
         """The state after the plan was applied."""
         self("apply", "plan", at=f"examples/{at}")
         return json.loads(self("show", "-json", at=f"examples/{at}"))
-
-
-def variables(example: str) -> list[str]:
-    """The words that give an example what it asks for."""
-    return [f"-var={name}={value}" for name, value in GIVEN.get(example, {}).items()]
 
 
 @pytest.fixture(scope="session")

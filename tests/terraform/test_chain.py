@@ -28,7 +28,9 @@ def test_whoever_stops_the_server_waits_longer_than_it_takes():
 
 def test_a_full_transfer_of_300_mb_at_20_mbit_s_ends_before_its_task_is_stopped():
     (default,) = re.findall(
-        r'^variable "drain_seconds" \{.*?default += (\d+)', (ROOT / "terraform/variables.tf").read_text(), re.M | re.S
+        r'^variable "drain_seconds" \{.*?default += (\d+)',
+        (ROOT / "terraform/variables.tf").read_text(),
+        re.M | re.S,
     )
     assert int(default) + server._STOP_S > 300 * 8 / 20
 

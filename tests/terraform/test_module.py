@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.terraform.conftest import EXAMPLES, MODULE, variables
+from tests.terraform.conftest import EXAMPLES, MODULE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,15 +26,16 @@ def test_examples_are_valid(terraform, example):
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_second_plan_of_an_example_that_was_applied_changes_nothing(terraform, states, example):
-    terraform("plan", "-detailed-exitcode", *variables(example), at=f"examples/{example}")  # 2 would be a change
+    terraform(
+        "plan", "-detailed-exitcode", *terraform.variables(example), at=f"examples/{example}"
+    )  # 2 would be a change
 
 
 def test_what_was_applied_can_be_destroyed(terraform, states):
     """On a copy, since the other tests look into the folder's state."""
-    folder = terraform.folder / "examples/destroyed"
-    shutil.copytree(terraform.folder / "examples/complete", folder, symlinks=True)
-    terraform("destroy", "-auto-approve", at=str(folder))
-    assert "values" not in json.loads(terraform("show", "-json", at=str(folder)))
+    folder = terraform.copy_of("examples/complete")
+    terraform("destroy", "-auto-approve", at=folder)
+    assert "values" not in json.loads(terraform("show", "-json", at=folder))
 
 
 def test_every_switch_works(terraform):

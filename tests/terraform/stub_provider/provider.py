@@ -101,6 +101,9 @@ def fake(type_name: str, name: str, type_: object, values: dict) -> object:
         }
     if type_name == "aws_kms_key":
         special["arn"] = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{seed[:8]}-0000-4000-8000-{seed[:12]}"
+    if type_name == "aws_ecs_task_definition":
+        family = f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{plain(values.get('family'))}"
+        special |= {"arn": f"{family}:{int(seed[:4], 16)}", "arn_without_revision": family}
     if type_name in ("aws_iam_role", "aws_iam_policy"):
         special |= {
             "arn": f"arn:aws:iam::{ACCOUNT}:{type_name.removeprefix('aws_iam_')}/{label}",
@@ -145,6 +148,14 @@ def fill(schema: dict, values: dict, compute: object) -> dict:
         elif isinstance(value, dict) and inner["nesting"] == "single":
             result[name] = fill(inner["block"], value, compute)
     return result
+
+
+def new_revision(type_name: str, prior: dict | None, planned: dict) -> list[pb.AttributePath]:
+    """A task definition is never changed: another content is another revision, with an ARN of its own."""
+    name = "container_definitions"
+    if type_name != "aws_ecs_task_definition" or prior is None or prior[name] == planned[name]:
+        return []
+    return [pb.AttributePath(steps=[pb.AttributePath.Step(attribute_name=name)])]
 
 
 class Servicer(rpc.ProviderServicer):
@@ -212,7 +223,9 @@ class Servicer(rpc.ProviderServicer):
             planned = fill(schema, proposed, lambda _name, _type: UNKNOWN)
         else:
             planned = proposed
-        return pb.PlanResourceChange.Response(planned_state=write(planned))
+        return pb.PlanResourceChange.Response(
+            planned_state=write(planned), requires_replace=new_revision(request.type_name, prior, planned)
+        )
 
     def ApplyResourceChange(self, request, context):
         planned = read(request.planned_state)
