@@ -172,7 +172,7 @@ locals {
   })
 
   # On several metrics: [text, expression, threshold to be above, period in s, {id = [namespace, metric, dimensions]}].
-  # Shares have a floor of three failures, so that a small group is heard and one failure is not an alarm.
+  # Shares need at least three failures: reached by a group of fifty in an outage, and not by one bad request.
   formulas = merge({
     failed-syncs = ["One sync in five fails", "IF(FILL(failed, 0) >= 3, 100 * failed / MAX([FILL(begun, 0), failed]), 0)", 20, 900, {
       failed = [local.namespace, "failed-requests", {}]

@@ -125,8 +125,7 @@ resource "aws_s3_bucket_replication_configuration" "this" {
     }
 
     destination {
-      bucket        = aws_s3_bucket.replica[0].arn
-      storage_class = "STANDARD_IA"
+      bucket = aws_s3_bucket.replica[0].arn
 
       metrics {
         status = "Enabled"

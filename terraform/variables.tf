@@ -545,7 +545,7 @@ variable "mfa" {
 }
 
 variable "self_sign_up" {
-  description = "Let everybody make an account on the pages of managed_login."
+  description = "Let people make their own accounts, on the pages of managed_login."
   type        = bool
   default     = false
 

@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.device import NEWEST, Device, Pool
 from tests.support import aws
 from tests.terraform.cloud import Cloud, make
+from tests.terraform.tasks import ALICE
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "terraform"
@@ -117,16 +119,33 @@ def terraform(tmp_path_factory) -> Terraform:
     return program
 
 
+class Made(dict[str, dict]):
+    """What is made of each example, when it is first asked for."""
+
+    def __init__(self, make: Callable[[str], dict]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, example: str) -> dict:
+        self[example] = self._make(example)
+        return self[example]
+
+
 @pytest.fixture(scope="session")
 def plans(terraform) -> dict[str, dict]:
     """The plan of each example, before anything of it was made."""
-    return {example: terraform.plan(example) for example in EXAMPLES}
+    return Made(terraform.plan)
 
 
 @pytest.fixture(scope="session")
 def states(terraform, plans) -> dict[str, dict]:
     """The state of each example after its apply; its folder is left in that state."""
-    return {example: terraform.apply(example) for example in plans}
+
+    def apply(example: str) -> dict:
+        assert plans[example]
+        return terraform.apply(example)
+
+    return Made(apply)
 
 
 @pytest.fixture(scope="session")
@@ -140,3 +159,19 @@ def cloud(applied) -> Iterator[Cloud]:
     """moto with what the plan declares; every call needs a right of the task's role."""
     with aws.moto() as endpoint:
         yield make(applied, endpoint)
+
+
+@pytest.fixture
+def make_device(tmp_path) -> Iterator[Callable[[str], Device]]:
+    pool, devices = Pool(tmp_path), []
+
+    def make(url: str) -> Device:
+        device = Device(pool, NEWEST, tmp_path / f"device{len(devices)}")
+        devices.append(device)
+        device.log_in(url, ALICE)
+        return device
+
+    yield make
+    for device in devices:
+        device.end()
+    pool.end()

@@ -287,14 +287,14 @@ def evaluate(expression: str, counts: dict[str, float]) -> float:
     return eval(expression.replace(" AND ", " and "), {"__builtins__": {}}, functions | counts)
 
 
-def test_a_deployment_is_rolled_back_by_logged_500s_alone(states):
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_deployment_is_rolled_back_by_logged_500s_alone(states, example):
     """Whatever a client can cause, such as 502 or 504 for a body that it never ends, must not roll anything back."""
-    for state in states.values():
-        (service,) = managed(state, "aws_ecs_service")
-        (alarm,) = service["values"]["alarms"]
-        name = service_name(state)
-        assert alarm["alarm_names"] == [f"{name}-deployment"]
-        assert watched(alarms(state)["deployment"]) == [(name, "server-errors", {})]
+    (service,) = managed(states[example], "aws_ecs_service")
+    (alarm,) = service["values"]["alarms"]
+    name = service_name(states[example])
+    assert alarm["alarm_names"] == [f"{name}-deployment"]
+    assert watched(alarms(states[example])["deployment"]) == [(name, "server-errors", {})]
     assert patterns()["server-errors"] == '{ $.event = "request" && $.status = 500 }'
 
 
@@ -302,4 +302,4 @@ def test_the_readme_says_what_each_alarm_asks_for(states):
     text = (MODULE / "README.md").read_text()
     (table,) = re.findall(r"^\| alarm \|.*?\n\n", text, re.M | re.S)
     told = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])}
-    assert told == set().union(*(alarms(state) for state in states.values()))
+    assert told == set().union(*(alarms(states[example]) for example in EXAMPLES))

@@ -44,6 +44,11 @@ output "endpoint" {
   value       = module.ankisyncd.endpoint
 }
 
+output "region" {
+  description = "Region of the service."
+  value       = var.region
+}
+
 output "repository_url" {
   description = "Where to push the image."
   value       = module.ankisyncd.repository_url

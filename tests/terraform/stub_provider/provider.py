@@ -252,10 +252,15 @@ class Servicer(rpc.ProviderServicer):
         return pb.ReadDataSource.Response(state=write(state))
 
     def ImportResourceState(self, request, context):
-        text = f"{request.type_name} {request.id}: a stand-in provider imports nothing"
-        return pb.ImportResourceState.Response(
-            diagnostics=[pb.Diagnostic(severity=pb.Diagnostic.ERROR, summary=text)]
-        )
+        """Of something that exists only its name is known; a plan then shows all that is to be set."""
+        schema, name = self.resources[request.type_name], request.type_name
+        made = lambda key, type_: fake(name, key, type_, {"name": request.id})
+        empty = {
+            name: None if inner["nesting"] == "single" else [] for name, inner in schema["blocks"].items()
+        }
+        state = fill(schema, empty, made) | {"id": request.id, "name": request.id}
+        imported = pb.ImportResourceState.ImportedResource(type_name=name, state=write(state))
+        return pb.ImportResourceState.Response(imported_resources=[imported])
 
     def GetFunctions(self, request, context):
         return pb.GetFunctions.Response()
