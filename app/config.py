@@ -149,6 +149,8 @@ class Settings:
     """Local working copies and temporary files; nothing in it must be kept."""
     cache_bytes: int | None
     """Disk for cached databases; None: the storage's own default."""
+    history_days: int | None
+    """How long every version can be brought back; None: the storage's own default."""
     cloud: CloudSettings | None
     """None: everything is in `data_root`."""
     cognito: CognitoSettings | None
@@ -211,6 +213,7 @@ class Settings:
             connections_per_address=read.number("ANKISYNCD_CONNECTIONS_PER_ADDRESS", least=0, most=100_000),
             cache_dir=cache_dir or data_root,
             cache_bytes=read.number("ANKISYNCD_CACHE_BYTES", least=64 * MIB, most=1 << 50),
+            history_days=read.number("ANKISYNCD_HISTORY_DAYS", least=1, most=365),
             cloud=cloud,
             cognito=_cognito(read, region),
             region=region,

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from app.cloud import Cloud
 
 _LEAST_THREADS = 8
+_DAY_MS = 24 * 3600 * 1000
 
 _LOCAL_JOURNAL_BYTES = 64 * 1024
 """A head record of this machine is written anew in microseconds, for which no disk is waited for; an object
@@ -203,7 +204,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
 
     `guard` gives the head records that databases are served from.
     """
-    limits = Limits() if settings.cache_bytes is None else Limits(base_bytes=settings.cache_bytes)
+    limits = _limits(settings)
     heads: HeadStore
     objects: ObjectStore
     ahead: WriteAhead | None = None
@@ -339,6 +340,15 @@ def turn_of(settings: Settings) -> Turn:
     if settings.cloud is not None and settings.cloud.heads is Heads.DYNAMODB:
         return NoTurn()
     return DailyTurn(settings.cache_dir, now_ms)
+
+
+def _limits(settings: Settings) -> Limits:
+    chosen: dict[str, int] = {}
+    if settings.cache_bytes is not None:
+        chosen["base_bytes"] = settings.cache_bytes
+    if settings.history_days is not None:
+        chosen["history_ms"] = settings.history_days * _DAY_MS
+    return Limits(**chosen)
 
 
 def now_ms() -> int:

@@ -51,7 +51,8 @@ _OWN_NAMES = ("users.sqlite*", "heads.sqlite*", "ahead", "ahead/*", "objects", "
 """What the server keeps in its folders, and opens at the start."""
 
 _CHECK_S = 60
-_STOP_S = 60
+_STOP_S = 110
+"""How long running requests may go on after SIGTERM: below the 120 s after which compose and Fargate kill."""
 _HANG_S = 120
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from app.cli.server import greeting
 from app.config import AddressSource, CognitoFlow, Heads, LogFormat, LogLevel, Settings, SettingsError
+from app.main import build_stores
+from storage.media.index import GONE_KEPT_S
+from storage.types import run_here
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -164,6 +167,7 @@ def test_what_the_cloud_cannot_be_called_is_a_fault() -> None:
         "ANKISYNCD_S3_PREFIX": "a//b",
         "ANKISYNCD_DYNAMODB_TABLE": "?",
         "ANKISYNCD_CACHE_BYTES": "12",
+        "ANKISYNCD_HISTORY_DAYS": "0",
         "COGNITO_USER_POOL_ID": "pool",
         "COGNITO_CLIENT_ID": "",
         "ANKISYNCD_COGNITO_FLOW": "SRP",
@@ -294,3 +298,18 @@ def test_limits_of_connections_can_be_set() -> None:
     chosen = {"ANKISYNCD_CONNECTIONS": "100", "ANKISYNCD_CONNECTIONS_PER_ADDRESS": "0"}
     settings = Settings.from_env(chosen)
     assert (settings.connections, settings.connections_per_address) == (100, 0)
+
+
+def test_the_history_is_as_long_as_the_operator_says(tmp_path: Path) -> None:
+    env = {"ANKISYNCD_DATA_ROOT": str(tmp_path), "ANKISYNCD_HISTORY_DAYS": "90"}
+    stores = build_stores(Settings.from_env(env), None, offload=run_here, clock_ms=lambda: 0)
+    stores.close()
+    assert stores.limits.history_ms == 90 * 24 * 3600 * 1000
+
+
+def test_the_longest_history_is_one_that_media_indexes_remember() -> None:
+    """The sweep of media contents raises an error for a longer one, and deletes nothing any more."""
+    assert Settings.from_env({"ANKISYNCD_HISTORY_DAYS": "365"}).history_days == 365
+    assert GONE_KEPT_S > 366 * 24 * 3600
+    (fault,) = faults_of({"ANKISYNCD_HISTORY_DAYS": "366"})
+    assert fault == "ANKISYNCD_HISTORY_DAYS must be a whole number from 1 to 365, not '366'"

@@ -34,7 +34,9 @@ class Objects:
         self._cloud = cloud
 
     def open(self) -> S3ObjectStore:
-        return S3ObjectStore(self._cloud.client("s3", s3.client_config(16)), self._cloud.bucket, "")
+        # The contract deletes too, which is the right of maintenance alone.
+        client = self._cloud.client("s3", s3.client_config(16), self._cloud.maintain)
+        return S3ObjectStore(client, self._cloud.bucket, "")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -26,7 +27,6 @@ FAKES = {
     "aws_region": {"name": REGION, "region": REGION, "id": REGION},
     "aws_caller_identity": {"account_id": ACCOUNT, "id": ACCOUNT},
     "aws_partition": {"partition": "aws", "dns_suffix": "amazonaws.com", "id": "aws"},
-    "aws_availability_zones": {"names": [f"{REGION}{zone}" for zone in "abc"]},
     "aws_elb_service_account": {"arn": "arn:aws:iam::054676820928:root", "id": "054676820928"},
     "aws_vpc": {"cidr_block": "10.0.0.0/16"},
     "aws_subnets": {"ids": ["subnet-0a", "subnet-0b"]},
@@ -87,6 +87,7 @@ def fake(type_name: str, name: str, type_: object, values: dict) -> object:
         "arn": f"arn:aws:{service}:{REGION}:{ACCOUNT}:{label}",
         "id": f"{type_name.removeprefix('aws_')}-{label}",
         "region": REGION,
+        "ipv6_cidr_block": "2001:db8:42::/56",
         "domain_name": str(plain(values.get("domain_name")) or f"{label}.example.com"),
     }
     if type_name == "aws_s3_bucket":
@@ -100,12 +101,22 @@ def fake(type_name: str, name: str, type_: object, values: dict) -> object:
         }
     if type_name == "aws_kms_key":
         special["arn"] = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{seed[:8]}-0000-4000-8000-{seed[:12]}"
+    if type_name == "aws_ecs_task_definition":
+        family = f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{plain(values.get('family'))}"
+        special |= {"arn": f"{family}:{int(seed[:4], 16)}", "arn_without_revision": family}
     if type_name in ("aws_iam_role", "aws_iam_policy"):
         special |= {
             "arn": f"arn:aws:iam::{ACCOUNT}:{type_name.removeprefix('aws_iam_')}/{label}",
             "id": label,
         }
     return special.get(name, f"{name}-{seed[:12]}")
+
+
+def zones(config: dict) -> list[str]:
+    """As AWS lists them for an account with a Local Zone, whose name sorts before those of the region's own."""
+    own = [f"{config.get('region') or REGION}{zone}" for zone in "abc"]
+    wanted = {each["name"]: each["values"] for each in config.get("filter") or []}
+    return own if wanted.get("opt-in-status") == ["opt-in-not-required"] else [f"{REGION}-ham-1a", *own]
 
 
 def plain(value: object) -> object:
@@ -137,6 +148,14 @@ def fill(schema: dict, values: dict, compute: object) -> dict:
         elif isinstance(value, dict) and inner["nesting"] == "single":
             result[name] = fill(inner["block"], value, compute)
     return result
+
+
+def new_revision(type_name: str, prior: dict | None, planned: dict) -> list[pb.AttributePath]:
+    """A task definition is never changed: another content is another revision, with an ARN of its own."""
+    name = "container_definitions"
+    if type_name != "aws_ecs_task_definition" or prior is None or prior[name] == planned[name]:
+        return []
+    return [pb.AttributePath(steps=[pb.AttributePath.Step(attribute_name=name)])]
 
 
 class Servicer(rpc.ProviderServicer):
@@ -204,7 +223,9 @@ class Servicer(rpc.ProviderServicer):
             planned = fill(schema, proposed, lambda _name, _type: UNKNOWN)
         else:
             planned = proposed
-        return pb.PlanResourceChange.Response(planned_state=write(planned))
+        return pb.PlanResourceChange.Response(
+            planned_state=write(planned), requires_replace=new_revision(request.type_name, prior, planned)
+        )
 
     def ApplyResourceChange(self, request, context):
         planned = read(request.planned_state)
@@ -212,13 +233,18 @@ class Servicer(rpc.ProviderServicer):
             return pb.ApplyResourceChange.Response(new_state=request.planned_state)
         name = request.type_name
         done = fill(self.resources[name], planned, lambda key, type_: fake(name, key, type_, planned))
-        return pb.ApplyResourceChange.Response(new_state=write(done))
+        if name == "aws_ecs_service" and os.environ.get("STUB_DEPLOYMENTS") == "rolled back":
+            done["task_definition"] = "arn:of:the:revision-before"
+        # As of the real provider: Terraform then accepts values that are others than planned.
+        return pb.ApplyResourceChange.Response(new_state=write(done), legacy_type_system=True)
 
     def ReadResource(self, request, context):
         return pb.ReadResource.Response(new_state=request.current_state)
 
     def ReadDataSource(self, request, context):
         name, config = request.type_name, read(request.config)
+        if name == "aws_availability_zones":
+            config["names"] = zones(config)
         if name == "aws_iam_policy_document":
             config["json"] = config["minified_json"] = policy.render(config)
         config |= {key: value for key, value in FAKES.get(name, {}).items() if config.get(key) is None}
@@ -226,10 +252,15 @@ class Servicer(rpc.ProviderServicer):
         return pb.ReadDataSource.Response(state=write(state))
 
     def ImportResourceState(self, request, context):
-        text = f"{request.type_name} {request.id}: a stand-in provider imports nothing"
-        return pb.ImportResourceState.Response(
-            diagnostics=[pb.Diagnostic(severity=pb.Diagnostic.ERROR, summary=text)]
-        )
+        """Of something that exists only its name is known; a plan then shows all that is to be set."""
+        schema, name = self.resources[request.type_name], request.type_name
+        made = lambda key, type_: fake(name, key, type_, {"name": request.id})
+        empty = {
+            name: None if inner["nesting"] == "single" else [] for name, inner in schema["blocks"].items()
+        }
+        state = fill(schema, empty, made) | {"id": request.id, "name": request.id}
+        imported = pb.ImportResourceState.ImportedResource(type_name=name, state=write(state))
+        return pb.ImportResourceState.Response(imported_resources=[imported])
 
     def GetFunctions(self, request, context):
         return pb.GetFunctions.Response()
