@@ -15,9 +15,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.auth import s3 as keys_s3
-from app.auth.attempts import Limits as LoginLimits
 from app.auth.cognito import CognitoDirectory
-from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoHostKeys, DynamoLoginAttempts
+from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoCounts, DynamoHostKeys
 from app.auth.dynamotable import DynamoTable
 from app.auth.hostkeys import HostKeys
 from app.config import CloudSettings, CognitoSettings, Heads, Settings
@@ -93,12 +92,11 @@ class Cloud:
             return keys_s3.S3HostKeys(self.s3, place.bucket, place.prefix, clock_ms, idle_ms=IDLE_MS)
         return DynamoHostKeys(DynamoTable(self.dynamodb, place.table), clock_ms)
 
-    def login_attempts(self, clock_ms: Callable[[], int]) -> DynamoLoginAttempts | None:
-        """None where there is no table to count in."""
+    def counts(self) -> DynamoCounts | None:
+        """Of login attempts; None where there is no table to count in."""
         if self.place.heads is Heads.S3:
             return None
-        table = DynamoTable(self.dynamodb, self.place.table)
-        return DynamoLoginAttempts(table, clock_ms, LoginLimits())
+        return DynamoCounts(DynamoTable(self.dynamodb, self.place.table))
 
     def directory(self, cognito: CognitoSettings) -> CognitoDirectory:
         """The user pool."""

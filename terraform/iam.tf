@@ -101,7 +101,7 @@ data "aws_iam_policy_document" "task" {
 
   statement {
     sid       = "Logins"
-    actions   = ["cognito-idp:AdminInitiateAuth", "cognito-idp:AdminRespondToAuthChallenge"]
+    actions   = ["cognito-idp:AdminGetUser", "cognito-idp:AdminInitiateAuth", "cognito-idp:AdminRespondToAuthChallenge"]
     resources = [aws_cognito_user_pool.this.arn]
   }
 
