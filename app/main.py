@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import flask
 import msgspec
 
+from app.auth.attempts import Counts, LocalCounts, LoginAttempts
 from app.auth.attempts import Limits as LoginLimits
-from app.auth.attempts import LocalLoginAttempts, LoginAttempts
 from app.auth.authenticator import Authenticator
 from app.auth.cloudusers import NoUsersFile, PoolUsers, UserList
 from app.auth.environment import EnvironmentUsers
@@ -114,10 +114,10 @@ def build_accounts(
     folder = settings.cache_dir if in_cloud else settings.data_root
     file = UsersFile(folder / "users.sqlite", offload)
     keys: HostKeys = LocalHostKeys(file)
-    attempts: LoginAttempts = LocalLoginAttempts(file, clock_ms, LoginLimits())
+    counts: Counts = LocalCounts(file)
     if cloud is not None and in_cloud:
         keys = cloud.host_keys(clock_ms)
-        attempts = cloud.login_attempts(clock_ms) or attempts  # without a table: counted on each host
+        counts = cloud.counts() or counts  # without a table: counted on each host
     users: UserList
     directory: UserDirectory
     if cloud is not None and settings.cognito is not None:
@@ -128,6 +128,7 @@ def build_accounts(
         users = directory = LocalUsers(users_file, _environment(settings), passwords, clock_ms)
     # Only where users and keys are both in the file does its revision speak for both.
     revision = file.revision if cloud is None else None
+    attempts = LoginAttempts(counts, clock_ms, LoginLimits())
     return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms, revision))
 
 

@@ -132,7 +132,7 @@ data "aws_iam_policy_document" "task" {
 
   statement {
     sid       = "Logins"
-    actions   = ["cognito-idp:AdminInitiateAuth", "cognito-idp:AdminRespondToAuthChallenge"]
+    actions   = ["cognito-idp:AdminGetUser", "cognito-idp:AdminInitiateAuth", "cognito-idp:AdminRespondToAuthChallenge"]
     resources = [local.user_pool_arn]
   }
 

@@ -288,6 +288,7 @@ def _cloud_faults(settings: Settings) -> list[str]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         return [f"the cloud services could not be looked at: {lines[-1]}"]
+    print(done.stderr, file=sys.stderr, end="", flush=True)  # what does not keep the server from starting
     return done.stdout.splitlines()
 
 

@@ -17,6 +17,7 @@ import msgspec
 from app.config import AddressSource
 from app.errors import ProtocolError
 from app.http.accesslog import Entry, entry_of
+from app.http.addresses import parse_address
 from app.http.body import Body, Source
 from app.http.multipart import FormReader
 from app.http.unpack import GzipUnpacker, PlainUnpacker, ZstdUnpacker, zstd_decompressor
@@ -177,11 +178,16 @@ _ADDRESS_KEYS = {
 
 
 def _address_finder(source: AddressSource) -> Callable[[Mapping[str, Any]], str]:
-    """The rightmost member is the one that our own proxy has added; the others may be invented."""
+    """How to find a client's address in an environ; the answer is empty if there is none.
+
+    The rightmost member of the header is the one that our own proxy has added; a client may invent the
+    others. If that member is no address, the address of the connection counts: a text that a client may
+    choose would count as another client each time.
+    """
     key = _ADDRESS_KEYS[source]
 
     def find(environ: Mapping[str, Any]) -> str:
-        named: str = environ.get(key) or environ.get("REMOTE_ADDR") or ""
-        return named.rpartition(",")[2].strip()
+        named = environ.get(key, "").rpartition(",")[2]
+        return parse_address(named) or parse_address(environ.get("REMOTE_ADDR", "")) or ""
 
     return find

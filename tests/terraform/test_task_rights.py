@@ -194,6 +194,8 @@ def _use_the_pool(cloud) -> None:
     assert directory.confirm(identity) == identity
     with pytest.raises(AuthError):
         directory.verify("nobody", "wrong-password")
+    with pytest.raises(AuthError):
+        directory.verify("nobody", "wrong-password/123456")
     with pytest.raises(ClientError) as caught:  # the server's answer to a code; moto knows no such session
         cloud.client("cognito-idp").admin_respond_to_auth_challenge(
             UserPoolId=cloud.pool_id,

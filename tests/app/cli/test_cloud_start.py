@@ -91,3 +91,19 @@ def test_a_user_list_is_refused_where_there_is_no_place_for_it(place: Place, tmp
     refused = control(place, tmp_path, "user", "remove", "joe", "--yes")
     assert refused.returncode == 1
     assert "SYNC_USERn" in refused.stderr
+
+
+def test_a_pool_that_is_away_is_said_and_the_server_starts(place: Place, tmp_path: Path) -> None:
+    assert control(place, tmp_path, "init").returncode == 0
+    place.extra = {
+        "COGNITO_USER_POOL_ID": "eu-central-1_Away00000",
+        "COGNITO_CLIENT_ID": "none",
+        "AWS_ENDPOINT_URL_COGNITO_IDENTITY_PROVIDER": f"http://127.0.0.1:{servers.free_port()}",
+    }
+    env = servers.environment([], tmp_path, servers.free_port(), place.settings)
+    check = [sys.executable, "-m", "app.cli.cloudcheck"]
+    done = subprocess.run(
+        check, env=env, cwd=servers.REPOSITORY, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "the user pool 'eu-central-1_Away00000' is away" in done.stderr
