@@ -55,6 +55,11 @@ test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three server
 test-engines: $(VENV)/.dev    ## heads on dynalite (npm), heads and objects on radosgw (Debian), where they are installed
 	$(BIN)/python -m pytest tests/contracts tests/storage -m engine --session-timeout=1200
 
+FIRST ?= 0
+SEEDS ?= 5000
+simulate: $(VENV)/.dev        ## many more runs of the simulation: SEEDS=5000, from FIRST=0
+	$(BIN)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS)
+
 bench-cloud: $(VENV)/.dev     ## time of syncs and throughput with the latencies of AWS
 	$(BIN)/python -m tests.bench.cloud
 
@@ -95,4 +100,4 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 clean:         ## remove what make made
 	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test fuzz bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
+.PHONY: help install run test simulate fuzz bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean

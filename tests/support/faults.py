@@ -21,7 +21,17 @@ from storage.heads.base import HeadStore
 from storage.objects.base import ObjectStore
 
 WRITES = frozenset(
-    {"put", "put_many", "put_file", "open_session", "append", "close_session", "flip", "replace_chain"}
+    {
+        "put",
+        "put_many",
+        "put_file",
+        "open_session",
+        "append",
+        "update_session",
+        "close_session",
+        "flip",
+        "replace_chain",
+    }
 )
 
 
