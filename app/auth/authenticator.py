@@ -65,6 +65,11 @@ class Admission:
         self.user, self.key_hash = user, key_hash
         """The user is what the key claims, until `prove` has returned."""
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether `prove` has returned."""
+        return self._proof is not None
+
     def prove(self, session_key_hash: bytes = b"", session_until_ms: int = 0) -> KeyProof:
         """Make sure that the key is the user's.
 

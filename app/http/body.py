@@ -135,6 +135,11 @@ class Body:
         unpacker.finish()
         self._small = pieces.joined()
 
+    @property
+    def is_small(self) -> bool:
+        """Whether all of it has come and was unpacked by `check`: reading it takes nothing more."""
+        return self._small is not None
+
     def read(self, limit_bytes: int, share: Share) -> bytes:
         """The unpacked message; one that is not small takes room of `share`.
 

@@ -13,6 +13,7 @@ from app.http.front import Front, Step
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
 from app.json_reader import reader
+from app.sync.admission import Admission
 from app.sync.transfer import OK, TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
@@ -33,8 +34,8 @@ _MESSAGES = (
 class CollectionService(Protocol):
     """What the blueprint asks of app.sync."""
 
-    def call(self, user: UserId, method: str, skey: str, version: int, payload: bytes) -> bytes:
-        """Answer a method that has JSON on both sides."""
+    def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        """Answer a method that has JSON on both sides; proves the admission."""
 
     def upload(self, user: UserId, path: Path) -> str:
         """Take a whole collection; returns OK or the text that clients show."""
@@ -78,9 +79,13 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         return front.answers.message(request, msgspec.json.encode(LoginAnswer(key)))
 
     def message(request: SyncRequest) -> Answer:
-        user = front.admit(request)
-        with front.payload(request) as payload:
-            answer = service.call(user, request.method, request.skey, request.version, payload)
+        admission = front.claim(request)
+        try:
+            with front.payload(request) as payload:
+                answer = service.call(admission, request.method, request.skey, request.version, payload)
+        finally:
+            if admission.is_proven:
+                request.entry.user = admission.user
         return front.answers.message(request, answer)
 
     def upload(request: SyncRequest) -> Answer:

@@ -19,6 +19,7 @@ from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answer, Answers, as_response
 from app.json_reader import check_structure
 from app.offload import ThreadPools
+from app.sync.admission import Admission
 from storage.types import UserId
 
 Step = Callable[[SyncRequest], Answer]
@@ -45,6 +46,9 @@ class Authenticator(Protocol):
 
     def authenticate(self, hkey: str) -> UserId:
         """Whose host key this is."""
+
+    def admit(self, hkey: str) -> Admission:
+        """Whose host key this claims to be; to be proven before anything is told."""
 
 
 class View:
@@ -111,6 +115,20 @@ class Front:
         user = request.entry.user = self.authenticator.authenticate(request.hkey)
         self.pools.serve(user)
         return user
+
+    def claim(self, request: SyncRequest) -> Admission:
+        """Whose request it claims to be.
+
+        It is left to the service to prove that, which it may do by the head record that it reads anyway. A
+        body that has not come as a whole is only waited for if the host key is proven to be good.
+        Raises: AuthError.
+        """
+        admission = self.authenticator.admit(request.hkey)
+        if not request.body.is_small:
+            admission.prove()
+            request.entry.user = admission.user
+        self.pools.serve(admission.user)
+        return admission
 
     def add_routes(self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step]) -> None:
         """Let `blueprint` answer POST /<room>/<method> by the step of each method.

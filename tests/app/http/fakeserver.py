@@ -17,7 +17,9 @@ from types import SimpleNamespace
 from app.cli.server import Server, options_of
 from app.config import Settings
 from app.errors import AuthError, ProtocolError
+from app.sync.admission import Admitted
 from storage.errors import Unavailable
+from storage.types import UserId
 
 
 def json_or_refuse(payload: bytes) -> object:
@@ -38,6 +40,9 @@ class FakeAuthenticator:
             raise AuthError("unknown key")
         return hkey.removeprefix("key-of-")
 
+    def admit(self, hkey: str) -> Admitted:
+        return Admitted(UserId(self.authenticate(hkey)))
+
 
 def broken_blocks() -> Iterator[bytes]:
     yield bytes(300_000)
@@ -45,7 +50,8 @@ def broken_blocks() -> Iterator[bytes]:
 
 
 class FakeCollections:
-    def call(self, user: str, method: str, skey: str, version: int, payload: bytes) -> bytes:
+    def call(self, admission: Admitted, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        user = admission.user
         message = json_or_refuse(payload)
         if method == "abort" and message == {"fail": "bug"}:
             raise RuntimeError("a bug of ours")

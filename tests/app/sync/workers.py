@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import errors
+from app.sync.admission import Admitted
 from app.sync.service import SyncService
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
@@ -132,7 +133,7 @@ class Worker:
     def post(self, method: str, payload: bytes, skey: str = "s1", user: UserId = USER) -> tuple[int, bytes]:
         """Status and body of a request."""
         try:
-            return 200, self.service.call(user, method, skey, 11, payload)
+            return 200, self.service.call(Admitted(user), method, skey, 11, payload)
         except tuple(kind for kind, _ in STATUS) as exc:
             return next(status for kind, status in STATUS if isinstance(exc, kind)), b""
 
