@@ -155,6 +155,8 @@ class Device:
 
     def __init__(self, index: int, chance: random.Random, clock_ms: Callable[[], int], rows: Rows) -> None:
         self.index, self.chance, self.clock_ms, self.rows = index, chance, clock_ms, rows
+        self.may_be_late = True
+        """Sends a message after the sanity check now and then, which the protocol does not forbid."""
         self._last_s = self._made = 0
 
     def _now_s(self) -> int:
@@ -276,6 +278,10 @@ class Device:
             call("applyChunk", {"chunk": part})
         answer = call("sanityCheck2", {"client": rows.counts()})
         assert answer["status"] == "ok", ("the counts differ", answer, self.index)
+        if self.may_be_late and self.chance.random() < 0.1:
+            tag = f"late{self.index}-{self._now_s()}"
+            call("applyChanges", {"changes": {"models": [], "decks": [[], []], "tags": [tag]}})
+            rows.tags[tag] = usn
         rows.mod = call("finish", {})
         rows.usn = usn + 1
         self.rows = rows
