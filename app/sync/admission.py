@@ -1,8 +1,8 @@
 """Who sends a request of a sync, as far as that is known before the head record is read.
 
 `app.auth` implements it: a host key names its user, and is proven by its own record in the key store. A step
-of a running sync has a cheaper proof. The session in the head record was begun with the same key a short while
-ago, so the step needs no read of the key on each worker that meets the sync.
+of a running sync has a cheaper proof. The session in the head record was begun with the same key a short
+while ago, so the step needs no read of the key on each worker that meets the sync.
 """
 
 from __future__ import annotations
