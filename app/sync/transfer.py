@@ -155,7 +155,7 @@ class Transfer:
 
 
 def _insist(attempt: Callable[[], T]) -> T:
-    """Try again where another commit was first; nobody's answer depends on the state before."""
+    """Try again if another commit was first; the answer does not depend on the state before."""
     for _ in range(ATTEMPTS - 1):
         try:
             return attempt()
