@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import hashlib
 import io
+import json
 import os
+import urllib.request
 import uuid
 
 import boto3
@@ -280,7 +284,12 @@ def test_large_bodies_files_and_other_arguments_go_by_the_sdk(s3, bucket):
     [
         ("dynamodb", lambda client: client.get_item(TableName="t", Key={"pk": {"S": "x"}})),
         ("dynamodb", lambda client: client.update_item(TableName="t", Key={"pk": {"S": "x"}})),
-        ("s3", lambda client: client.put_object(Bucket="b", Key="k/a b", Body=b"x", ChecksumSHA256=_X_SHA)),
+        (
+            "s3",
+            lambda client: client.put_object(
+                Bucket="b", Key="k/a b", Body=b"x", ChecksumSHA256=_sha256(b"x")
+            ),
+        ),
         ("s3", lambda client: client.put_object(Bucket="b", Key="k/a b", Body=b"x", IfMatch='"1"')),
         ("s3", lambda client: client.get_object(Bucket="b", Key="k/a b", Range="bytes=0-3")),
         ("s3", lambda client: client.head_object(Bucket="b", Key="k/a b")),
@@ -314,7 +323,6 @@ def test_a_bare_request_is_that_of_the_sdk_but_for_its_telemetry(service, call, 
     assert line == f"{theirs.method} {theirs.url.removeprefix('https://' + headers['host'])} HTTP/1.1"
 
 
-_X_SHA = "LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE="
 FINE = Answer(
     200, {"content-length": "2", "etag": "e", "last-modified": "Fri, 02 Jan 2026 03:04:05 GMT"}, b"{}"
 )
@@ -417,3 +425,57 @@ def test_a_route_that_the_sdk_has_left_is_learned_anew(s3, bucket, no_naps):
     wire.fault("GetObject", NO_CONNECTION)
     assert s3.get_object(Bucket=bucket, Key="a")["Body"].read() == b"x"
     assert s3._routes[bucket][0] is not route
+
+
+@pytest.fixture
+def strict_engine():
+    """Verifies signatures; its address, and the keys of a user who may do everything."""
+    with aws.moto() as endpoint:
+        iam = aws.client("iam", endpoint)
+        iam.create_user(UserName="user")
+        allowed = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        iam.put_user_policy(
+            UserName="user",
+            PolicyName="all",
+            PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}),
+        )
+        keys = iam.create_access_key(UserName="user")["AccessKey"]
+        place = endpoint, aws.new_bucket(endpoint), aws.new_table(endpoint), keys
+        request = urllib.request.Request(
+            f"{endpoint}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+        yield place
+
+
+def test_an_engine_that_verifies_signatures_takes_bare_requests(strict_engine):
+    endpoint, bucket, table, keys = strict_engine
+
+    def client_of(service):
+        return boto3.Session().client(
+            service,
+            endpoint_url=endpoint,
+            region_name="eu-central-1",
+            aws_access_key_id=keys["AccessKeyId"],
+            aws_secret_access_key=keys["SecretAccessKey"],
+            config=Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"}),
+        )
+
+    s3, dynamo, at = DirectS3(client_of("s3")), DirectDynamoDB(client_of("dynamodb")), key()
+    s3.put_object(Bucket=bucket, Key="a/b", Body=b"")
+    dynamo.get_item(TableName=table, Key=at)
+    noted = [Noted(s3), Noted(dynamo)]
+    s3.put_object(Bucket=bucket, Key="a/b", Body=b"content", ChecksumSHA256=_sha256(b"content"))
+    assert s3.get_object(Bucket=bucket, Key="a/b", Range="bytes=0-2")["Body"].read() == b"con"
+    assert s3.head_object(Bucket=bucket, Key="a/b")["ContentLength"] == 7
+    update = {"UpdateExpression": "SET a = :a", "ExpressionAttributeValues": {":a": {"N": "1"}}}
+    dynamo.update_item(TableName=table, Key=at, **update)
+    assert dynamo.get_item(TableName=table, Key=at)["Item"] == at | {"a": {"N": "1"}}
+    assert [one.ways for one in noted] == [["bare"] * 3, ["bare"] * 2]
+    s3._client._request_signer._credentials.secret_key = "another"
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        s3.get_object(Bucket=bucket, Key="a/b")
+
+
+def _sha256(content):
+    return base64.b64encode(hashlib.sha256(content).digest()).decode()
