@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from app.cli.server import greeting
 from app.config import Settings
 from tests.support import servers
+from tests.support.wire import Answer, Wire
 
 
 def run(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -83,3 +85,35 @@ class TestFirstStart:
 
     def test_the_data_is_nobody_elses(self, server: servers.Server) -> None:
         assert (server.folder / "ankisyncd").stat().st_mode & 0o777 == 0o700
+
+
+def test_lost_head_records_are_said_and_no_empty_collection_is_served(tmp_path: Path) -> None:
+    users = servers.make_users(1)
+    extra = {"ANKISYNCD_WORKERS": "1", **servers.hashed(users)}
+    first = servers.start(servers.OURS, tmp_path / "data", users, extra)
+    assert ask_meta(first).status == 200
+    root = first.folder / "ankisyncd"
+    wait_until(lambda: any((root / "objects" / "upkeep" / "heads").glob("*")))
+    first.stop()
+    for path in root.glob("heads.sqlite*"):
+        path.unlink()
+    second = servers.start(servers.OURS, tmp_path / "data", users, extra)
+    try:
+        assert ask_meta(second).status == 503
+        assert "the head records are missing or empty beside the stored objects" in second.log
+        assert "ankisyncctl maintain --accept-loss" in second.log
+    finally:
+        second.stop()
+
+
+def ask_meta(server: servers.Server) -> Answer:
+    with Wire(server.port) as wire:
+        wire.login(server.users[0].name, server.users[0].password)
+        return wire.call("meta", {"v": 11, "cv": "test"})
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
