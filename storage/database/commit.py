@@ -19,7 +19,7 @@ import numpy.typing as npt
 from storage.database.adopt import read_file_layout
 from storage.database.checkout import Checkout, local_disk, log_path
 from storage.database.image import Image, Layout, whole_blocks
-from storage.database.layers import cut_checksum, laid_over
+from storage.database.layers import cut_checksum, hashed, laid_over
 from storage.database.limits import Limits
 from storage.database.pages import (
     PageHeader,
@@ -155,7 +155,7 @@ class CommitMaker:
             made = self._snapshot(new, entry, self._quick_packer)
         if made.entry.checksum != expected:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
-        return msgspec.structs.replace(made, layout=_hashed(made.layout, checkout.layout, hashes))
+        return msgspec.structs.replace(made, layout=hashed(made.layout, checkout.layout, hashes))
 
     def _delta(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
         before = checkout.layout
@@ -173,7 +173,7 @@ class CommitMaker:
                 total ^= _add_changed(writer, numbers, old, new, hashes)
             digest = writer.finish(total)
             entry = proven(entry, writer.size_bytes, digest, total)
-            after = _hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
+            after = hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
             return Made(entry, sink.content(), after)
 
     def snapshot(self, image: Image, entry: ChainEntry) -> Made:
@@ -233,11 +233,6 @@ def header_of(entry: ChainEntry, parent: int) -> PageHeader:
 def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> ChainEntry:
     """The entry with what is known once its object is written."""
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
-
-
-def _hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
-    """The layout with what is known of the pages in the log: of those before, and of those written since."""
-    return msgspec.structs.replace(after, log_hashes=before.log_hashes | hashes)
 
 
 def _add_changed(
