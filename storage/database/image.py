@@ -112,7 +112,7 @@ class Image:
         found = page_hashes(range(first, first + count), pages, self.layout.page_size)
         stored = os.pread(self._hashes, 8 * count, 8 * (first - 1))
         if stored != np.array(found, "<u8").tobytes():
-            # The time is the mark of a base that nobody has written to (see `cache`): with another one, no
+            # The time is the mark of a base that was not written to (see `cache`): with another one, no
             # copy that shares the file commits, and the base is dropped when it is next asked for.
             with contextlib.suppress(OSError):
                 os.utime(self._base, ns=(0, 0))
