@@ -5,6 +5,7 @@ Refuses to forget: what is replaced stays in the history and can be brought back
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 import time
@@ -173,9 +174,9 @@ class Restorer:
 
 
 def _insist(attempt: Callable[[], T]) -> T:
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
         try:
             return attempt()
         except Conflict:
-            continue
+            time.sleep(random.uniform(0, 0.2 * 2**tried))  # noqa: S311 - nothing to guess
     raise Unavailable("the user syncs again and again: try later")

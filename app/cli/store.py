@@ -14,7 +14,7 @@ from app.main import Stores, new_nonce
 from app.upkeep import EVERYTHING, Shard
 from storage.database.keys import prefix
 from storage.database.lost import Lost, list_lost
-from storage.database.mark import HeadsMark, list_databases
+from storage.database.mark import STORE, HeadsMark, list_databases
 from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
 
 _MOST_SHARDS: Final = 1000
@@ -117,6 +117,8 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
 def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
     """Delete the data that a removed user left under USER_ID, with its whole history."""
     user = UserId(user_id)
+    if user == STORE.user:
+        raise click.ClickException(f"{user_id} is no user: the store keeps its own mark under it")
     if user in admin.names():
         raise click.ClickException(f"{user_id} is the user {admin.names()[user]!r}: remove it first")
     with admin.stores() as stores:

@@ -17,7 +17,7 @@ import msgspec
 from storage.database.adopt import read_file_layout
 from storage.database.checkout import Checkout, Mark, local_disk, log_path
 from storage.database.image import Image, Layout, whole_blocks
-from storage.database.layers import cut_checksum, laid_over
+from storage.database.layers import cut_checksum, hashed, laid_over
 from storage.database.limits import Limits
 from storage.database.pages import (
     PageHeader,
@@ -103,7 +103,6 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
             raise Corrupt("wal", before.page_size, state.page_size)
         first, step = state.page_offset(state.frames), state.frame_bytes
         pages, commits, state = read_frame_headers(descriptor, state, end)
-        written = set(pages)
         in_log.update(zip(pages, range(first, first + step * len(pages), step), strict=True))
         page_count, smallest = commits[-1], min((before.base_pages, *filter(None, commits)))
     finally:
@@ -114,9 +113,7 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
         del in_log[number]
     # Pages that a commit cut off do not come back from the base if a later commit grows the database.
     before = msgspec.structs.replace(before, base_pages=smallest)
-    hashes = {number: digest for number, digest in before.log_hashes.items() if number not in written}
-    after = laid_over(before, in_log, page_count, before.checksum, state)
-    return msgspec.structs.replace(after, log_hashes=hashes)
+    return laid_over(before, in_log, page_count, before.checksum, state)
 
 
 def touched_pages(before: Layout, after: Layout) -> list[int]:
@@ -198,7 +195,7 @@ class CommitMaker:
             made = self._snapshot(new, entry, self._quick_packer)
         if made.entry.checksum != expected:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
-        return msgspec.structs.replace(made, layout=_hashed(made.layout, checkout.layout, hashes))
+        return msgspec.structs.replace(made, layout=hashed(made.layout, checkout.layout, hashes))
 
     def _delta(self, checkout: Checkout, change: Change, entry: ChainEntry) -> Made:
         before, after = checkout.layout, change.layout
@@ -219,7 +216,7 @@ class CommitMaker:
                 total ^= _add_changed(writer, numbers, change.earlier, old, new, hashes)
             digest = writer.finish(total)
             entry = proven(entry, writer.size_bytes, digest, total)
-            after = _hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
+            after = hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
             return Made(entry, sink.content(), after)
 
     def snapshot(self, image: Image, entry: ChainEntry) -> Made:
@@ -279,11 +276,6 @@ def header_of(entry: ChainEntry, parent: int) -> PageHeader:
 def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> ChainEntry:
     """The entry with what is known once its object is written."""
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
-
-
-def _hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
-    """The layout with what is known of the pages in the log: of those before, and of those written since."""
-    return msgspec.structs.replace(after, log_hashes=before.log_hashes | hashes)
 
 
 def _add_changed(  # noqa: PLR0913, PLR0917 - a step of `_delta`

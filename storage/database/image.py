@@ -39,7 +39,8 @@ class Layout(msgspec.Struct, frozen=True):
     log: WalState | None
     """None while there is no log."""
     log_hashes: dict[int, int] = {}
-    """Page number -> hash of the page in the log, as far as it is known. Never changed."""
+    """Offset in the log -> hash of the page there, as far as it is known. All layouts of a copy share it:
+    what is committed stays where it is."""
 
     def log_frames(self) -> int:
         """Length of the log up to this state, in frames."""
@@ -102,7 +103,7 @@ class Image:
         else:
             content = os.pread(self._log, size, offset)
             if len(content) == size:
-                self._check_log([number], content)
+                self._check_log([number], offset, content)
         if len(content) != size:
             raise OSError(f"page {number} is cut short")
         return content
@@ -115,19 +116,19 @@ class Image:
         found = page_hashes(range(first, first + count), pages, self.layout.page_size)
         stored = os.pread(self._hashes, 8 * count, 8 * (first - 1))
         if stored != np.array(found, "<u8").tobytes():
-            # The time is the mark of a base that nobody has written to (see `cache`): with another one, no
+            # The time is the mark of a base that was not written to (see `cache`): with another one, no
             # copy that shares the file commits, and the base is dropped when it is next asked for.
             with contextlib.suppress(OSError):
                 os.utime(self._base, ns=(0, 0))
             raise Corrupt(self._name, "pages as they were written", f"others, from page {first}")
 
-    def _check_log(self, numbers: Sequence[int], pages: Bytes) -> None:
-        """Compare pages of the log with their hashes."""
-        known = self.layout.log_hashes
-        found = page_hashes(numbers, pages, self.layout.page_size)
-        for number, digest in zip(numbers, found, strict=True):
-            if known.get(number, digest) != digest:
-                raise Corrupt(f"{self._name}-wal", "pages as they were written", f"another page {number}")
+    def _check_log(self, numbers: Sequence[int], offset: int, pages: Bytes) -> None:
+        """Compare pages of neighbouring frames with their hashes."""
+        known, step = self.layout.log_hashes, self.layout.page_size + FRAME_HEADER_BYTES
+        for digest in page_hashes(numbers, pages, self.layout.page_size):
+            if known.get(offset, digest) != digest:
+                raise Corrupt(f"{self._name}-wal", "pages as they were written", f"another page at {offset}")
+            offset += step
 
     def pages(self, numbers: Sequence[int]) -> bytes | bytearray:
         """Several ascending pages, end to end; neighbours in a file are read at once.
@@ -156,7 +157,7 @@ class Image:
             while end < len(numbers) and find(numbers[end]) == offset + (end - start) * step:
                 end += 1
             self._read_frames(offset, view[start * size : end * size])
-            self._check_log(numbers[start:end], view[start * size : end * size])
+            self._check_log(numbers[start:end], offset, view[start * size : end * size])
             return end
         number, last = numbers[start], layout.base_pages
         if number > last:

@@ -62,7 +62,7 @@ class DeltaLayer:
         except OSError:
             os.close(self._log)
             raise
-        self._in_log, self._hashes = dict(layout.in_log), dict(layout.log_hashes)
+        self._in_log, self._hashes = dict(layout.in_log), dict[int, int]()
         self._checksum = layout.checksum
         self._held: PageBlock | None = None
 
@@ -98,12 +98,19 @@ class DeltaLayer:
             raise Corrupt(f"version {entry.last}", f"{entry.checksum:016x}", f"{self._checksum:016x}")
         log = self._state if self._state.frames else None
         after = laid_over(before, self._in_log, entry.page_count, self._checksum, log)
-        return msgspec.structs.replace(after, log_hashes=self._hashes)
+        return hashed(after, before, self._hashes)
 
     def close(self) -> None:
         """Close the files, finished or not."""
         self._image.close()
         os.close(self._log)
+
+
+def hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
+    """The layout with what is known of the pages in the log: of those before, and of pages written since."""
+    at = after.in_log
+    before.log_hashes.update((at[number], digest) for number, digest in hashes.items() if number in at)
+    return msgspec.structs.replace(after, log_hashes=before.log_hashes)
 
 
 def laid_over(
@@ -114,7 +121,7 @@ def laid_over(
         for number in [number for number in in_log if number > page_count]:
             del in_log[number]
     base_pages = min(before.base_pages, page_count)
-    return Layout(before.page_size, page_count, checksum, base_pages, in_log, log)
+    return Layout(before.page_size, page_count, checksum, base_pages, in_log, log, before.log_hashes)
 
 
 def cut_checksum(image: Image, page_count: int) -> int:

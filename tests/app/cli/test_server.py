@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from app.cli.server import StartError, _port_faults, connection_limits, greeting, prepare, use_folder
 from app.config import Settings
 from tests.support import servers
-from tests.support.wire import Wire, media_zip
+from tests.support.wire import Answer, Wire, media_zip
 
 
 def run(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -234,3 +235,35 @@ def test_standard_output_that_is_not_utf_8_does_not_stop_the_start(tmp_path: Pat
     extra = {"ANKISYNCD_WORKERS": "1", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     with servers.serving(servers.OURS, tmp_path / "d\u00e4ta", 0, extra) as server:
         assert "d\u00e4ta" in server.log
+
+
+def test_lost_head_records_are_said_and_no_empty_collection_is_served(tmp_path: Path) -> None:
+    users = servers.make_users(1)
+    extra = {"ANKISYNCD_WORKERS": "1", **servers.hashed(users)}
+    first = servers.start(servers.OURS, tmp_path / "data", users, extra)
+    assert ask_meta(first).status == 200
+    root = first.folder / "ankisyncd"
+    wait_until(lambda: any((root / "objects" / "upkeep" / "heads").glob("*")))
+    first.stop()
+    for path in root.glob("heads.sqlite*"):
+        path.unlink()
+    second = servers.start(servers.OURS, tmp_path / "data", users, extra)
+    try:
+        assert ask_meta(second).status == 503
+        assert "the head records are missing or empty beside the stored objects" in second.log
+        assert "ankisyncctl maintain --accept-loss" in second.log
+    finally:
+        second.stop()
+
+
+def ask_meta(server: servers.Server) -> Answer:
+    with Wire(server.port) as wire:
+        wire.login(server.users[0].name, server.users[0].password)
+        return wire.call("meta", {"v": 11, "cv": "test"})
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

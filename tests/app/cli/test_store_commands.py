@@ -150,6 +150,7 @@ def test_import_of_a_corrupt_collection_is_refused_with_the_reason(admin, base):
         (["import", "{base}", "--user", "zoe"], 1, "no such user"),
         (["doctor", "zoe"], 1, "no user 'zoe'"),
         (["user", "erase", "nobody"], 1, "nothing is kept"),
+        (["user", "erase", ".store"], 1, "is no user"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(admin, base, tmp_path, arguments, code, message):
