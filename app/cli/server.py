@@ -18,9 +18,10 @@ from gunicorn.app.base import BaseApplication
 
 from app.auth.environment import EnvironmentUsers
 from app.config import AddressSource, Settings, SettingsError
-from app.http.accesslog import configure_logging
+from app.http.accesslog import LineFormatter, configure_logging
 from app.http.connections import SPARE, ConnectionLimits
-from app.http.worker import SyncWorker, server_log, sync_worker
+from app.http.logstream import LogStream, LogText, open_standard_descriptors
+from app.http.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
 
 _KEEPALIVE_S = 310
 """Longer than the idle time of the proxy in front (300 s in terraform/ and docker/): a connection that we
@@ -35,6 +36,8 @@ _SPARE_DESCRIPTORS = 256
 
 _PER_ADDRESS = 512
 """Connections of one address to one worker. A client opens two or three; an office shares one address."""
+
+_STDOUT = 1
 
 _CHECK_S = 60
 _STOP_S = 60
@@ -65,8 +68,8 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def options_of(settings: Settings) -> dict[str, Any]:
     """Gunicorn's options."""
-    log_stream = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
-    lines = configure_logging(settings.log_format, settings.log_level, log_stream)
+    stream = LogStream(_STDOUT, LineFormatter(settings.log_format).lost)
+    lines = configure_logging(settings.log_format, settings.log_level, stream)
     limits = connection_limits(settings)
     shared_memory = Path("/dev/shm")  # noqa: S108 - heartbeat files, which must not wait for a disk
     return {
@@ -87,6 +90,7 @@ def options_of(settings: Settings) -> dict[str, Any]:
         "forwarded_allow_ips": "*",
         "forwarder_headers": "",
         "secure_scheme_headers": {},
+        "when_ready": lambda _arbiter: ignore_terminal_signals(),
         "post_worker_init": _started,
         "worker_exit": _ended,
     }
@@ -140,6 +144,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
+    open_standard_descriptors()
+    ignore_terminal_signals()
     raise_descriptors()
     try:
         settings = Settings.from_env(os.environ)
@@ -147,7 +153,9 @@ def main() -> None:
     except (SettingsError, StartError) as exc:
         print(exc, file=sys.stderr)
         sys.exit(2)
-    print(greeting(settings), flush=True)
+    # From here on output that cannot be written is lost, whoever prints it.
+    sys.stdout = sys.stderr = LogText(LogStream(_STDOUT, LineFormatter(settings.log_format).lost))
+    print(greeting(settings))
     Server(options_of(settings), lambda: _build(settings)).run()
 
 

@@ -79,6 +79,10 @@ class LineFormatter:
             fields["reason"] = entry.reason[: 4 * _TEXT_LIMIT]
         return self._format(now_s, level_of(entry.status), "request", fields)
 
+    def lost(self, count: int) -> bytes:
+        """The line that says that lines could not be written."""
+        return self._format(time.time(), logging.WARNING, "lines of the log were lost", {"count": count})
+
     def message(self, record: logging.LogRecord) -> bytes:
         """The line of anything else that is logged; a traceback goes into it or, in text, below it."""
         fields: dict[str, Any] = {"logger": _NAMES.get(record.name, record.name)}

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import re
+import signal
 import socket
 import sys
 import time
@@ -188,6 +189,11 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._table = ConnectionTable(self.limits, self._end_soon)
 
+    def init_signals(self) -> None:
+        """As gunicorn's, but for the signals of a terminal, which would end the process."""
+        super().init_signals()
+        ignore_terminal_signals()
+
     def run(self) -> None:
         """Serve until told to stop."""
         gevent.spawn(self._end_overdue)
@@ -295,8 +301,7 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         except Exception:
             self.log.exception("an answer broke off")
         finally:
-            if hasattr(blocks, "close"):
-                blocks.close()
+            self._close(blocks)
             entry.ms = (time.perf_counter() - started) * 1000
             entry.bytes_in, entry.bytes_out = body.bytes_in, response.sent
             self._log_request(entry, environ, response.status_code)
@@ -306,6 +311,14 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
             self._linger(connection, sock)
         if is_cut or response.should_close():
             raise StopIteration
+
+    def _close(self, blocks: Any) -> None:
+        """Let the answer's files go; the client has got it, or has not, whatever happens here."""
+        try:
+            if hasattr(blocks, "close"):
+                blocks.close()
+        except Exception:
+            self.log.exception("an answer could not be closed")
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a fault outside of the application."""
@@ -353,6 +366,12 @@ def _end(connection: Connection) -> None:
     """In the event loop: a request that has come meanwhile is served."""
     if connection.is_waiting or connection.is_receiving:
         connection.greenlet.throw(_Ended)
+
+
+def ignore_terminal_signals() -> None:
+    """Let a terminal that is closed, or that stops output of the background, end or restart nothing."""
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def sync_worker(connection_limits: ConnectionLimits) -> type[SyncWorker]:
