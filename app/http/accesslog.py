@@ -49,11 +49,11 @@ def entry_of(environ: MutableMapping[str, Any]) -> Entry:
     return entry
 
 
-def level_of(status: int) -> int:
-    """Our faults are errors, refusals are warnings."""
+def level_of(status: int, reason: str = "") -> int:
+    """Our faults are errors, refusals are warnings; clients are told of some refusals under status 200."""
     if status >= 500:
         return logging.ERROR
-    return logging.WARNING if status >= 400 else logging.INFO
+    return logging.WARNING if status >= 400 or reason else logging.INFO
 
 
 class LineFormatter:
@@ -77,7 +77,7 @@ class LineFormatter:
         }
         if entry.reason:
             fields["reason"] = entry.reason[: 4 * _TEXT_LIMIT]
-        return self._format(now_s, level_of(entry.status), "request", fields)
+        return self._format(now_s, level_of(entry.status, entry.reason), "request", fields)
 
     def lost(self, count: int) -> bytes:
         """The line that says that lines could not be written."""
@@ -154,7 +154,11 @@ class AccessLog:
 
     def write(self, entry: Entry) -> None:
         """Write one request's line. `GET /health` of a load balancer counts as debugging."""
-        level = logging.DEBUG if entry.method == "health" and entry.status < 400 else level_of(entry.status)
+        level = (
+            logging.DEBUG
+            if entry.method == "health" and entry.status < 400
+            else level_of(entry.status, entry.reason)
+        )
         if level >= self._least:
             self._stream.write(self._lines.request(entry, time.time()))
 

@@ -251,4 +251,6 @@ class _Capped:
         self.size_bytes += len(piece)
         if self.size_bytes >= self._limit_bytes:
             raise TooLarge("more bytes than a file may have")
-        self._file.write(piece)
+        rest = memoryview(piece)
+        while rest:  # a disk that becomes full takes a part first, and says so only when asked again
+            rest = rest[self._file.write(rest) :]

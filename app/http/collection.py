@@ -8,11 +8,12 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
+from app.errors import refusal_reason
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
 from app.json_reader import reader
-from app.sync.transfer import TOO_LARGE
+from app.sync.transfer import OK, TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
 
@@ -84,11 +85,15 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
 
     def upload(request: SyncRequest) -> Answer:
         user = front.admit(request)
+        refusal_reason.set("")
         try:
             with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
                 text = service.upload(user, path)
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
+        if text != OK:
+            why = refusal_reason.get()
+            request.entry.reason = f"upload refused: {why or text}"
         return front.answers.message(request, text.encode())
 
     def download(request: SyncRequest) -> Answer:

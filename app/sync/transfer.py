@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from app.errors import SessionConflict
+from app.errors import SessionConflict, refusal_reason
 from app.sync.genesis import Genesis
 from app.sync.version import takes_current_schema
 from storage.collection.admit import admit
@@ -24,7 +24,7 @@ from storage.collection.stamps import Stamps
 from storage.database.checkout import Checkout
 from storage.database.image import PageReader
 from storage.database.store import Commit, DatabaseStore
-from storage.errors import Conflict
+from storage.errors import Conflict, InvalidDatabase
 from storage.types import DatabaseId, Offload
 
 OK = "OK"
@@ -90,7 +90,9 @@ class Transfer:
         into = self.folder / f"upload-{self.nonce()}"
         try:
             return into, self.offload(lambda: admit(path, into, self.codec))
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, InvalidDatabase):
+                refusal_reason.set(str(exc))
             into.unlink(missing_ok=True)
             raise
 
