@@ -67,6 +67,8 @@ def add_user(
     admin: Admin, name: str, user_id: str | None, *, password_stdin: bool, from_environment: bool
 ) -> None:
     """Make the user NAME; no restart is needed."""
+    if name != name.encode("utf-8", "replace").decode():
+        raise click.UsageError(f"{name!r} is not UTF-8")
     if from_environment and user_id:
         raise click.UsageError("--from-environment and --id exclude each other")
     if from_environment:
@@ -74,7 +76,7 @@ def add_user(
     added = admin.users.add(
         name, read_password(from_stdin=password_stdin), user=None if user_id is None else UserId(user_id)
     )
-    click.echo(f"Added {added.name} ({added.id}).")
+    click.echo(f"Added {added.name} ({added.id}) to the users of {admin.settings.place}.")
 
 
 @user.command("passwd")
@@ -165,7 +167,10 @@ def revoke_keys(admin: Admin, key_id: str | None, name: str | None) -> None:
 def read_password(*, from_stdin: bool) -> str:
     """From the terminal, twice, or the first line of standard input."""
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        try:
+            return sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise click.UsageError("the password is not UTF-8") from None
     answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return answer
 
@@ -200,4 +205,5 @@ def key_row(record: KeyRecord, names: dict[UserId, str]) -> Row:
 
 def main() -> None:
     """The console command."""
+    os.umask(0o077)  # as the server: what is made is for the owner alone
     cli(prog_name="ankisyncctl")

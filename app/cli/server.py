@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import resource
 import socket
@@ -13,8 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import apsw
 import gevent
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from app.auth.environment import EnvironmentUsers
 from app.config import AddressSource, Settings, SettingsError
@@ -22,6 +26,7 @@ from app.http.accesslog import LineFormatter, configure_logging
 from app.http.connections import SPARE, ConnectionLimits
 from app.http.logstream import LogStream, LogText, open_standard_descriptors
 from app.http.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
+from storage.errors import StorageError
 
 _KEEPALIVE_S = 310
 """Longer than the idle time of the proxy in front (300 s in terraform/ and docker/): a connection that we
@@ -38,6 +43,10 @@ _PER_ADDRESS = 512
 """Connections of one address to one worker. A client opens two or three; an office shares one address."""
 
 _STDOUT = 1
+
+_TRIAL_BYTES = 256 * 1024
+_OWN_NAMES = ("users.sqlite*", "heads.sqlite*", "ahead", "ahead/*", "objects", "cache", "spool", "tmp")
+"""What the server keeps in its folders, and opens at the start."""
 
 _CHECK_S = 60
 _STOP_S = 60
@@ -60,8 +69,15 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """Make the WSGI application; called after the fork."""
-        self.process = self._build()
+        """Make the WSGI application; called after the fork. A worker that cannot is told to the operator.
+
+        gunicorn then ends, instead of starting one worker after the other.
+        """
+        try:
+            self.process = self._build()
+        except (SettingsError, StorageError, OSError, apsw.Error) as exc:
+            logging.getLogger("ankisyncd").critical("a worker cannot start: %s: %s", type(exc).__name__, exc)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
         gevent.spawn(self.process.keep_house)
         return self.process.app
 
@@ -146,6 +162,7 @@ def main() -> None:
         sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
     open_standard_descriptors()
     ignore_terminal_signals()
+    os.umask(0o077)  # whatever is made from here on is for the owner alone
     raise_descriptors()
     try:
         settings = Settings.from_env(os.environ)
@@ -195,20 +212,59 @@ def _password_faults(settings: Settings) -> list[str]:
 
 
 def _folder_faults(settings: Settings) -> list[str]:
-    chosen = {settings.cache_dir: "the folder of local copies {}", settings.data_root: "the data folder {}"}
-    names = {settings.cache_dir: "ANKISYNCD_CACHE_DIR", settings.data_root: "ANKISYNCD_DATA_ROOT"}
-    if settings.cloud is not None and settings.cache_dir != settings.data_root:
-        del chosen[settings.data_root]  # nothing is kept there
+    chosen = {settings.cache_dir: "ANKISYNCD_CACHE_DIR"}
+    if settings.cloud is None or settings.cache_dir == settings.data_root:
+        chosen[settings.data_root] = "ANKISYNCD_DATA_ROOT"
     faults = []
-    for folder, what in chosen.items():
+    for folder, variable in chosen.items():
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as exc:
-            hint = f"{names[folder]} chooses another"
-            faults.append(f"{what.format(folder)} cannot be written: {exc.strerror} ({hint})")
+            use_folder(folder)
+        except (OSError, apsw.Error) as exc:
+            where = f", at {exc.filename}" if isinstance(exc, OSError) and exc.filename else ""
+            reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+            faults.append(f"the folder {folder} cannot be used: {reason}{where} ({_cure(exc, variable)})")
     return faults
+
+
+def _cure(exc: Exception, variable: str) -> str:
+    if isinstance(exc, PermissionError | apsw.CantOpenError | apsw.ReadOnlyError):
+        return (
+            f"give it to the user that runs the server, uid {os.geteuid()}, or choose another by {variable}"
+        )
+    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"free some space, or choose another by {variable}"
+    return f"{variable} chooses another"
+
+
+def use_folder(folder: Path) -> None:
+    """Do with a folder what the workers will do: make files, write them to the disk, open those there are.
+
+    What the server keeps in it is made readable by its owner alone.
+
+    Raises: OSError; apsw.Error.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_TRIAL_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    with tempfile.TemporaryDirectory(dir=folder) as trial:
+        connection = apsw.Connection(str(Path(trial, "trial.sqlite")))
+        try:
+            connection.pragma("journal_mode", "wal")
+            connection.execute("CREATE TABLE trial (x)")
+        finally:
+            connection.close()
+    for path in (path for pattern in _OWN_NAMES for path in folder.glob(pattern)):
+        with contextlib.suppress(FileNotFoundError):  # another server on the same folder has removed it
+            _use(path)
+
+
+def _use(path: Path) -> None:
+    with tempfile.TemporaryFile(dir=path) if path.is_dir() else path.open("r+b"):
+        status = path.stat()
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _cloud_faults(settings: Settings) -> list[str]:
@@ -220,6 +276,8 @@ def _cloud_faults(settings: Settings) -> list[str]:
         done = subprocess.run(check, check=False, capture_output=True, text=True, timeout=_CHECK_S)
     except subprocess.TimeoutExpired:
         return [f"the cloud services did not answer in {_CHECK_S} seconds"]
+    except OSError as exc:
+        return [f"the cloud services could not be looked at: {exc}"]
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         return [f"the cloud services could not be looked at: {lines[-1]}"]
@@ -227,14 +285,23 @@ def _cloud_faults(settings: Settings) -> list[str]:
 
 
 def _port_faults(host: str, port: int) -> list[str]:
+    """Bind as gunicorn will."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            return [f"port {port} of {host} cannot be used: {reason} (ANKISYNCD_PORT chooses another)"]
+    except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be one
+        reason = getattr(exc, "strerror", None) or str(exc)
+        if isinstance(exc, OSError) and exc.errno == errno.EAFNOSUPPORT:
+            return [f"this machine has no IPv6: ANKISYNCD_HOST must be 0.0.0.0 and not {host}"]
+        if (
+            isinstance(exc, ValueError | socket.gaierror)
+            or getattr(exc, "errno", None) == errno.EADDRNOTAVAIL
+        ):
+            cure = "ANKISYNCD_HOST must be 0.0.0.0, ::, or an address of this machine, without a port"
+            return [f"the server cannot listen on {host!r}: {reason} ({cure})"]
+        return [f"port {port} of {host} cannot be used: {reason} (ANKISYNCD_PORT chooses another)"]
     return []
 
 
@@ -248,7 +315,7 @@ def greeting(settings: Settings) -> str:
         lines.append(f"Users are those of the Cognito user pool {settings.cognito.pool.pool_id}")
     elif settings.cloud is None:
         lines.append("To make a user: ankisyncctl user add NAME")
-    return "\n".join(lines)
+    return "\n".join([*settings.notes, *lines])
 
 
 def _reachable(host: str) -> str:
