@@ -36,6 +36,9 @@ test-clients: $(VENV)/.dev clients   ## the scenarios with older Anki clients be
 test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older Anki clients
 	$(BIN)/python -m pytest -m "slow or clients" --ignore=tests/terraform --ignore=tests/docker
 
+fuzz: $(VENV)/.dev       ## 100,000 inputs to a live server: heads, bodies, forms, messages, zips, databases
+	$(BIN)/python -m tests.fuzz
+
 # The scenarios again, with three servers on one store: in turn, drawn at random, and without a table. Then the
 # tables of what a fault does to each call, and of what a sync costs, against what the documents say.
 test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three servers that share one store; faults, costs
@@ -79,4 +82,4 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 clean:         ## remove what make made
 	rm -rf $(VENV) .venv-infra .venv-checkov .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra lock clean
+.PHONY: help install run test fuzz bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra lock clean

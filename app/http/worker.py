@@ -103,7 +103,7 @@ class OneSendResponse:
         self._length: int | None = None
         self._is_chunked = False
         self._head_sent = False
-        self._waited_s = 0.0
+        self._waited_s, self._went_bytes = 0.0, 0
         self.status_code = 0
         self.sent = 0
 
@@ -156,6 +156,7 @@ class OneSendResponse:
         if block:
             # `sendall` would ask for the size of the socket's buffer first, and has one timeout for all.
             sent = self._sock.send(block)
+            self._went_bytes += sent
             if sent < len(block):
                 self._send_rest(memoryview(block)[sent:])
 
@@ -165,11 +166,13 @@ class OneSendResponse:
         Raises: OSError, of it TimeoutError if the client takes too little.
         """
         while rest:
-            if self._waited_s > GRACE_S + self.sent / LEAST_RATE:
+            if self._waited_s > GRACE_S + self._went_bytes / LEAST_RATE:
                 raise TimeoutError("the client takes the answer too slowly")
             started_s = time.monotonic()
-            rest = rest[self._sock.send(rest[:_SEND_BYTES]) :]
+            sent = self._sock.send(rest[:_SEND_BYTES])
             self._waited_s += time.monotonic() - started_s
+            self._went_bytes += sent
+            rest = rest[sent:]
 
 
 _HEADERS = re.compile(r"(?:[A-Za-z0-9-]+: [\t -~\x80-\xff]*\r\n)*")
@@ -250,8 +253,10 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
                 if connection.refusal:
                     break
                 wait_s = self.cfg.keepalive
-        except (StopIteration, NoMoreData, _Ended):
+        except (StopIteration, NoMoreData):
             pass
+        except _Ended:
+            self._log_ended(connection, addr)
         except ParseException as exc:
             self._refuse(connection, client, addr, 400, _not_http(reader.first_bytes) or type(exc).__name__)
         except OSError as exc:
@@ -326,6 +331,14 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         self.log.error("a connection failed", exc_info=exc)
         with contextlib.suppress(OSError):
             client.sendall(_short_answer(500))
+
+    def _log_ended(self, connection: Connection, addr: Any) -> None:
+        """A line for a request that was ended before it had an answer."""
+        entry = connection.entry
+        if entry.method and not entry.status:
+            entry.address = entry.address or (str(addr[0]) if addr else "")
+            entry.status, entry.reason = 408, "closed to make room for other connections"
+            self.log.entry(entry)
 
     def _refuse(self, connection: Connection, client: Any, addr: Any, status: int, reason: str) -> None:
         """Answer what does not reach the application; says nothing of its content."""

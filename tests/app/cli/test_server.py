@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.server import StartError, _port_faults, greeting, prepare, use_folder
+from app.cli.server import StartError, _port_faults, connection_limits, greeting, prepare, use_folder
 from app.config import Settings
 from tests.support import servers
 from tests.support.wire import Wire, media_zip
@@ -191,3 +192,45 @@ def test_everything_that_is_made_is_for_the_owner_alone(tmp_path: Path) -> None:
             assert wire.call("uploadChanges", media_zip([("a", b"a"), ("b", b"b" * 3_000_000)])).ok
         folder = server.folder / "ankisyncd"
         assert {path.name for path in folder.rglob("*") if path.stat().st_mode & 0o077} == set()
+
+
+@pytest.mark.parametrize(
+    ("env", "per_address", "counts_local"),
+    [
+        ({}, 512, False),
+        ({"ANKISYNCD_IP_HEADER": "XRealIp"}, 0, False),
+        ({"ANKISYNCD_CONNECTIONS_PER_ADDRESS": "0"}, 0, True),
+        ({"ANKISYNCD_CONNECTIONS_PER_ADDRESS": "9", "ANKISYNCD_IP_HEADER": "XRealIp"}, 9, True),
+    ],
+)
+def test_the_limit_of_an_address_is_off_behind_a_proxy(
+    env: dict[str, str], per_address: int, *, counts_local: bool
+) -> None:
+    limits = connection_limits(Settings.from_env(env))
+    assert (limits.per_address, limits.counts_local) == (per_address, counts_local)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "most"), [(1024, 576), (20_000, 14_808), (1_000_000, 16_384), (-1, 16_384)]
+)
+def test_connections_follow_the_descriptors_that_are_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (allowed, allowed))
+    assert connection_limits(Settings.from_env({})).most == most
+
+
+def test_a_service_that_was_started_with_few_descriptors_takes_what_it_may() -> None:
+    code = (
+        "import resource; from app.cli.server import raise_descriptors;"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)); raise_descriptors();"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=servers.REPOSITORY, timeout=60)
+
+
+def test_standard_output_that_is_not_utf_8_does_not_stop_the_start(tmp_path: Path) -> None:
+    extra = {"ANKISYNCD_WORKERS": "1", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    with servers.serving(servers.OURS, tmp_path / "d\u00e4ta", 0, extra) as server:
+        assert "d\u00e4ta" in server.log

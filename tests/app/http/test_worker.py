@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from app.http.connections import LEAST_RATE
 from app.http.worker import OneSendResponse
 
 
@@ -81,3 +84,24 @@ def test_a_stream_to_a_client_of_http_1_0_ends_with_the_connection() -> None:
 def test_a_header_cannot_become_two(header: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="malformed"):
         answer([header], [])
+
+
+def test_an_answer_that_is_taken_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class Slow(Socket):
+        def __init__(self, bytes_each: int) -> None:
+            super().__init__(bytes_each)
+
+        def send(self, block: bytes) -> int:
+            nonlocal now_s
+            now_s += 10
+            return super().send(block)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    request = SimpleNamespace(method="POST", version=(1, 1), should_close=lambda: False)
+    for bytes_each, is_ended in ((10 * LEAST_RATE + 1, False), (LEAST_RATE, True)):
+        response = OneSendResponse(request, Slow(bytes_each))
+        response.start_response("200 OK", [("Content-Length", "1000000")])
+        with pytest.raises(TimeoutError) if is_ended else contextlib.nullcontext():
+            response.write(bytes(1_000_000))
