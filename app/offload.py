@@ -174,7 +174,7 @@ class ThreadPools:
     """The offload of a server process; to be made after the fork."""
 
     def __init__(self, *, quick_threads: int, transfer_threads: int) -> None:
-        self._quick = NativeThreads(quick_threads)
+        self._quick = NativeThreads(quick_threads, most_each=max(1, quick_threads * 3 // 4))
         self._transfers = NativeThreads(
             transfer_threads, _TRANSFER_NICENESS, most_each=max(1, transfer_threads // 2)
         )
@@ -188,6 +188,10 @@ class ThreadPools:
         """Run in a thread of the pool that this greenlet belongs to; other greenlets go on."""
         lane = self._lane.get(None)
         return self._quick.apply(function) if lane is None else lane[0].apply(function, lane[1])
+
+    def serve(self, owner: str) -> None:
+        """From here on this greenlet works for `owner`, whose turn it is among others."""
+        self._lane.set((self._quick, owner))
 
     def transfer(self, owner: str = "") -> AbstractContextManager[None]:
         """Within the block, this greenlet's work goes to the transfers' pool, whoever asks for it."""

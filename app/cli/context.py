@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +20,7 @@ class Admin:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        _refuse_root_in_others_folder(settings)
         self._cloud = build_cloud(settings)
         accounts = build_accounts(settings, self._cloud, offload=run_here, clock_ms=now_ms)
         self.users, self.keys = accounts.users, accounts.keys
@@ -41,3 +44,14 @@ class Admin:
     def names(self) -> dict[UserId, str]:
         """The name of each user."""
         return {listed.id: listed.name for listed in self.users.list()}
+
+
+def _refuse_root_in_others_folder(settings: Settings) -> None:
+    """Files that root makes in the folder of the server's user could not be opened by the server."""
+    folder = settings.cache_dir if settings.cloud is not None else settings.data_root
+    with contextlib.suppress(OSError):
+        owner = folder.stat().st_uid
+        if os.geteuid() == 0 and owner != 0:
+            raise click.ClickException(
+                f"{folder} belongs to uid {owner}: run this as that user (sudo -u '#{owner}' ...)"
+            )

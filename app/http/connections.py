@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from gunicorn.http.errors import ParseException
 from gunicorn.http.unreader import SocketUnreader
 
 from app.http.accesslog import Entry
@@ -206,15 +207,14 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc]
 
     def __init__(self, sock: Any, connection: Connection, table: ConnectionTable) -> None:
         super().__init__(sock)
-        self.first_bytes = b""
-        """What the head at hand begins with."""
+        self._is_head_begun = False
         self._connection, self._table = connection, table
         self._waited_s = 0.0
         self._received_bytes = 0
 
     def begin_head(self) -> None:
         """The next bytes are those of a head. Its time is kept by the table: a timer would cost more."""
-        self.first_bytes = b""
+        self._is_head_begun = False
         self.sock.settimeout(None)
 
     def begin_body(self) -> None:
@@ -225,14 +225,15 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc]
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes from the socket.
 
-        Raises: OSError, of it TimeoutError if the client is too slow.
+        Raises: OSError, of it TimeoutError if the client is too slow; OtherProtocol.
         """
         connection = self._connection
         if connection.is_waiting:
             piece: bytes = super().chunk(size_hint)
-            if not self.first_bytes:
-                self.first_bytes = piece[:16]
+            if not self._is_head_begun:
+                self._is_head_begun = True
                 self._table.hurry(connection)
+                _refuse_other_protocols(piece)
             return piece
         is_known = bool(connection.entry.user)
         if not is_known:
@@ -259,6 +260,30 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc]
         if left_s <= 0:
             raise TimeoutError("the body comes too slowly")
         return min(SILENCE_S, left_s)
+
+
+class OtherProtocol(ParseException):  # type: ignore[misc]
+    """The client does not speak HTTP/1; `name` says what instead, for the log."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+_OTHER_PROTOCOLS = (
+    (b"\x16\x03", "TLS on the plain port: use http:// in Anki, or a proxy in front that speaks HTTPS"),
+    (b"PRI * HTTP/2", "HTTP/2 without TLS: the proxy must speak HTTP/1.1 to this server"),
+    (b"PROXY ", "the PROXY protocol: the proxy must speak plain HTTP/1.1 to this server"),
+    (b"\r\n\r\n\x00\r\nQUIT\n", "the PROXY protocol: the proxy must speak plain HTTP/1.1 to this server"),
+    (b"SSH-", "SSH"),
+)
+
+
+def _refuse_other_protocols(first: bytes) -> None:
+    """At once: what waits for an answer to its greeting sends no line that would end a head."""
+    for start, name in _OTHER_PROTOCOLS:
+        if first.startswith(start):
+            raise OtherProtocol(name)
 
 
 def address_of(peer: Any) -> str:

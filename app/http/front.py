@@ -94,6 +94,7 @@ class Front:
         Raises: AuthError.
         """
         user = request.entry.user = self.authenticator.authenticate(request.hkey)
+        self.pools.serve(user)
         return user
 
     def add_routes(self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step]) -> None:

@@ -36,6 +36,7 @@ from app.http.connections import (
     ConnectionLimits,
     ConnectionReader,
     ConnectionTable,
+    OtherProtocol,
     address_of,
 )
 from app.http.head import HeadReader
@@ -258,7 +259,13 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         except _Ended:
             self._log_ended(connection, addr)
         except ParseException as exc:
-            self._refuse(connection, client, addr, 400, _not_http(reader.first_bytes) or type(exc).__name__)
+            self._refuse(
+                connection,
+                client,
+                addr,
+                400,
+                exc.name if isinstance(exc, OtherProtocol) else type(exc).__name__,
+            )
         except OSError as exc:
             if exc.errno not in _GONE:
                 self.log.exception("a connection failed")
@@ -394,23 +401,6 @@ def sync_worker(connection_limits: ConnectionLimits) -> type[SyncWorker]:
         limits = connection_limits
 
     return BoundWorker
-
-
-_OTHER_PROTOCOLS = (
-    (
-        b"\x16\x03",
-        "TLS on the plain port: use http:// in Anki, or a proxy in front that speaks HTTPS",
-    ),
-    (b"PRI * HTTP/2", "HTTP/2 without TLS; the proxy must speak HTTP/1.1 to this server"),
-    (b"PROXY ", "the PROXY protocol; the proxy must speak plain HTTP/1.1 to this server"),
-    (b"\r\n\r\n\x00\r\nQUIT\n", "the PROXY protocol; the proxy must speak plain HTTP/1.1 to this server"),
-    (b"SSH-", "SSH"),
-)
-
-
-def _not_http(first_bytes: bytes) -> str:
-    """What a client speaks instead of HTTP, for the log; empty if that is not known."""
-    return next((name for start, name in _OTHER_PROTOCOLS if first_bytes.startswith(start)), "")
 
 
 def _short_answer(status: int) -> bytes:

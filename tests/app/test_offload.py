@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import gevent
 import pytest
@@ -173,3 +174,19 @@ def test_checking_uploads_takes_no_thread_of_transfers() -> None:
         assert pools.run(lambda: "sent") == "sent"
     gate.release()
     gevent.joinall(uploads, timeout=10, raise_error=True)
+
+
+def test_a_user_with_many_large_messages_leaves_threads_to_others() -> None:
+    pools, gate = ThreadPools(quick_threads=4, transfer_threads=1), native_lock()
+    gate.acquire()
+
+    def message(owner: str, work: Callable[[], object]) -> object:
+        pools.serve(owner)
+        return pools.run(work)
+
+    greedy = [gevent.spawn(message, "greedy", lambda: gate.acquire() and gate.release()) for _ in range(9)]
+    gevent.sleep(0)
+    assert gevent.spawn(message, "modest", lambda: "done").get(timeout=10) == "done"
+    assert pools.run(lambda: "login") == "login"
+    gate.release()
+    gevent.joinall(greedy, timeout=10, raise_error=True)

@@ -147,10 +147,10 @@ def test_a_form_whose_key_comes_last_is_taken_as_clients_before_2_1_57_send_it(f
 
 
 OTHER_PROTOCOLS = {
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "PROXY protocol": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n\r\n",
-    "SSH": b"SSH-2.0-OpenSSH_9\r\n\r\n",
+    "PROXY protocol": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+    "SSH": b"SSH-2.0-OpenSSH_9\r\n",
 }
 
 
