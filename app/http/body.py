@@ -6,12 +6,9 @@ them are files that are held while there is `Room`, and go to the disk like larg
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, Self
 
 from app.errors import PayloadTooLarge
 from app.http.unpack import Unpacker, ZstdUnpacker, unpacked_zstd
@@ -45,42 +42,56 @@ class Room:
     def __init__(self, size_bytes: int) -> None:
         self.left_bytes = size_bytes
         self._owner_bytes = size_bytes // 2
-        self._by_owner: Counter[str] = Counter()
+        self._by_owner: dict[str, int] = {}
 
-    @contextmanager
-    def share(self, owner: str) -> Iterator[Share]:
-        """One request's part of it, which grows as it is taken; all of it comes back after the block.
+    def share(self, owner: str) -> Share:
+        """One request's part of it, which grows as it is taken; all of it comes back after its block.
 
         The requests of one owner get at most half of the room.
         """
-        share = Share(self, owner)
-        try:
-            yield share
-        finally:
-            self.left_bytes += share.taken_bytes
-            self._by_owner[owner] -= share.taken_bytes
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
+        return Share(self, owner)
 
-    def _take(self, owner: str, size_bytes: int) -> bool:
-        if size_bytes > self.left_bytes or self._by_owner[owner] + size_bytes > self._owner_bytes:
+    def take(self, owner: str, size_bytes: int) -> bool:
+        """For `Share`: whether there was so much more room."""
+        owned_bytes = self._by_owner.get(owner, 0) + size_bytes
+        if size_bytes > self.left_bytes or owned_bytes > self._owner_bytes:
             return False
         self.left_bytes -= size_bytes
-        self._by_owner[owner] += size_bytes
+        self._by_owner[owner] = owned_bytes
         return True
 
+    def give_back(self, owner: str, size_bytes: int) -> None:
+        """For `Share`."""
+        self.left_bytes += size_bytes
+        self._by_owner[owner] -= size_bytes
+        if not self._by_owner[owner]:
+            del self._by_owner[owner]
 
-@dataclass(slots=True)
+
 class Share:
-    """What one request holds of a `Room`."""
+    """What one request holds of a `Room`; a context manager. To be used by greenlets, not by threads."""
 
-    room: Room
-    owner: str
-    taken_bytes: int = 0
+    __slots__ = ("_owner", "_room", "taken_bytes")
+
+    def __init__(self, room: Room, owner: str) -> None:
+        self._room, self._owner = room, owner
+        self.taken_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give all of it back."""
+        if self.taken_bytes:
+            self._room.give_back(self._owner, self.taken_bytes)
+            self.taken_bytes = 0
 
     def take(self, size_bytes: int) -> bool:
-        """Whether there was so much more room. To be called by greenlets, not by threads."""
-        is_taken = self.room._take(self.owner, size_bytes)  # noqa: SLF001 - the two are one thing
+        """Whether there was so much more room."""
+        is_taken = self._room.take(self._owner, size_bytes)
         self.taken_bytes += size_bytes if is_taken else 0
         return is_taken
 

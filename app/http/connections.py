@@ -155,9 +155,10 @@ class ConnectionTable:
 
     def settle(self, connection: Connection) -> None:
         """The request is answered, or its client is authenticated."""
-        self._unknown_bytes -= connection.unknown_bytes
-        connection.unknown_bytes = 0
-        self._unknown.pop(connection, None)
+        if connection in self._unknown:
+            del self._unknown[connection]
+            self._unknown_bytes -= connection.unknown_bytes
+            connection.unknown_bytes = 0
 
     def overdue(self, *, all_waiting: bool) -> list[Connection]:
         """Connections whose wait is over; `all_waiting`: all that wait, as the worker stops."""
@@ -279,8 +280,13 @@ _OTHER_PROTOCOLS = (
 )
 
 
+_OTHER_STARTS = tuple(start for start, _ in _OTHER_PROTOCOLS)
+
+
 def _refuse_other_protocols(first: bytes) -> None:
     """At once: what waits for an answer to its greeting sends no line that would end a head."""
+    if not first.startswith(_OTHER_STARTS):
+        return
     for start, name in _OTHER_PROTOCOLS:
         if first.startswith(start):
             raise OtherProtocol(name)

@@ -65,6 +65,21 @@ class View:
         return self._step(self._reader.read(self._method, environ))
 
 
+class Payload:
+    """A message, and the memory that was counted for it; a context manager."""
+
+    __slots__ = ("_content", "_share")
+
+    def __init__(self, content: bytes, share: Share) -> None:
+        self._content, self._share = content, share
+
+    def __enter__(self) -> bytes:
+        return self._content
+
+    def __exit__(self, *_exc: object) -> None:
+        self._share.close()
+
+
 class Front:
     """The way into one worker process."""
 
@@ -115,15 +130,19 @@ class Front:
         """A view that unwraps a request and lets `step` answer it."""
         return View(self.reader, method, step)
 
-    @contextmanager
-    def payload(self, request: SyncRequest) -> Iterator[bytes]:
-        """The message that the request of an authenticated user carries; to be used within the block.
+    def payload(self, request: SyncRequest) -> Payload:
+        """The message that the request of an authenticated user carries; to be used within its block.
 
         Raises: ProtocolError (of it PayloadTooLarge above the limits of the method); Unavailable if the
         requests of all users together, or those of this user, take too much memory.
         """
-        with self._messages.share(request.entry.user) as share:
-            yield self._checked(request, limits_of(request.method, self._message_limit_bytes), share)
+        share = self._messages.share(request.entry.user)
+        limits = limits_of(request.method, self._message_limit_bytes)
+        try:
+            return Payload(self._checked(request, limits, share), share)
+        except BaseException:
+            share.close()
+            raise
 
     def login_payload(self, request: SyncRequest) -> bytes:
         """The message of a client that is not authenticated yet.

@@ -6,6 +6,7 @@ SECURITY.md lists them for operators.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 _KIB, _MIB = 1024, 1024 * 1024
@@ -42,6 +43,7 @@ _BY_METHOD = {
 }
 
 
+@functools.cache
 def limits_of(method: str, rows_bytes: int) -> MessageLimits:
     """The limits of a method's message. `rows_bytes` is what `applyChunk` may have: fields can be long."""
     if method == "applyChunk":

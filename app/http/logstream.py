@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import stat
 from collections.abc import Callable
 
 from gevent.monkey import get_original
@@ -24,7 +25,8 @@ class LogStream:
         self._descriptor = descriptor
         self._note_lost = note_lost
         # gevent's own would switch to other greenlets in the middle of a line.
-        self._poll: Callable[[], select.poll] = get_original("select", "poll")
+        self._new_poll: Callable[[], select.poll] = get_original("select", "poll")
+        self._can_block = _can_block(descriptor)
         self._is_cut = False
         self.lost = 0
 
@@ -45,10 +47,7 @@ class LogStream:
         try:
             for start in range(0, len(line), _PIECE_BYTES):
                 piece = line[start : start + _PIECE_BYTES]
-                # Files are always writable; a full pipe or a stopped terminal would block all requests.
-                poll = self._poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                if not poll.poll(0):
+                if self._can_block and not self._is_writable():
                     self._is_cut |= start > 0
                     return False
                 written = os.write(self._descriptor, piece)
@@ -60,6 +59,20 @@ class LogStream:
             return False
         self._is_cut = False
         return True
+
+    def _is_writable(self) -> bool:
+        poll = self._new_poll()  # one for all could not be used by several threads
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
+
+
+def _can_block(descriptor: int) -> bool:
+    """Whether writing may wait: to a pipe that is not read, or a terminal that is stopped."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+        return not (stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not os.isatty(descriptor)))
+    except OSError:
+        return False  # it cannot be written either
 
 
 class LogText(io.TextIOBase):
