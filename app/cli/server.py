@@ -322,12 +322,12 @@ def _reachable(host: str) -> str:
     """An address that other machines can use, where the server listens on all."""
     if host not in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return _bracketed(host)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("192.0.2.1", 9))  # sends nothing: asks which of our addresses leads out
             return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    except OSError:  # no way out, or no IPv4
+        return "127.0.0.1"
 
 
 def _bracketed(host: str) -> str:

@@ -92,6 +92,10 @@ class CountedBody:
         return self._known is not None and self._known.length == 0
 
 
+class ClientGone(Exception):
+    """The client does not take its answer; the text says how."""
+
+
 class OneSendResponse:
     """Keeps the head back until the first bytes of the body, so that both go out in one segment."""
 
@@ -133,7 +137,10 @@ class OneSendResponse:
         return self._must_close
 
     def write(self, block: bytes) -> None:
-        """Send a part of the body, never more than was promised."""
+        """Send a part of the body, never more than was promised.
+
+        Raises: ClientGone.
+        """
         if self._length is not None:
             block = block[: self._length - self.sent]
         if self._is_head:
@@ -154,12 +161,16 @@ class OneSendResponse:
             framing = "Transfer-Encoding: chunked\r\n" if self._is_chunked else ""
             head = f"{self._head}Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n{framing}\r\n"
             block = head.encode("latin-1") + block
-        if block:
+        if not block:
+            return
+        try:
             # `sendall` would ask for the size of the socket's buffer first, and has one timeout for all.
             sent = self._sock.send(block)
             self._went_bytes += sent
             if sent < len(block):
                 self._send_rest(memoryview(block)[sent:])
+        except OSError as exc:
+            raise ClientGone(f"the client did not take the answer: {type(exc).__name__}") from exc
 
     def _send_rest(self, rest: memoryview) -> None:
         """Send what did not fit into the socket's buffer, at the least rate or faster.
@@ -308,9 +319,10 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
                 response.write(block)
             response.close()
             is_cut = False
-        except OSError as exc:
-            entry.reason = f"the client did not take the answer: {type(exc).__name__}"
-        except Exception:
+        except ClientGone as exc:
+            entry.reason = str(exc)
+        except Exception as exc:
+            entry.reason = f"the answer broke off: {type(exc).__name__}"
             self.log.exception("an answer broke off")
         finally:
             self._close(blocks)

@@ -5,10 +5,12 @@ python fakeserver.py PORT FOLDER [option=value ...]
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +39,11 @@ class FakeAuthenticator:
         return hkey.removeprefix("key-of-")
 
 
+def broken_blocks() -> Iterator[bytes]:
+    yield bytes(300_000)
+    raise OSError(errno.EIO, "Input/output error")
+
+
 class FakeCollections:
     def call(self, user: str, method: str, skey: str, version: int, payload: bytes) -> bytes:
         message = json_or_refuse(payload)
@@ -58,6 +65,8 @@ class FakeCollections:
 
     def download(self, user: str, version: int, payload: bytes) -> object:
         message = json_or_refuse(payload) or {"blocks": 3}
+        if message.get("fail"):
+            return SimpleNamespace(size_bytes=600_000, blocks=broken_blocks())
         blocks = message["blocks"]
         told = blocks + message.get("lie", 0)
         return SimpleNamespace(

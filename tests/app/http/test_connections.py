@@ -231,6 +231,17 @@ def test_a_download_of_another_size_than_told_never_looks_complete(client: Wire,
         client.answer()
 
 
+def test_a_disk_that_fails_during_a_download_is_not_called_the_clients_fault(tmp_path: Path) -> None:
+    with servers.serving(FAKE, tmp_path / "data", 0, {"ANKISYNCD_WORKERS": "1"}) as server:
+        with wire(server.port) as client:
+            client.send(direct("/sync/download", {"fail": True}))
+            with pytest.raises((ValueError, AssertionError)):
+                client.answer()
+        wait_for_line(server, "method=download")
+        assert "OSError: [Errno 5] Input/output error" in server.log
+        assert 'reason="the answer broke off: OSError"' in server.log
+
+
 def test_a_client_that_stops_reading_a_download_costs_nobody_else(
     server: servers.Server, client: Wire
 ) -> None:
