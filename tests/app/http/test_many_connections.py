@@ -99,9 +99,9 @@ def test_connections_that_wait_for_their_next_request_make_room(few: servers.Ser
 
 def test_an_address_that_takes_all_it_may_leaves_room_for_others(few: servers.Server) -> None:
     """All of its requests run, so none of its connections can be closed."""
-    body = direct("/sync/sanityCheck2", 2.0)  # which the fake takes two seconds for
+    body = direct("/sync/sanityCheck2", 3.0)  # which the fake takes three seconds for
     with opened(few.port, PER_ADDRESS, body, "127.0.0.9"):
-        time.sleep(0.3)
+        time.sleep(0.8)  # until all of them are read
         with opened(few.port, 1, direct("/sync/meta", META), "127.0.0.9") as (late,):
             answer = late.recv(1000)
             assert answer.startswith(b"HTTP/1.1 503 ")
@@ -116,7 +116,7 @@ def test_health_is_answered_when_all_connections_are_busy(few: servers.Server) -
         "/sync/sanityCheck2", f"anki-sync: {header()}", f"content-length: {len(packed(3.0))}"
     ) + packed(3.0)
     with opened(few.port, 25, body, "127.0.0.4"), opened(few.port, 25, body, "127.0.0.5"):
-        time.sleep(0.3)
+        time.sleep(0.8)  # until all of them are read
         assert health_status(few.port) == 200
         assert meta_status(few.port) == 503
     deadline = time.monotonic() + 10
