@@ -170,7 +170,7 @@ def main() -> None:
     except (SettingsError, StartError) as exc:
         print(exc, file=sys.stderr)
         sys.exit(2)
-    # From here on output that cannot be written is lost, whoever prints it.
+    # From here on output that cannot be written is lost, also that of libraries.
     sys.stdout = sys.stderr = LogText(LogStream(_STDOUT, LineFormatter(settings.log_format).lost))
     print(greeting(settings))
     Server(options_of(settings), lambda: _build(settings)).run()
