@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.terraform.conftest import EXAMPLES, MODULE, ROOT
+from tests.terraform.conftest import EXAMPLES, MODULE, ROOT, missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CHECKOV = ROOT / ".venv-checkov" / "bin" / "checkov"
@@ -20,7 +20,7 @@ CONFIG = MODULE / ".checkov.yaml"
 def findings(plans, tmp_path_factory) -> dict[str, set[str]]:
     """Failed checks and where, without any exception, of the files and of all plans: checkov starts slowly."""
     if not CHECKOV.exists():
-        pytest.skip("checkov is not here; `make test-infra` brings it")
+        missing("checkov is not here; `make test-infra` brings it")
     folder = tmp_path_factory.mktemp("checkov")
     # It reads the file of exceptions wherever that lies beside the module.
     module = shutil.copytree(MODULE, folder / "module", ignore=shutil.ignore_patterns(".*"))
