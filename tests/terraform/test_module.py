@@ -27,6 +27,7 @@ def test_examples_are_valid(terraform, example):
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_second_plan_of_an_example_that_was_applied_changes_nothing(terraform, states, example):
+    assert states[example]
     terraform(
         "plan", "-detailed-exitcode", *terraform.variables(example), at=f"examples/{example}"
     )  # 2 would be a change
