@@ -82,7 +82,7 @@ resource "aws_ecr_repository" "this" {
   }
 
   encryption_configuration {
-    encryption_type = local.kms_key_arn == null ? "AES256" : "KMS"
+    encryption_type = local.has_key ? "KMS" : "AES256"
     kms_key         = local.kms_key_arn
   }
 }
@@ -122,21 +122,29 @@ resource "aws_ecs_cluster" "this" {
     value = "enabled"
   }
 
-  configuration {
-    managed_storage_configuration {
-      fargate_ephemeral_storage_kms_key_id = local.kms_key_arn
-    }
+  dynamic "configuration" {
+    for_each = local.has_key || var.execute_command ? [1] : []
 
-    dynamic "execute_command_configuration" {
-      for_each = var.execute_command ? [1] : []
+    content {
+      dynamic "managed_storage_configuration" {
+        for_each = local.has_key ? [local.kms_key_arn] : []
 
-      content {
-        kms_key_id = local.kms_key_arn
-        logging    = "OVERRIDE"
+        content {
+          fargate_ephemeral_storage_kms_key_id = managed_storage_configuration.value
+        }
+      }
 
-        log_configuration {
-          cloud_watch_encryption_enabled = local.kms_key_arn != null
-          cloud_watch_log_group_name     = aws_cloudwatch_log_group.shell[0].name
+      dynamic "execute_command_configuration" {
+        for_each = var.execute_command ? [1] : []
+
+        content {
+          kms_key_id = local.kms_key_arn
+          logging    = "OVERRIDE"
+
+          log_configuration {
+            cloud_watch_encryption_enabled = local.has_key
+            cloud_watch_log_group_name     = aws_cloudwatch_log_group.shell[0].name
+          }
         }
       }
     }

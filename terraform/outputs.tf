@@ -204,7 +204,7 @@ output "shell_command" {
 output "first_user" {
   description = "Commands that make the first user; Anki cannot answer a forced change of password, so it is set for good."
   value       = <<-EOT
-    aws cognito-idp admin-create-user --user-pool-id ${local.user_pool_id} --username NAME --user-attributes Name=email,Value=ADDRESS Name=email_verified,Value=true --message-action SUPPRESS
-    aws cognito-idp admin-set-user-password --user-pool-id ${local.user_pool_id} --username NAME --password 'PASSWORD' --permanent
+    aws cognito-idp admin-create-user --region ${local.user_pool_region} --user-pool-id ${local.user_pool_id} --username NAME --user-attributes Name=email,Value=ADDRESS Name=email_verified,Value=true --message-action SUPPRESS
+    aws cognito-idp admin-set-user-password --region ${local.user_pool_region} --user-pool-id ${local.user_pool_id} --username NAME --password 'PASSWORD' --permanent
   EOT
 }

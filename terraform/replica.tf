@@ -191,7 +191,7 @@ data "aws_iam_policy_document" "replication" {
   }
 
   dynamic "statement" {
-    for_each = local.kms_key_arn == null ? [] : [local.kms_key_arn]
+    for_each = local.has_key ? [local.kms_key_arn] : []
 
     content {
       sid       = "SourceKey"

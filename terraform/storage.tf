@@ -35,10 +35,10 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "store" {
   bucket = aws_s3_bucket.store[0].id
 
   rule {
-    bucket_key_enabled = local.kms_key_arn != null
+    bucket_key_enabled = local.has_key
 
     apply_server_side_encryption_by_default {
-      sse_algorithm     = local.kms_key_arn == null ? "AES256" : "aws:kms"
+      sse_algorithm     = local.has_key ? "aws:kms" : "AES256"
       kms_master_key_id = local.kms_key_arn
     }
   }
@@ -189,7 +189,7 @@ resource "aws_dynamodb_table" "heads" {
 
   # Off is a key owned by AWS. On without a key would be the managed one, whose calls are billed.
   server_side_encryption {
-    enabled     = local.kms_key_arn != null
+    enabled     = local.has_key
     kms_key_arn = local.kms_key_arn
   }
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -36,6 +37,13 @@ MINIMAL = {
 
 GIVEN = {"minimal": MINIMAL}
 """Variables of those examples that have some without a default."""
+
+
+def missing(what: str) -> NoReturn:
+    """Skip a test for want of a program, or fail it where INFRA_STRICT says that all must be there."""
+    if os.environ.get("INFRA_STRICT"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,9 @@ class Terraform:
 @pytest.fixture(scope="session")
 def terraform(tmp_path_factory) -> Terraform:
     if shutil.which("terraform") is None:
-        pytest.skip("terraform is not on this machine")
+        missing("terraform is not on this machine")
     if not PYTHON.exists():
-        pytest.skip("the stand-in provider has no environment; `make test-infra` makes it")
+        missing("the stand-in provider has no environment; `make test-infra` makes it")
     folder = tmp_path_factory.mktemp("terraform")
     shutil.copytree(MODULE, folder / "module", ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
     plugin = (

@@ -301,5 +301,9 @@ def test_a_deployment_is_rolled_back_by_logged_500s_alone(states, example):
 def test_the_readme_says_what_each_alarm_asks_for(states):
     text = (MODULE / "README.md").read_text()
     (table,) = re.findall(r"^\| alarm \|.*?\n\n", text, re.M | re.S)
-    told = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])}
+    told = {
+        name
+        for row in table.strip().splitlines()[2:]
+        for name in re.findall(r"`([\w-]+)`", row.split("|")[1])
+    }
     assert told == set().union(*(alarms(states[example]) for example in EXAMPLES))

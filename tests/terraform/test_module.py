@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.terraform.conftest import EXAMPLES, MODULE
+from tests.terraform.plans import managed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,6 +27,7 @@ def test_examples_are_valid(terraform, example):
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_a_second_plan_of_an_example_that_was_applied_changes_nothing(terraform, states, example):
+    assert states[example]
     terraform(
         "plan", "-detailed-exitcode", *terraform.variables(example), at=f"examples/{example}"
     )  # 2 would be a change
@@ -33,6 +35,7 @@ def test_a_second_plan_of_an_example_that_was_applied_changes_nothing(terraform,
 
 def test_what_was_applied_can_be_destroyed(terraform, states):
     """On a copy, since the other tests look into the folder's state."""
+    assert len(managed(states["complete"])) > 130
     folder = terraform.copy_of("examples/complete")
     terraform("destroy", "-auto-approve", at=folder)
     assert "values" not in json.loads(terraform("show", "-json", at=folder))

@@ -8,7 +8,6 @@ data "aws_partition" "current" {}
 # load balancer can only encrypt with the keys of S3.
 resource "aws_s3_bucket" "logs" {
   #checkov:skip=CKV_AWS_18:these are the logs
-  #checkov:skip=CKV_AWS_21:log files are written once
   bucket = "${var.name}-access-logs"
 }
 
@@ -18,6 +17,14 @@ resource "aws_s3_bucket_public_access_block" "logs" {
   block_public_policy     = true
   ignore_public_acls      = true
   restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_versioning" "logs" {
+  bucket = aws_s3_bucket.logs.id
+
+  versioning_configuration {
+    status = "Enabled"
+  }
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "logs" {
@@ -35,6 +42,10 @@ resource "aws_s3_bucket_lifecycle_configuration" "logs" {
 
     expiration {
       days = 365
+    }
+
+    noncurrent_version_expiration {
+      noncurrent_days = 30
     }
   }
 }
