@@ -70,6 +70,9 @@ clients: $(VENV)/.dev
 bench: $(VENV)/.dev      ## this server beside the official one, and which goals are reached (half an hour)
 	$(BIN)/python -m tests.bench.ankibench --official --ours --cache .cache/bench --json .cache/bench.json
 
+bench-spread: $(VENV)/.dev    ## what a sync costs when its requests go to any worker, and to any server (needs nginx)
+	$(BIN)/python -m tests.bench.spread --cache .cache/bench
+
 # Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out; with
 # INFRA_STRICT=1 it fails.
 INFRA := .venv-infra/.made .venv-checkov/.made
@@ -100,4 +103,4 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 clean:         ## remove what make made
 	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test simulate fuzz bench test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
+.PHONY: help install run test simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean

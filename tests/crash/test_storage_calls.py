@@ -16,13 +16,60 @@ import pytest
 
 from storage.database.limits import Limits
 from storage.errors import StorageError
+from storage.heads.base import HeadStore
 from storage.heads.local import LocalHeadStore
+from storage.heads.memory import MemoryHeadStore
+from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
 from storage.types import run_here
+from tests.support import aws
 from tests.support.databases import DATABASE, World, bytes_of, entry, new_session, rows_of
+from tests.support.engines import moto_bucket, moto_endpoint, moto_table
 from tests.support.faults import Faults
 
-LIMITS = Limits(merge_deltas=2, snapshot_percent=1000, sweep_grace_ms=0, journal_inline_bytes=100)
+__all__ = ["moto_bucket", "moto_endpoint", "moto_table"]
+
+Stores = tuple[HeadStore, ObjectStore | None]
+"""Objects in memory for None."""
+
+LIMITS = Limits(
+    merge_deltas=2,
+    snapshot_percent=1000,
+    sweep_grace_ms=0,
+    journal_inline_bytes=100,
+    journal_fold_entries=2,
+)
+
+WIRED_STEP = 7
+"""Of the calls over a wire only so many-th are tried, but for the slow run."""
+
+
+def memory_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
+    return MemoryHeadStore(), None
+
+
+def local_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
+    root.mkdir(parents=True, exist_ok=True)
+    return LocalHeadStore(root / "heads.db", run_here), LocalObjectStore(root / "store", run_here)
+
+
+def dynamo_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
+    return aws.dynamo_heads(*request.getfixturevalue("moto_table")), None
+
+
+def s3_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
+    return aws.s3_heads(*request.getfixturevalue("moto_bucket"), f"{root.name}/"), None
+
+
+BACKENDS = [
+    pytest.param(memory_stores, 1, id="memory"),
+    pytest.param(local_stores, 1, id="local"),
+    *(
+        pytest.param(stores, step, id=f"{name}{'' if step > 1 else '-every'}", marks=marks)
+        for stores, name in ((dynamo_stores, "dynamodb"), (s3_stores, "s3"))
+        for step, marks in ((WIRED_STEP, ()), (1, pytest.mark.slow))
+    ),
+]
 
 
 class Script:
@@ -43,18 +90,20 @@ class Script:
         self.say(number)
 
     def sync(self, number):
-        store = self.store
-        head = store.open_session(DATABASE, new_session(f"sync-{number}"))
+        """From the first message to the end; the journal is folded on the way."""
+        store, name = self.store, f"sync-{number}"
+        store.sessions.open(DATABASE, new_session(name))
+        for size in (200, 10, 10):
+            head = store.sessions.append(DATABASE, name, entry("applyChunk", b"b" * size))
+        assert len(list(store.sessions.read_journal(head.session))) == 4
         checkout = store.checkout(DATABASE, head)
-        try:
+        with store.discarding(checkout):
             checkout.begin()
             checkout.connection.execute(self.mark(number))
-            store.append(DATABASE, head.token, f"sync-{number}", 1, entry("applyChunk", b"b" * 200))
-        except StorageError:
-            store.discard(checkout)
-            raise
-        store.commit(checkout, head, self.world.commit(f"sync-{number}", (f"sync-{number}", 2)))
+        commit = self.world.commit(name, (name, head.session.seq))
+        head = store.prepare(checkout, head, commit, b"checked", way=run_here)
         store.release(checkout)
+        store.finish(DATABASE, head)
         self.say(number)
 
     def upload(self, number):
@@ -123,10 +172,13 @@ def assert_sound(world: World, told: set[int], unknown: set[int]) -> None:
     assert [point.version for point in points] == list(range(1, fresh.head(DATABASE).version + 1))
 
 
+@pytest.mark.parametrize(("stores", "step"), BACKENDS)
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, landed):
-    for number in range(1, count_calls(tmp_path) + 1):
-        world, faults, told = World(tmp_path / str(number), limits=LIMITS), Faults(), set()
+def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, request, stores, step, landed):
+    for number in range(1, count_calls(tmp_path) + 1, step):
+        heads, objects = stores(tmp_path / str(number), request)
+        world = World(tmp_path / str(number), heads=heads, objects=objects, limits=LIMITS)
+        faults, told = Faults(), set()
         store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
         script = Script(world, store, told.add)
         faults.fail(number, landed=landed)
@@ -141,19 +193,24 @@ def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, landed):
         assert failed <= 1, number
         assert 8 - failed <= len(told) <= 8
         assert_sound(world, told, unknown=set(range(1, 8)))
+        world.heads.delete(DATABASE)
         world.close()
 
 
+@pytest.mark.parametrize(("stores", "step"), BACKENDS)
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, landed):
-    for number in range(1, count_calls(tmp_path) + 1):
-        world, faults, told = World(tmp_path / str(number), limits=LIMITS), Faults(), set()
+def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, request, stores, step, landed):
+    for number in range(1, count_calls(tmp_path) + 1, step):
+        heads, objects = stores(tmp_path / str(number), request)
+        world = World(tmp_path / str(number), heads=heads, objects=objects, limits=LIMITS)
+        faults, told = Faults(), set()
         store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
         faults.fail(number, landed=landed, error=KeyboardInterrupt())
         script = Script(world, store, told.add)
         with pytest.raises(KeyboardInterrupt):
             script.run()
         assert_sound(world, told, unknown={max(told, default=0) + 1})
+        world.heads.delete(DATABASE)
         world.close()
 
 

@@ -615,7 +615,7 @@ class World:
 
     def _calm_down(self, user: User) -> None:
         """Without faults every sync succeeds, and after two rounds all devices have the same."""
-        for _ in range(3):
+        for _ in range(2):
             for device in user.devices:
                 device.may_be_late = False
                 self.now_ms += 1000

@@ -16,6 +16,7 @@ from storage.collection.schema import configure
 from storage.database.limits import Limits
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Unavailable
+from storage.heads.base import HeadStore
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Offload, UserId, run_here
@@ -47,11 +48,13 @@ class Clock:
 class World:
     """The stores that all workers share; the user has `base`, or nothing yet."""
 
-    def __init__(self, folder: Path, codec: Codec, base: Base | None = None) -> None:
+    def __init__(
+        self, folder: Path, codec: Codec, base: Base | None = None, heads: HeadStore | None = None
+    ) -> None:
         self.folder = folder
         self.codec = codec
         self.clock = Clock()
-        self.heads = MemoryHeadStore()
+        self.heads = heads or MemoryHeadStore()
         self.objects = MemoryObjectStore()
         self._numbers = itertools.count()
         self._workers: list[Worker] = []

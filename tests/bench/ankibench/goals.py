@@ -42,6 +42,30 @@ GOALS = (
 )
 
 
+@dataclass(frozen=True)
+class Check:
+    """A figure that is to be at most or at least so much."""
+
+    text: str
+    found: float
+    most: float = 0.0
+    least: float = 0.0
+
+    @property
+    def is_reached(self) -> bool:
+        return self.found <= self.most if self.most else self.found >= self.least
+
+
+def checked(checks: list[Check]) -> str:
+    """The figures of `make bench-spread` beside what they are to be."""
+    lines = ["== goals ==", f"{'goal':44} {'found':>9} {'wanted':>9}"]
+    for check in checks:
+        wanted = f"<= {check.most:g}" if check.most else f">= {check.least:g}"
+        verdict = "reached" if check.is_reached else "NOT REACHED"
+        lines.append(f"{check.text:44} {check.found:9.2f} {wanted:>9}  {verdict}")
+    return "\n".join(lines) + "\n"
+
+
 def summary(report: Report) -> str:
     lines = ["== goals ==", f"{'goal':44} {'official':>10} {'ours':>10} {'found':>9} {'wanted':>9}"]
     for goal in GOALS:
