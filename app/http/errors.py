@@ -47,6 +47,9 @@ TABLE: tuple[tuple[type[Exception], Outcome], ...] = (
     (app_errors.ProtocolError, Outcome(400, tells_reason=True)),
     (app_errors.ServiceUnavailable, Outcome(503)),
     (storage_errors.Unavailable, Outcome(503)),
+    # The disk has lost a write: the client tries again, and an operator has to look.
+    (storage_errors.NotDurable, Outcome(503, logs_traceback=True)),
+    (storage_errors.DeletionUnsafe, Outcome(503)),
     (storage_errors.Conflict, Outcome(409)),
     (storage_errors.InvalidDatabase, Outcome(400)),
     (storage_errors.TooLarge, Outcome(413, tells_reason=True)),

@@ -71,7 +71,12 @@ def every_error() -> list[type[Exception]]:
 
 
 def test_our_own_faults_never_look_like_the_clients() -> None:
-    ours = (storage_errors.Corrupt, storage_errors.NotFound, storage_errors.Unavailable)
+    ours = (
+        storage_errors.Corrupt,
+        storage_errors.NotFound,
+        storage_errors.Unavailable,
+        storage_errors.NotDurable,
+    )
     statuses = {outcome_of(kind.__new__(kind)).status for kind in every_error() if issubclass(kind, ours)}
     assert statuses == {500, 503}
 
@@ -85,6 +90,7 @@ def test_a_traceback_is_logged_for_what_we_must_mend_only() -> None:
         storage_errors.StorageError,
         storage_errors.Corrupt,
         storage_errors.NotFound,
+        storage_errors.NotDurable,
     }
 
 
