@@ -100,7 +100,7 @@ data "aws_iam_policy_document" "topic" {
     }
   }
 
-  # Without a condition, as in AWS's own example: EventBridge has long ignored policies with one for topics.
+  # Without a condition, as in the example of AWS: EventBridge long did not support conditions in topic policies.
   statement {
     sid       = "Events"
     actions   = ["sns:Publish"]
