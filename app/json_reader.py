@@ -6,13 +6,19 @@ and before anything is decoded.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from app.errors import PayloadTooLarge, ProtocolError
+from storage.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 M = TypeVar("M")
 
@@ -21,10 +27,14 @@ _BLOCK_BYTES = 1024 * 1024
 
 _QUOTE, _COMMA = ord('"'), ord(",")
 
-# How much deeper each byte leads when it stands outside of strings.
-_STEP = np.zeros(256, np.int8)
-_STEP[[ord("["), ord("{")]] = 1
-_STEP[[ord("]"), ord("}")]] = -1
+
+@functools.cache
+def _steps() -> Any:
+    """How much deeper each byte leads when it stands outside of strings."""
+    steps = np.zeros(256, np.int8)
+    steps[[ord("["), ord("{")]] = 1
+    steps[[ord("]"), ord("}")]] = -1
+    return steps
 
 
 def reader(kind: type[M], name: str | None = None) -> Callable[[bytes | str], M]:
@@ -86,7 +96,7 @@ def measure(payload: bytes) -> tuple[int, int]:
             inside = ~inside
         in_string = bool(inside[-1])
         outside = block[~inside]
-        steps = _STEP[outside]
+        steps = _steps()[outside]
         values += int(np.count_nonzero(outside == _COMMA)) + int(np.count_nonzero(steps > 0))
         steps = steps[steps != 0]
         if len(steps):

@@ -65,6 +65,10 @@ _LOCAL_JOURNAL_BYTES = 64 * 1024
 """A head record of this machine is written anew in microseconds, for which no disk is waited for; an object
 costs a sync. So the journal of a thousand reviews stays in the record."""
 
+_CUMULATIVE_PAGES = 64
+"""Of a delta on AWS, where each host has its own copies: the changes of some six syncs of ten reviews. A host
+that is a few versions behind then fetches one object instead of one for each version."""
+
 
 def make_pools() -> ThreadPools:
     """Threads mostly wait for the disk or run without the interpreter's lock, so more than cores."""
@@ -214,6 +218,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
     if cloud is not None and settings.cloud is not None:
         bucket = cloud.objects(offload)
         heads, objects, look_up_blobs = cloud.heads(), bucket, bucket.in_parallel
+        limits = msgspec.structs.replace(limits, cumulative_pages=_CUMULATIVE_PAGES)
     else:
         root = _made(settings.data_root)
         limits = msgspec.structs.replace(

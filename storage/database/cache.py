@@ -17,15 +17,21 @@ import struct
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from storage.database.image import Image, Layout, hashes_path, whole_blocks
 from storage.database.pages import lock_page, page_hashes
 from storage.disk import is_full
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.types import DatabaseId
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 _LOCK, _BOOT = "~lock", "~boot"
 """Beside the users' folders: no user id has a `~`."""

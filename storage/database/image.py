@@ -11,15 +11,20 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import numpy as np
 
 from storage.database.pages import Bytes, lock_page, page_hashes, pages_checksum, pages_per_block
 from storage.database.wal import FRAME_HEADER_BYTES, WalState
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.types import Offload
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 _FEW_PAGES = 2
 _PAGES_PER_READ = 500

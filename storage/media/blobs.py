@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from storage.errors import Corrupt, NotFound, Unavailable
+from storage.errors import Corrupt, NotFound, StorageError, Unavailable
 from storage.media.index import FileFacts, FileRow
 from storage.objects.base import Objects, ObjectStore
 from storage.types import Offload, run_here
@@ -194,8 +194,18 @@ class Blobs:
             if is_last:
                 damage = Corrupt(key, row.sha256.hex(), "nothing" if found is None else found.hex())
                 log.error("%s is not what was uploaded: it is removed", key, exc_info=damage)
-                self._objects.delete_old([key], stat.modified_ms + 1)
+                self._remove(key, stat.modified_ms)
         return False
+
+    def _remove(self, key: str, modified_ms: int) -> None:
+        """Remove a damaged blob, if this process may delete objects.
+
+        Where it may not, the blob is written again by the next upload that finds it old enough.
+        """
+        try:
+            self._objects.delete_old([key], modified_ms + 1)
+        except StorageError as exc:
+            log.warning("%s could not be removed: %s", key, exc)
 
     def _digest(self, key: str) -> bytes | None:
         digest = hashlib.sha256()

@@ -46,6 +46,9 @@ def main() -> int:
     began, failed = time.monotonic(), []
     with ProcessPoolExecutor(wanted.processes) as pool:
         for seed, trouble in pool.map(run, range(wanted.first, wanted.first + wanted.seeds), chunksize=8):
+            done = seed + 1 - wanted.first
+            if done % 250 == 0:
+                print(f"{done} seeds, {len(failed)} failed, {time.monotonic() - began:.0f} s", flush=True)
             if trouble:
                 failed.append(seed)
                 print(f"--- seed {seed}\n{trouble}", flush=True)

@@ -224,13 +224,17 @@ class Device:
         rows.graves |= {("notes", id_), *(("cards", card[0]) for card in gone)}
 
     def _change_decks(self) -> None:
-        rows, now_s = self.rows, self._now_s()
+        rows = self.rows
         choice = self.chance.choice(sorted(rows.decks))
         if choice != 1 and self.chance.random() < 0.3:
             del rows.decks[choice]
             rows.graves |= {("decks", choice)}
             return
         id_ = self._new_id() if choice == 1 or self.chance.random() < 0.5 else choice
+        # Of two versions of a deck the later one wins on both sides: an edit by a clock that is behind would
+        # stay on its device alone, with the official server too.
+        self._last_s = max(self._last_s, rows.decks[choice]["mod"])
+        now_s = self._now_s()
         rows.decks[id_] = rows.decks[choice] | {
             "id": id_, "name": f"deck {id_} {now_s}", "mod": now_s, "usn": PENDING,
         }  # fmt: skip

@@ -315,7 +315,7 @@ def test_what_a_lost_head_has_left_can_be_erased(admin, base):
     admin.run("import", str(base))
     (user,) = (row["id"] for row in admin.json("status") if row["name"] == "alice")
     forget_heads(admin)
-    admin.env.pop("SYNC_USER1")
+    admin.env["SYNC_USER1"] = admin.env.pop("SYNC_USER2")
     admin.run("user", "erase", user, "--yes")
     assert not list(admin.root.glob("objects/v1/*"))
     admin.run("doctor")

@@ -118,7 +118,7 @@ def test_a_disk_that_takes_no_more_of_a_body_is_503_and_loses_nothing(tmp_path: 
                     assert "retry-after" in answer.headers
                 assert wire.call("downloadFiles", {"files": ["kept"]}).ok
                 spool = server.folder / "ankisyncd" / "spool"
-                assert not [path for path in spool.iterdir() if path.is_file()]
+                assert not [path for path in spool.rglob("*") if path.is_file() and path.stat().st_size]
             assert "Traceback" not in server.log
     finally:
         del servers.COMMANDS[limited]
