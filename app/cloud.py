@@ -147,11 +147,15 @@ def make_stores(settings: Settings) -> Iterator[str]:
 
 
 def _make_bucket(cloud: Cloud) -> None:
-    """Private is what new buckets are; the lifecycle ends uploads and keys that nobody ends."""
+    """Private is what new buckets are. On AWS a lifecycle ends what was left behind: uploads, host keys."""
     client, bucket, prefix = cloud.s3, cloud.place.bucket, cloud.place.prefix
     region = client.meta.region_name
     where = {} if region in {"us-east-1", "aws-global"} else {"LocationConstraint": region}
     client.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": where} if where else {}))
+    if "amazonaws.com" not in client.meta.endpoint_url:
+        # Not every other store reads these rules as AWS does. One accepted a rule and dropped its prefix
+        # (rustfs/rustfs issue 7456); such an expiration would delete collections. What stays behind is small.
+        return
     rules: list[dict[str, Any]] = [
         {
             "ID": "uploads-left-behind",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.support import aws, servers
 from tests.support.cluster import AwsWire, Place, control
@@ -48,6 +49,16 @@ def test_a_table_that_cannot_be_reached_is_a_fault_and_not_a_hang(place: Place, 
     done = run_server(place, tmp_path, AWS_ENDPOINT_URL=nowhere)
     assert done.returncode == 2
     assert "cannot be used" in done.stderr
+
+
+@pytest.mark.parametrize("heads", ["dynamodb", "s3"])
+def test_init_sets_no_expiration_on_a_store_that_is_not_aws(place: Place, tmp_path: Path, heads: str) -> None:
+    """Where a store drops the prefix of the rule for host keys, the rule is for collections too."""
+    place.heads = heads
+    assert control(place, tmp_path, "init").returncode == 0
+    client = aws.client("s3", place.engine)
+    with pytest.raises(ClientError, match="NoSuchLifecycleConfiguration"):
+        client.get_bucket_lifecycle_configuration(Bucket=f"bucket-{place.name}")
 
 
 @pytest.mark.parametrize("heads", ["dynamodb", "s3"])
