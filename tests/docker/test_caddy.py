@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -112,13 +113,25 @@ def test_a_certificate_whose_key_is_another_does_not_pass_the_check_of_up(tmp_pa
 def test_a_certificate_of_its_own_is_for_the_address_or_the_name(tmp_path, upstream, domain):
     """A client that calls an address names nothing in its handshake (RFC 6066, section 3)."""
     proxy = prepare_caddy(tmp_path, upstream.port, "internal", domain)
-    with run_caddy(proxy):
-        trusting = ssl.create_default_context(cafile=str(authority(proxy)))
+    with run_caddy(proxy), handshake(proxy, domain) as client:
+        client.sendall(REQUEST.replace(b"localhost", domain.encode()) + b"b")
+        with contextlib.closing(upstream.accept()) as server:
+            read_until(server, b"ab")
+
+
+def handshake(proxy: Caddy, domain: str) -> ssl.SSLSocket:
+    """A connection that trusts Caddy's authority; Caddy signs beside listening, so it may take a moment."""
+    deadline = time.monotonic() + 30
+    while True:
         raw = socket.create_connection(("127.0.0.1", proxy.port), timeout=30)
-        with trusting.wrap_socket(raw, server_hostname=domain) as client:
-            client.sendall(REQUEST.replace(b"localhost", domain.encode()) + b"b")
-            with contextlib.closing(upstream.accept()) as server:
-                read_until(server, b"ab")
+        try:
+            trusting = ssl.create_default_context(cafile=str(authority(proxy)))
+            return trusting.wrap_socket(raw, server_hostname=domain)
+        except (ssl.SSLError, FileNotFoundError):
+            raw.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def authority(proxy: Caddy) -> Path:

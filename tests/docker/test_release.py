@@ -15,6 +15,7 @@ import pytest
 from app.version import VERSION
 from tests.docker.compose import ROOT
 
+pytestmark = pytest.mark.slow
 FAKE_IMAGE = '#!/bin/sh\nset -eu\necho "$*" >asked\nmkdir -p dist\necho image >"$4"\n'
 
 

@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import subprocess
+import termios
 import time
 
 import pytest
@@ -119,6 +120,18 @@ def test_a_password_that_is_typed_arrives_as_it_was_typed(up, password, form):
     assert len(password) < 3 or password not in shown  # nor does the terminal show it
 
 
+def test_an_interrupted_question_leaves_a_terminal_that_shows_what_is_typed(up):
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(up.top)
+        os.execve(up.folder / "up", ["up", *ANN], up.environment)
+    assert silent(terminal)
+    os.write(terminal, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    assert termios.tcgetattr(terminal)[3] & termios.ECHO
+    os.close(terminal)
+
+
 def typed(up: Up, words: list[str], password: str) -> str:
     """Run `up` on a terminal, answer its question for the password, and return what the terminal showed."""
     process, terminal = pty.fork()
@@ -145,8 +158,6 @@ def typed(up: Up, words: list[str], password: str) -> str:
 
 def silent(terminal: int) -> bool:
     """Whether the terminal has stopped to show what is typed; the question comes just before."""
-    import termios
-
     for _ in range(200):
         if not termios.tcgetattr(terminal)[3] & termios.ECHO:
             return True
