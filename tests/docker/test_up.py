@@ -217,14 +217,21 @@ def test_what_the_first_version_settled_is_understood(up):
 def test_a_user_of_the_first_versions_store_form_is_taken_over_as_a_hash(up):
     (up.folder / ".env").write_text(
         "ANKISYNCD_DOMAIN='sync.example.com'\nANKISYNCD_FIRST_USER='ann'\nTLS_MODE='internal'\nSTORE='s3'\n"
-        "STORE_SECRET='abc'\nSYNC_USER1='ann:pass:word'\n"
+        "STORE_SECRET='abc'\nSYNC_USER1='ann:pass:w\"rd'\n"
     )
     up.fine()
-    assert up.read == "pass:word\n"
-    assert "pass:word" not in up.env + (up.folder / "users.env").read_text()
+    assert up.read == 'pass:w"rd\n'
+    assert "pass:" not in up.env + (up.folder / "users.env").read_text()
     assert up.server()["SYNC_USER1"] == f"ann:{HASH}"
     up.fine()
     assert up.read == ""
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_value_that_a_person_wrote_may_have_any_quotes(up, quote):
+    (up.folder / ".env").write_text(f"ACME_EMAIL={quote}a@example.com{quote}\n")
+    up.fine(*ANN, ANKISYNCD_PASSWORD="x")
+    assert up.settled("ACME_EMAIL") == "a@example.com"
 
 
 def test_up_makes_further_users(up):
