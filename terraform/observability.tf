@@ -21,7 +21,6 @@ locals {
     backend-away     = "{ $.event = \"request\" && $.status = 503 }"
     server-errors    = "{ $.event = \"request\" && $.status = 500 }"
     corrupt-storage  = "{ $.traceback = \"*storage.errors.Corrupt*\" }"
-    replay-differs   = "{ $.event = \"replay differs for *\" }"
     maintenance-done = "\"databases,\" \"compacted;\"" # the nightly task's last line is plain text
   }
 }
@@ -144,7 +143,6 @@ locals {
   # threshold, what a missing value is]
   alarms = merge({
     corrupt-storage    = ["Stored bytes differ from what was written", local.namespace, "corrupt-storage", {}, "Sum", 300, 1, "above", 0, "notBreaching"]
-    replay-differs     = ["A replayed sync gave another answer than its first run; this is a bug", local.namespace, "replay-differs", {}, "Sum", 300, 1, "above", 0, "notBreaching"]
     server-errors      = ["The server answered 500; the log has the traceback", local.namespace, "server-errors", {}, "Sum", 300, 1, "above", 0, "notBreaching"]
     backend-away       = ["Bucket, table or user pool did not answer the server", local.namespace, "backend-away", {}, "Sum", 900, 1, "above", 2, "notBreaching"]
     slow               = ["The first request of one sync in twenty takes over 2 s", local.namespace, "meta-ms", {}, "p95", 900, 1, "above", 2000, "notBreaching"]
@@ -314,7 +312,7 @@ locals {
   # A metric of the dashboard is a list: namespace, metric, and names and values of its dimensions in turn.
   widgets = [
     { title = "Syncs", stat = "Sum", metrics = [for name in ["syncs-begun", "syncs-finished", "sync-conflicts", "logins-refused"] : [local.namespace, name]] },
-    { title = "Failures", stat = "Sum", metrics = [for name in ["failed-requests", "server-errors", "backend-away", "corrupt-storage", "replay-differs"] : [local.namespace, name]] },
+    { title = "Failures", stat = "Sum", metrics = [for name in ["failed-requests", "server-errors", "backend-away", "corrupt-storage"] : [local.namespace, name]] },
     { title = "First request of a sync, ms", stat = "p95", metrics = [[local.namespace, "meta-ms"]] },
     { title = "Requests", stat = "Sum", metrics = [for name in ["RequestCount", "HTTPCode_Target_4XX_Count", "HTTPCode_Target_5XX_Count"] : concat(["AWS/ApplicationELB", name], local.flat.targets)] },
     { title = "Tasks, average", stat = "Average", metrics = [concat(["AWS/ECS", "CPUUtilization"], local.flat.service), concat(["AWS/ECS", "MemoryUtilization"], local.flat.service), concat(["AWS/ApplicationELB", "HealthyHostCount"], local.flat.targets)] },

@@ -52,7 +52,7 @@ DIMENSIONS = {
     ("ECS/ContainerInsights", "RunningTaskCount"): [SERVICE],
 }
 ALWAYS = {
-    "corrupt-storage", "replay-differs", "server-errors", "backend-away", "slow", "no-task", "few-tasks", "unhealthy",
+    "corrupt-storage", "server-errors", "backend-away", "slow", "no-task", "few-tasks", "unhealthy",
     "cpu", "memory", "maintenance-missed", "maintenance-queue", "failed-syncs", "stalled", "target-5xx",
     "table-throttled", "table-unavailable", "deployment",
 }  # fmt: skip
