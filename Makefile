@@ -8,14 +8,18 @@ BIN    := $(VENV)/bin
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(VENV)/.run: requirements.lock pyproject.toml
+# Nothing is installed that a lock does not name with its hash: no sdist, which would fetch what builds it,
+# and no build environment of its own for this project.
+PIP_LOCKED := -m pip install --quiet --require-hashes --only-binary=:all:
+
+$(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python $(PIP_LOCKED) -r requirements.lock -r requirements-build.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python $(PIP_LOCKED) -r requirements-dev.lock
 	@touch $@
 
 install: $(VENV)/.run    ## the server and the admin command in .venv
@@ -35,6 +39,9 @@ test-clients: $(VENV)/.dev clients   ## the scenarios with older Anki clients be
 
 test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older Anki clients
 	$(BIN)/python -m pytest -m "slow or clients" --ignore=tests/terraform --ignore=tests/docker
+
+fuzz: $(VENV)/.dev       ## 100,000 inputs to a live server: heads, bodies, forms, messages, zips, databases
+	$(BIN)/python -m tests.fuzz
 
 # The scenarios again, with three servers on one store: in turn, drawn at random, and without a table. Then the
 # tables of what a fault does to each call, and of what a sync costs, against what the documents say.
@@ -66,25 +73,34 @@ bench: $(VENV)/.dev      ## this server beside the official one, and which goals
 bench-spread: $(VENV)/.dev    ## what a sync costs when its requests go to any worker, and to any server (needs nginx)
 	$(BIN)/python -m tests.bench.spread --cache .cache/bench
 
-# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out.
+# Terraform, images and proxies. What a test needs and the machine has not, it names and leaves out; with
+# INFRA_STRICT=1 it fails.
 INFRA := .venv-infra/.made .venv-checkov/.made
 
 .venv-%/.made: requirements-%.lock
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --require-hashes -r requirements-$*.lock
+	.venv-$*/bin/python $(PIP_LOCKED) -r requirements-$*.lock
 	@touch $@
 
 test-infra: $(VENV)/.dev $(INFRA)    ## Terraform, the image and the proxies, all on this machine
 	$(BIN)/python -m pytest tests/terraform tests/docker -m "slow or not slow"
 
+image:         ## the image for amd64 and arm64 in one OCI archive in dist (needs buildah)
+	@mkdir -p dist
+	docker/image amd64 arm64 -o dist/ankisyncd-image.tar
+
+release: .venv-infra/.made    ## all that a release consists of, with checksums, in dist (needs buildah)
+	docker/release
+
 lock:          ## resolve the dependencies again (needs uv and npm)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -c requirements.lock -o requirements-dev.lock
+	uv pip compile --group build --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-build.lock
 	uv pip compile --group infra --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-infra.lock
 	uv pip compile --group checkov --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements-checkov.lock
 	npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --prefix tests/support/npm
 
 clean:         ## remove what make made
-	rm -rf $(VENV) .venv-infra .venv-checkov .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test simulate bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra lock clean
+.PHONY: help install run test simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean

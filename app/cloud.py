@@ -6,21 +6,24 @@ gevent's patches. Endpoints and credentials are found by the SDK (`AWS_ENDPOINT_
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.auth import s3 as keys_s3
-from app.auth.attempts import Limits as LoginLimits
 from app.auth.cognito import CognitoDirectory
-from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoHostKeys, DynamoLoginAttempts
+from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoCounts, DynamoHostKeys
 from app.auth.dynamotable import DynamoTable
 from app.auth.hostkeys import HostKeys
 from app.config import CloudSettings, CognitoSettings, Heads, Settings
+from app.errors import ServiceUnavailable
+from storage.awsclient import DirectDynamoDB, DirectS3
 from storage.heads import dynamodb as heads_dynamodb
 from storage.heads.base import HeadStore
 from storage.heads.dynamodb import DynamoHeadStore
@@ -35,6 +38,9 @@ _PARALLEL: Final = 32
 """Requests to the bucket at once, of those that one request of a client splits into several."""
 _DAY_S: Final = 24 * 3600
 _ABORT_AFTER_DAYS: Final = 7
+_FORBIDDEN: Final = 403
+_SERVER_ERROR: Final = 500
+_CONDITION_FAILED: Final = frozenset({404, 409, 412})
 
 CLOUD_ERRORS: Final = (ClientError, BotoCoreError, ValueError)
 """What the SDK raises: answers of a service, no answer, and settings that it cannot use."""
@@ -63,7 +69,7 @@ class Cloud:
             if "amazonaws.com" not in client.meta.endpoint_url:
                 by_path = config.merge(Config(s3={"addressing_style": "path"}))
                 client = self._session.client("s3", config=by_path)
-            self._made["s3"] = client
+            self._made["s3"] = DirectS3(client)
         return self._made["s3"]
 
     @property
@@ -71,7 +77,7 @@ class Cloud:
         """The client of the table."""
         if "dynamodb" not in self._made:
             config = heads_dynamodb.client_config(_CONNECTIONS)
-            self._made["dynamodb"] = self._session.client("dynamodb", config=config)
+            self._made["dynamodb"] = DirectDynamoDB(self._session.client("dynamodb", config=config))
         return self._made["dynamodb"]
 
     def objects(self, offload: Offload[Any]) -> S3ObjectStore:
@@ -93,12 +99,11 @@ class Cloud:
             return keys_s3.S3HostKeys(self.s3, place.bucket, place.prefix, clock_ms, idle_ms=IDLE_MS)
         return DynamoHostKeys(DynamoTable(self.dynamodb, place.table), clock_ms)
 
-    def login_attempts(self, clock_ms: Callable[[], int]) -> DynamoLoginAttempts | None:
-        """None where there is no table to count in."""
+    def counts(self) -> DynamoCounts | None:
+        """Of login attempts; None where there is no table to count in."""
         if self.place.heads is Heads.S3:
             return None
-        table = DynamoTable(self.dynamodb, self.place.table)
-        return DynamoLoginAttempts(table, clock_ms, LoginLimits())
+        return DynamoCounts(DynamoTable(self.dynamodb, self.place.table))
 
     def directory(self, cognito: CognitoSettings) -> CognitoDirectory:
         """The user pool."""
@@ -113,10 +118,18 @@ class Cloud:
         return CognitoDirectory(client, cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000)
 
 
-def find_faults(settings: Settings) -> list[str]:
-    """What is missing in the cloud for a server with these settings to work; reads, and writes nothing."""
+class Finding(NamedTuple):
+    """Something that keeps the server from working with these settings, now or at all."""
+
+    text: str
+    is_fatal: bool = True
+    """False: it passes by itself, and the server may start meanwhile."""
+
+
+def find_faults(settings: Settings) -> list[Finding]:
+    """What is wrong in the cloud for a server with these settings; writes and deletes one small object."""
     cloud = Cloud(settings)
-    checks: list[Callable[[], str | None]] = []
+    checks: list[Callable[[], Finding | None]] = []
     if settings.cloud is not None:
         checks.append(lambda: _bucket_fault(cloud))
         if settings.cloud.heads is Heads.DYNAMODB:
@@ -147,11 +160,15 @@ def make_stores(settings: Settings) -> Iterator[str]:
 
 
 def _make_bucket(cloud: Cloud) -> None:
-    """Private is what new buckets are; the lifecycle ends uploads and keys that nobody ends."""
+    """Private is what new buckets are. On AWS a lifecycle ends what was left behind: uploads, host keys."""
     client, bucket, prefix = cloud.s3, cloud.place.bucket, cloud.place.prefix
     region = client.meta.region_name
     where = {} if region in {"us-east-1", "aws-global"} else {"LocationConstraint": region}
     client.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": where} if where else {}))
+    if "amazonaws.com" not in client.meta.endpoint_url:
+        # Not every other store reads these rules as AWS does. One accepted a rule and dropped its prefix
+        # (rustfs/rustfs issue 7456); such an expiration would delete collections. What stays behind is small.
+        return
     rules: list[dict[str, Any]] = [
         {
             "ID": "uploads-left-behind",
@@ -190,37 +207,108 @@ def _missing(look: Callable[[], Any]) -> bool:
     return False
 
 
-def _bucket_fault(cloud: Cloud) -> str | None:
+def _bucket_fault(cloud: Cloud) -> Finding | None:
     bucket = cloud.place.bucket
     try:
         if _missing(lambda: cloud.s3.head_bucket(Bucket=bucket)):
-            return f"there is no bucket {bucket!r} (ANKISYNCD_S3_BUCKET); ankisyncctl init makes it"
+            return Finding(f"there is no bucket {bucket!r} (ANKISYNCD_S3_BUCKET); ankisyncctl init makes it")
+        fault = _probe(cloud)
     except CLOUD_ERRORS as exc:
-        return f"the bucket {bucket!r} cannot be used: {exc} (ANKISYNCD_S3_BUCKET)"
+        reason = "it is another account's, or the rights are missing" if _status(exc) == _FORBIDDEN else exc
+        # Without a table the heads must not be trusted to a bucket that was not tried out.
+        passes = _is_passing(exc) and cloud.place.heads is Heads.DYNAMODB
+        text = f"the bucket {bucket!r} cannot be used: {reason} (ANKISYNCD_S3_BUCKET)"
+        return Finding(text, is_fatal=not passes)
+    if fault is None:
+        return None
+    return Finding(f"the bucket {bucket!r} cannot be used: {fault} (ANKISYNCD_S3_BUCKET)")
+
+
+def _probe(cloud: Cloud) -> str | None:
+    """Do with an object of its own what the server does with others; what the store did wrong.
+
+    Head records and host keys in the bucket are written on conditions; a store that ignores them would
+    lose updates without a word.
+    """
+    at = {"Bucket": cloud.place.bucket, "Key": f"{cloud.place.prefix}probe/{secrets.token_hex(8)}"}
+    content = secrets.token_bytes(16)
+
+    def put(**condition: str) -> str | None:
+        """The ETag; None when the condition was found not to hold."""
+        try:
+            etag: str = cloud.s3.put_object(**at, Body=content, **condition)["ETag"]
+        except ClientError as exc:
+            if _status(exc) in _CONDITION_FAILED:
+                return None
+            raise
+        return etag
+
+    try:
+        etag = put()
+        if cloud.s3.get_object(**at)["Body"].read() != content:
+            return "it gives back other bytes than it was given"
+        if cloud.place.heads is Heads.DYNAMODB:
+            return None
+        if put(IfNoneMatch="*") is not None:
+            return "it ignores If-None-Match: head records in it could be lost; use a table or another store"
+        if put(IfMatch=f'"{secrets.token_hex(16)}"') is not None:
+            return "it ignores If-Match: head records in it could be lost; use a table or another store"
+        # Some stores want the ETag spelt without its quotes.
+        if etag is None or (put(IfMatch=etag) is None and put(IfMatch=etag.strip('"')) is None):
+            return "it does not take If-Match with its own ETag: no head record in it could be changed"
+    finally:
+        with suppress(*CLOUD_ERRORS):  # one small object may stay where the right to delete is missing
+            cloud.s3.delete_object(**at)
     return None
 
 
-def _table_fault(cloud: Cloud) -> str | None:
+def _table_fault(cloud: Cloud) -> Finding | None:
     table = cloud.place.table
     try:
         found = cloud.dynamodb.describe_table(TableName=table)["Table"]
     except CLOUD_ERRORS as exc:
         if isinstance(exc, ClientError) and exc.response["Error"]["Code"] == "ResourceNotFoundException":
-            return f"there is no table {table!r} (ANKISYNCD_DYNAMODB_TABLE); ankisyncctl init makes it"
-        return f"the table {table!r} cannot be used: {exc} (ANKISYNCD_DYNAMODB_TABLE)"
+            return Finding(
+                f"there is no table {table!r} (ANKISYNCD_DYNAMODB_TABLE); ankisyncctl init makes it"
+            )
+        text = f"the table {table!r} cannot be used: {exc} (ANKISYNCD_DYNAMODB_TABLE)"
+        return Finding(text, is_fatal=not _is_passing(exc))
     wanted = heads_dynamodb.table_definition(table)
     if found["KeySchema"] != wanted["KeySchema"]:
-        return f"the table {table!r} has another key than the string 'pk' (ANKISYNCD_DYNAMODB_TABLE)"
+        return Finding(f"the table {table!r} has another key than the string 'pk' (ANKISYNCD_DYNAMODB_TABLE)")
     indexes = {index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ())}
     if heads_dynamodb.LISTING_INDEX not in indexes:
-        return f"the table {table!r} has no index 'listing' (ANKISYNCD_DYNAMODB_TABLE)"
+        return Finding(f"the table {table!r} has no index 'listing' (ANKISYNCD_DYNAMODB_TABLE)")
     return None
 
 
-def _pool_fault(cloud: Cloud, cognito: CognitoSettings) -> str | None:
+def _pool_fault(cloud: Cloud, cognito: CognitoSettings) -> Finding | None:
+    """A pool that is away is no fault: host keys go on meanwhile."""
     pool = cognito.pool.pool_id
     try:
         fault = cloud.directory(cognito).check()
+    except ServiceUnavailable as exc:
+        return Finding(
+            f"the user pool {pool!r} is away: {exc}; until it is back nobody can log in", is_fatal=False
+        )
     except CLOUD_ERRORS as exc:
         fault = str(exc)
-    return None if fault is None else f"the user pool {pool!r} cannot be used: {fault} (COGNITO_USER_POOL_ID)"
+    return (
+        Finding(f"the user pool {pool!r} cannot be used: {fault} (COGNITO_USER_POOL_ID)") if fault else None
+    )
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status of a service's answer; 0 where there was none."""
+    if not isinstance(error, ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether a service answered that it cannot just now.
+
+    No answer at all is not such: an endpoint that is misspelt looks the same.
+    """
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    return _status(error) >= _SERVER_ERROR or code in {"ThrottlingException", "Throttling", "SlowDown"}

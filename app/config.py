@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
+
+from app.oldnames import OLD_NAMES, OLD_VALUES
 
 MIB = 1024 * 1024
 
@@ -138,16 +141,24 @@ class Settings:
     payload_mib: int
     """MAX_SYNC_PAYLOAD_MEGS: a whole multipart body; unpacked payloads may have three times this."""
     address_source: AddressSource
+    connections: int | None
+    """Most open connections of one worker process; None: as many as its descriptors allow."""
+    connections_per_address: int | None
+    """Of them by one client address; 0: any number. None: a default, or 0 behind a proxy."""
     cache_dir: Path
     """Local working copies and temporary files; nothing in it must be kept."""
     cache_bytes: int | None
     """Disk for cached databases; None: the storage's own default."""
+    history_days: int | None
+    """How long every version can be brought back; None: the storage's own default."""
     cloud: CloudSettings | None
     """None: everything is in `data_root`."""
     cognito: CognitoSettings | None
     """None: the local user list, or SYNC_USERn alone where the backend is AWS."""
     region: str | None
     """Of S3 and DynamoDB; None: as the SDK finds it."""
+    notes: tuple[str, ...] = ()
+    """What was left out of values, for the operator."""
 
     @property
     def place(self) -> str:
@@ -179,15 +190,16 @@ class Settings:
         Raises: SettingsError, with all faults.
         """
         read = _Reader(env)
-        base = read.text("SYNC_BASE")
-        data_root = _data_root(read.text("ANKISYNCD_DATA_ROOT"), base)
-        cache_dir = read.text("ANKISYNCD_CACHE_DIR")
+        cloud = _cloud(read)
+        base = read.path("SYNC_BASE")
+        cache_dir = read.path("ANKISYNCD_CACHE_DIR")
+        data_root = _data_root(read, base, cache_dir, is_local=cloud is None)
         region = read.text("AWS_REGION", "AWS_DEFAULT_REGION")
         settings = cls(
-            host=read.text("ANKISYNCD_HOST", "SYNC_HOST") or "0.0.0.0",  # noqa: S104 - a server is for other machines
+            host=(read.text("ANKISYNCD_HOST", "SYNC_HOST") or "0.0.0.0").strip("[]"),  # noqa: S104 - a server is for other machines
             port=read.number("ANKISYNCD_PORT", "SYNC_PORT", least=1, most=65535) or 27702,
             data_root=data_root,
-            official_base=Path(base).expanduser() if base else None,
+            official_base=base,
             workers=read.number("ANKISYNCD_WORKERS", least=1, most=256),
             log_level=read.choice(LogLevel, LogLevel.INFO, "ANKISYNCD_LOG_LEVEL"),
             log_format=read.choice(LogFormat, LogFormat.TEXT, "ANKISYNCD_LOG_FORMAT"),
@@ -197,11 +209,15 @@ class Settings:
             address_source=read.choice(
                 AddressSource, AddressSource.CONNECTION, "ANKISYNCD_IP_HEADER", "SYNC_IP_HEADER"
             ),
-            cache_dir=Path(cache_dir).expanduser() if cache_dir else data_root,
+            connections=read.number("ANKISYNCD_CONNECTIONS", least=16, most=100_000),
+            connections_per_address=read.number("ANKISYNCD_CONNECTIONS_PER_ADDRESS", least=0, most=100_000),
+            cache_dir=cache_dir or data_root,
             cache_bytes=read.number("ANKISYNCD_CACHE_BYTES", least=64 * MIB, most=1 << 50),
-            cloud=_cloud(read),
+            history_days=read.number("ANKISYNCD_HISTORY_DAYS", least=1, most=365),
+            cloud=cloud,
             cognito=_cognito(read, region),
             region=region,
+            notes=tuple(read.notes),
         )
         read.refuse_unknown()
         if read.faults:
@@ -217,11 +233,24 @@ class SettingsError(Exception):
         self.faults = tuple(faults)
 
 
-def _data_root(chosen: str | None, base: str | None) -> Path:
-    """`ankisyncd` inside SYNC_BASE leaves the official server's own files as they are."""
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(base).expanduser() / "ankisyncd" if base else Path("~/.ankisyncd").expanduser()
+def _data_root(read: _Reader, base: Path | None, cache_dir: Path | None, *, is_local: bool) -> Path:
+    """`ankisyncd` inside SYNC_BASE leaves the official server's own files as they are.
+
+    Unless everything is local no data folder is needed, and the one of local copies will do.
+    """
+    chosen = read.path("ANKISYNCD_DATA_ROOT") or (base / "ankisyncd" if base else None)
+    if chosen is None and not is_local:
+        chosen = cache_dir
+    if chosen is not None:
+        return chosen
+    try:
+        home = Path("~").expanduser()
+    except RuntimeError:  # no HOME, and a user id without a name
+        home = Path()
+    if not home.is_absolute():
+        name = "ANKISYNCD_DATA_ROOT" if is_local else "ANKISYNCD_CACHE_DIR"
+        read.faults.append(f"{name} is missing: there is no home folder to keep the data in")
+    return home / ".ankisyncd"
 
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]").fullmatch
@@ -283,9 +312,23 @@ class _Reader:
         self._env = env
         self._known: set[str] = set()
         self.faults: list[str] = []
+        self.notes: list[str] = []
 
     def text(self, *names: str) -> str | None:
         return self._find(names)[1]
+
+    def path(self, *names: str) -> Path | None:
+        """A folder. What depends on the working directory would be another folder at the next start."""
+        name, value = self._find(names)
+        if value is None:
+            return None
+        try:
+            path = Path(value).expanduser()
+        except RuntimeError:
+            path = Path(value)
+        if not path.is_absolute():
+            self.faults.append(f"{name} must be a whole path, beginning with /, not {value!r}")
+        return path
 
     def number(self, *names: str, least: int, most: int) -> int | None:
         name, value = self._find(names)
@@ -301,6 +344,8 @@ class _Reader:
             return default
         members = {member.value.lower(): member for member in kind}
         wanted = "one of " + ", ".join(member.value for member in kind)
+        if value in OLD_VALUES:
+            wanted = f"{OLD_VALUES[value]}, as it is called now"
         return self._convert(name, value, lambda: members[value.lower()], wanted) or default
 
     def required(self, name: str, fits: Callable[[str], object], wanted: str) -> str:
@@ -317,18 +362,28 @@ class _Reader:
         self.faults += [f"{name} needs {needed}" for name in names if self.text(name)]
 
     def fixed_users(self) -> tuple[FixedUser, ...]:
-        """SYNC_USER1, SYNC_USER2 ... up to the first that is not set, as the official server reads them."""
+        """SYNC_USER1, SYNC_USER2 and so on. Those that the official server passes over are faults here."""
         users: dict[str, FixedUser] = {}
-        number = 1
-        while (value := self._env.get(f"SYNC_USER{number}")) is not None:
+        number = 0
+        while value := self._env.get(f"SYNC_USER{number + 1}"):
+            number += 1
+            variable = f"SYNC_USER{number}"
+            value = self._cleaned(variable, value)
             name, colon, password = value.partition(":")
-            if not (name and colon and password):
-                self.faults.append(f"SYNC_USER{number} must be name:password")
+            if fault := _fault_of_text(value):
+                self.faults.append(f"{variable} {fault}")
+            elif not (name and colon and password):
+                self.faults.append(f"{variable} must be name:password")
+            elif name != name.strip() or password != password.strip():
+                self.faults.append(f"{variable} has blanks around the name or the password: remove them")
             elif name in users:
-                self.faults.append(f"SYNC_USER{number} names {name!r} a second time")
+                self.faults.append(f"{variable} names {name!r} a second time")
             else:
                 users[name] = FixedUser(name, password)
-            number += 1
+        read = {f"SYNC_USER{known}" for known in range(1, number + 1)}
+        for variable in sorted(self._env.keys() - read):
+            if re.fullmatch(r"SYNC_USER[0-9]*", variable) and self._env[variable]:
+                self.faults.append(f"{variable} is not read: the next one is SYNC_USER{number + 1}")
         return tuple(users.values())
 
     def refuse_unknown(self) -> None:
@@ -336,15 +391,32 @@ class _Reader:
         for name in sorted(self._env):
             if name.startswith("ANKISYNCD_") and name not in self._known:
                 near = difflib.get_close_matches(name, self._known, 1)
-                self.faults.append(f"{name} is not a setting" + (f"; {near[0]} is" if near else ""))
+                hint = OLD_NAMES.get(name) or (f"{near[0]} is" if near else "")
+                self.faults.append(f"{name} is not a setting" + (f"; {hint}" if hint else ""))
 
     def _find(self, names: tuple[str, ...]) -> tuple[str, str | None]:
         """The first of `names` that is set, so the project's own name goes before the official one."""
         self._known.update(names)
         for name in names:
-            if value := self._env.get(name, "").strip():
+            if value := self._cleaned(name, self._env.get(name, "").strip()):
+                if fault := _fault_of_text(value):
+                    self._add_once(self.faults, f"{name} {fault}")
                 return name, value
         return names[0], None
+
+    def _cleaned(self, name: str, value: str) -> str:
+        """Without what is never meant as a part of a value: line breaks and quotes around it."""
+        found = value.strip(_AROUND)
+        if len(found) > 1 and found[0] == found[-1] and found[0] in "\"'":
+            found = found[1:-1].strip(_AROUND)
+            self._add_once(self.notes, f"{name} stands in quotes, which were left out: remove them")
+        elif found != value:
+            self._add_once(self.notes, f"{name} has a line break or a byte order mark, which was left out")
+        return found
+
+    def _add_once(self, lines: list[str], line: str) -> None:
+        if line not in lines:
+            lines.append(line)
 
     def _convert(self, name: str, value: str, convert: Callable[[], T], wanted: str) -> T | None:
         try:
@@ -355,6 +427,19 @@ class _Reader:
 
 
 T = TypeVar("T")
+
+
+_AROUND = "\r\n\ufeff"
+_INVISIBLE = "\ufeff\ufffe\u200b\u2060\u2028\u2029"
+
+
+def _fault_of_text(value: str) -> str | None:
+    """What is wrong with the characters of a value, as it comes from files with other ideas of text."""
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return "is not UTF-8: save the file that it comes from as UTF-8"
+    if any(character in _INVISIBLE or unicodedata.category(character) == "Cc" for character in value):
+        return "has an invisible character in it (a tab?): type it anew"
+    return None
 
 
 def _integer(text: str, least: int, most: int) -> int:

@@ -18,6 +18,14 @@ The storage raises its own tree, `storage.errors`; nothing is translated twice.
 
 from __future__ import annotations
 
+import errno
+from contextvars import ContextVar
+
+import apsw
+
+refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
+"""Why the upload at hand was refused, for the log: clients are told a fixed text, under status 200."""
+
 
 class AppError(Exception):
     """Root of all errors that the app raises on purpose. Texts are for the log."""
@@ -73,3 +81,25 @@ class ServiceUnavailable(AppError):
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+# What SQLite says when the system below it fails.
+_DATABASE_FAULTS = (
+    apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NoMemError,
+    apsw.PermissionsError, apsw.NoLFSError, apsw.BusyError,
+)  # fmt: skip
+
+# System calls that fail by what they were asked for: a wrong path, descriptor or argument is a bug of ours.
+_OWN_FAULTS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_OWN_NUMBERS = {errno.EBADF, errno.EINVAL, errno.EFAULT, errno.ENOTEMPTY, errno.ENOTSOCK, errno.ESPIPE}
+
+
+def is_host_fault(error: BaseException) -> bool:
+    """Whether the machine failed: disks that are full, broken or read-only, rights, memory, limits.
+
+    Nothing is wrong with the request then, and it can be sent again. All errors of system calls count but
+    those that mean a bug, since which numbers there are differs between systems and file systems.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and not (isinstance(error, _OWN_FAULTS) or error.errno in _OWN_NUMBERS)
+    return isinstance(error, (MemoryError, *_DATABASE_FAULTS))

@@ -83,6 +83,9 @@ def _collection_faults(connection: apsw.Connection, head: Head) -> list[str]:
     # True is carried along until somebody looks; only the other way round hides a row.
     if head.stamps["unsynced"]:
         del counted["unsynced"]
+    # The highest USN is an upper bound: a row may have been overwritten since. A lower one would hide rows.
+    if head.stamps.get("newest", counted["newest"]) >= counted["newest"]:
+        del counted["newest"]
     return list(_differences(head.stamps, counted))
 
 

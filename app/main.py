@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import flask
 import msgspec
 
+from app.auth.attempts import Counts, LocalCounts, LoginAttempts
 from app.auth.attempts import Limits as LoginLimits
-from app.auth.attempts import LocalLoginAttempts, LoginAttempts
 from app.auth.authenticator import Authenticator
 from app.auth.cloudusers import NoUsersFile, PoolUsers, UserList
 from app.auth.environment import EnvironmentUsers
@@ -26,24 +26,30 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
 from app.http.request import RequestReader
 from app.http.response import Answers
 from app.locks import KeyedLocks
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
 from app.sync.service import SyncService
-from app.upkeep import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn, Upkeep
+from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
+from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
+from storage.database.mark import HeadsMark
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
+from storage.errors import StorageError
 from storage.heads.base import HeadStore
+from storage.heads.guarded import GuardedHeadStore
 from storage.heads.local import LocalHeadStore
-from storage.media.blobs import Blobs
+from storage.media.blobs import Blobs, in_turn
+from storage.media.blobs import InParallel as BlobsInParallel
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
     from app.cloud import Cloud
 
 _LEAST_THREADS = 8
+_DAY_MS = 24 * 3600 * 1000
 
 _LOCAL_JOURNAL_BYTES = 64 * 1024
 """A head record of this machine is written anew in microseconds, for which no disk is waited for; an object
@@ -71,15 +78,15 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator) -> Front:
-    """The HTTP side of one worker process."""
-    folder = scratch_of(settings)
+def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path) -> Front:
+    """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
         form_limit_bytes=settings.multipart_limit_bytes,
         folder=folder,
         offload=pools.run,
         address_source=settings.address_source,
+        authenticate=authenticator.authenticate,
     )
     return Front(
         reader=reader,
@@ -111,10 +118,10 @@ def build_accounts(
     folder = settings.cache_dir if in_cloud else settings.data_root
     file = UsersFile(folder / "users.sqlite", offload)
     keys: HostKeys = LocalHostKeys(file)
-    attempts: LoginAttempts = LocalLoginAttempts(file, clock_ms, LoginLimits())
+    counts: Counts = LocalCounts(file)
     if cloud is not None and in_cloud:
         keys = cloud.host_keys(clock_ms)
-        attempts = cloud.login_attempts(clock_ms) or attempts  # without a table: counted on each host
+        counts = cloud.counts() or counts  # without a table: counted on each host
     users: UserList
     directory: UserDirectory
     if cloud is not None and settings.cognito is not None:
@@ -125,6 +132,7 @@ def build_accounts(
         users = directory = LocalUsers(users_file, _environment(settings), passwords, clock_ms)
     # Only where users and keys are both in the file does its revision speak for both.
     revision = file.revision if cloud is None else None
+    attempts = LoginAttempts(counts, clock_ms, LoginLimits())
     return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms, revision))
 
 
@@ -141,6 +149,7 @@ class Stores:
     """Everything that is kept, and how this process works with it."""
 
     heads: HeadStore
+    objects: ObjectStore
     databases: DatabaseStore
     blobs: Blobs
     locks: KeyedLocks
@@ -150,6 +159,8 @@ class Stores:
     limits: Limits
     ahead: WriteAhead | None
     """Of the local store alone."""
+    work: WorkFolder
+    """For temporary files of this process."""
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
@@ -158,6 +169,22 @@ class Stores:
             self.heads.close()
         if self.ahead is not None:
             self.ahead.close()
+        self.work.close()
+
+
+def _unguarded(heads: HeadStore, mark: HeadsMark) -> HeadStore:
+    del mark
+    return heads
+
+
+def _closed_after_a_loss(heads: HeadStore, mark: HeadsMark) -> HeadStore:
+    """The head records, or a guard that answers nothing from them while they are not to be believed."""
+    try:
+        if mark.find_fault() is None:
+            return heads
+    except StorageError:
+        pass  # the stores are away: the guard looks again
+    return cast(HeadStore, GuardedHeadStore(heads, mark.find_fault, time.monotonic))
 
 
 def build_cloud(settings: Settings) -> Cloud | None:
@@ -169,17 +196,28 @@ def build_cloud(settings: Settings) -> Cloud | None:
     return Cloud(settings)
 
 
-def build_stores(
-    settings: Settings, cloud: Cloud | None, *, offload: Offload[Any], clock_ms: Callable[[], int]
+def build_stores(  # noqa: PLR0913 - collaborators by name
+    settings: Settings,
+    cloud: Cloud | None,
+    *,
+    offload: Offload[Any],
+    clock_ms: Callable[[], int],
+    guard: Callable[[HeadStore, HeadsMark], HeadStore] = _unguarded,
+    in_parallel: InParallel = map,
 ) -> Stores:
-    """The stores of one process: of a worker, or of the admin command beside running workers."""
-    limits = Limits() if settings.cache_bytes is None else Limits(base_bytes=settings.cache_bytes)
+    """The stores of one process: of a worker, or of the admin command beside running workers.
+
+    `guard` gives the head records that databases are served from.
+    """
+    limits = _limits(settings)
     heads: HeadStore
     objects: ObjectStore
     ahead: WriteAhead | None = None
     put: Callable[[str, bytes], None] | None = None
+    look_up_blobs: BlobsInParallel = in_turn
     if cloud is not None and settings.cloud is not None:
-        heads, objects = cloud.heads(), cloud.objects(offload)
+        bucket = cloud.objects(offload)
+        heads, objects, look_up_blobs = cloud.heads(), bucket, bucket.in_parallel
         limits = msgspec.structs.replace(limits, cumulative_pages=_CUMULATIVE_PAGES)
     else:
         root = _made(settings.data_root)
@@ -192,10 +230,11 @@ def build_stores(
             LocalObjectStore(root, offload, ahead),
         )
         put = SharedPut(objects)
+    work = WorkFolder(_made(settings.cache_dir) / "spool", new_nonce())
     due = DueQueue()
     locks = KeyedLocks(threading.RLock)
     databases = DatabaseStore(
-        heads,
+        guard(heads, HeadsMark(heads, objects, new_nonce)),
         objects,
         _made(settings.cache_dir / "cache"),
         offload=offload,
@@ -206,18 +245,25 @@ def build_stores(
         due=due.add,
         put=put,
     )
-    blobs = Blobs(objects, clock_ms=clock_ms, fresh_ms=limits.sweep_grace_ms // 2)
+    blobs = Blobs(
+        objects,
+        fresh_ms=limits.sweep_grace_ms // 2,
+        offload=offload,
+        in_parallel=look_up_blobs,
+    )
     upkeep = Upkeep(
         databases,
         heads,
         objects,
         clock_ms=clock_ms,
+        nonce=new_nonce,
         offload=offload,
-        scratch=scratch_of(settings),
+        scratch=work.path,
         locks=locks,
         limits=limits,
+        in_parallel=in_parallel,
     )
-    return Stores(heads, databases, blobs, locks, upkeep, due, limits, ahead)
+    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,17 +282,12 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
     return SyncService(
         stores.databases,
         Codec(),
-        scratch_of(settings),
+        stores.work.path,
         offload=offload,
         clock_ms=now_ms,
         nonce=new_nonce,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-
-
-def scratch_of(settings: Settings) -> Path:
-    """The folder of temporary files; emptied of old ones by the upkeep."""
-    return _made(settings.cache_dir / "spool")
 
 
 def build(settings: Settings) -> flask.Flask:
@@ -260,9 +301,9 @@ def build_process(settings: Settings) -> Process:
     offload = pools.run
     cloud = build_cloud(settings)
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
-    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms)
+    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss)
     collections = build_collections(settings, stores, offload=offload)
-    scratch = scratch_of(settings)
+    scratch = stores.work.path
     gate = IndexGate(
         stores.databases,
         locks=stores.locks,
@@ -270,6 +311,7 @@ def build_process(settings: Settings) -> Process:
         clock_ms=now_ms,
         nonce=new_nonce,
         scratch=scratch,
+        waiting=Waiting(time.sleep, time.monotonic),
     )
     media = MediaService(
         gate,
@@ -279,8 +321,10 @@ def build_process(settings: Settings) -> Process:
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-    front = make_front(settings, pools, accounts.authenticator)
-    housekeeper = Housekeeper(stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings))
+    front = make_front(settings, pools, accounts.authenticator, scratch)
+    housekeeper = Housekeeper(
+        stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
+    )
 
     def keep_house() -> None:
         with pools.transfer():
@@ -302,6 +346,15 @@ def turn_of(settings: Settings) -> Turn:
     if settings.cloud is not None and settings.cloud.heads is Heads.DYNAMODB:
         return NoTurn()
     return DailyTurn(settings.cache_dir, now_ms)
+
+
+def _limits(settings: Settings) -> Limits:
+    chosen: dict[str, int] = {}
+    if settings.cache_bytes is not None:
+        chosen["base_bytes"] = settings.cache_bytes
+    if settings.history_days is not None:
+        chosen["history_ms"] = settings.history_days * _DAY_MS
+    return Limits(**chosen)
 
 
 def now_ms() -> int:

@@ -1,36 +1,66 @@
 """What keeps the store small: compaction, and deleting what nothing names any more.
 
-Off every request's way; may be broken off at any point, and run beside the workers or another run.
+Runs beside the requests, and beside other runs; may be broken off at any point. A run takes the databases
+that have changed since the last one; a full run, once a week, takes all, and deletes contents of media.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
+from msgspec.structs import replace
 
+from storage.database.lost import list_lost, list_unlisted
+from storage.database.mark import STORE, HeadsMark, list_databases
+from storage.database.runs import Run, RunLog
 from storage.database.store import DatabaseStore, Limits
-from storage.errors import Conflict, StorageError
+from storage.errors import Conflict, Corrupt, DeletionUnsafe, NotFound, StorageError, Unavailable
 from storage.heads.base import HeadStore
-from storage.media.index import MediaIndex
-from storage.media.sweep import newest_indexes, sweep_blobs
+from storage.media.sweep import Contents, names_since_s, read_contents, sweep_blobs
 from storage.objects.base import ObjectStore
-from storage.types import DatabaseId, Offload
+from storage.objects.now import read_clock
+from storage.types import DatabaseId, DatabaseKind, Offload
 
-RUN_EVERY_S = 24 * 3600
-SETTLE_S = 2.0
-"""A sync comes rarely alone: so long a chain rests before it is compacted."""
+FULL_EVERY_MS = 7 * 24 * 3_600_000
+_LONGEST_GAP_MS = 20 * 24 * 3_600_000
+"""More than this between two runs may be a clock that has jumped: the first run after it deletes nothing."""
+_CLOCKS_MS = 24 * 3_600_000
+"""More than the clock of a server that commits can be behind the object store's."""
+_ACCEPT = "ankisyncctl maintain --accept-loss"
+_LOOK_S = 1.0
+_AT_ONCE = 200
+"""Databases between two notes of how far a run is."""
+_LEAST_SHARE = 0.5
+"""Of what there was at the last full run: where less is left, the records may be lost and not the data."""
 
-_MOST_DUE = 10_000
+A = TypeVar("A")
+B = TypeVar("B")
+InParallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""As `map`, for functions that wait for a store: results in the order of the items."""
 
 log = logging.getLogger("ankisyncd.upkeep")
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """One of `count` parts of the users, from 1; each is maintained by itself."""
+
+    number: int
+    count: int
+
+    def has(self, database: DatabaseId) -> bool:
+        """Whether a database belongs to this part."""
+        return zlib.crc32(database.user.encode()) % self.count == self.number - 1
+
+
+EVERYTHING: Final = Shard(1, 1)
 
 
 class Summary(msgspec.Struct):
@@ -41,12 +71,27 @@ class Summary(msgspec.Struct):
     deleted: int = 0
     deleted_bytes: int = 0
     failed: int = 0
+    """Databases that could not be done; the log names them."""
+    refused: list[str] = []
+    """Why nothing, or not all that seemed needless, was deleted."""
+
+
+class _Outcome(NamedTuple):
+    """What became of one database."""
+
+    compacted: bool
+    deleted: int
+    deleted_bytes: int
+    is_doubtful: bool
+    """Its head may be of an earlier moment than its objects."""
+    error: StorageError | None
 
 
 class Upkeep:
-    """Goes through all databases, and then through the media contents that they name.
+    """Goes through databases, and then through the media contents that they name.
 
-    `locks`: those that the requests of this process take before they work on a media index.
+    `locks`: those that the requests of this process take before they work on a media index. `in_parallel`
+    goes through several databases at a time; the stores must then bear threads.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators by name
@@ -56,65 +101,65 @@ class Upkeep:
         objects: ObjectStore,
         *,
         clock_ms: Callable[[], int],
+        nonce: Callable[[], str],
         offload: Offload[Any],
         scratch: Path,
         locks: Callable[[DatabaseId], AbstractContextManager[Any]],
         limits: Limits,
+        in_parallel: InParallel = map,
     ) -> None:
         self._databases = databases
         self._heads = heads
         self._objects = objects
         self._clock_ms = clock_ms
+        self._nonce = nonce
         self._offload = offload
         self._scratch = scratch
         self._locks = locks
         self._limits = limits
+        self._in_parallel = in_parallel
+        self._mark = HeadsMark(heads, objects, nonce)
 
-    def clear_scratch(self) -> None:
-        """Delete what requests of a process that was killed have left."""
-        oldest_s = self._clock_ms() / 1000 - RUN_EVERY_S
-        for path in self._scratch.iterdir():
-            if path.is_file() and path.stat().st_mtime < oldest_s:
-                path.unlink(missing_ok=True)
+    def note_start(self, monotonic_s: Callable[[], float]) -> None:
+        """Take a step of the mark, and log which databases have lost their head record; looks for a second.
 
-    def run(self) -> Summary:
-        """Compact and sweep everything. A database that fails is logged and left as it is.
+        To be called once when a worker starts. If the mark tells of a loss, that is logged and nothing done.
+        """
+        if (fault := self._mark.find_fault()) is not None:
+            log.error("%s. Put back what belongs together, or accept the loss: %s", fault, _ACCEPT)
+            return
+        self._mark.advance(self._clock_ms())
+        end_s = monotonic_s() + _LOOK_S
+        for lost in list_lost(self._heads, self._objects, go_on=lambda: monotonic_s() < end_s):
+            if lost.evidence.is_proof:
+                what = "of an earlier moment" if lost.has_record else "lost"
+                log.error("the head record of %s is %s: %s", lost.database, what, lost.evidence.text)
 
-        Media contents are swept only if every index could be read: see `sweep_blobs`.
+    def run(self, *, is_full: bool = False, shard: Shard = EVERYTHING, accept_loss: bool = False) -> Summary:
+        """Compact and sweep what has changed since the last run of this shard, or everything if that is due.
+
+        A database that fails is logged, counted and left as it is. Nothing is deleted where head records or
+        clock are not to be trusted, unless the operator accepts the loss; that makes the run a full one.
         """
         summary = Summary()
-        self._offload(self.clear_scratch)
-        for database in self._heads.list():
-            summary.databases += 1
-            try:
-                summary.compacted += self.compact(database)
-                swept = self._databases.sweep(database)
-            except StorageError:
-                log.exception("upkeep of %s failed", database)
-                summary.failed += 1
-                continue
-            summary.deleted += swept.deleted
-            summary.deleted_bytes += swept.deleted_bytes
-        if not summary.failed:
-            try:
-                self._sweep_blobs(summary)
-            except StorageError:
-                log.exception("upkeep of media contents failed; none were deleted")
-                summary.failed += 1
+        if (fault := self._mark.find_fault()) is not None and not accept_loss:
+            summary.refused.append(f"{fault}; nothing was touched")
+            return summary
+        now_ms = self._read_clock(summary)
+        if now_ms is None:
+            self._go_through(self._changed(0, shard), None, summary, accept_loss=False)
+            return summary
+        self._mark.advance(now_ms, accept=accept_loss)
+        run_log = RunLog(self._objects, self._nonce, shard.number, shard.count)
+        last = self._last_run(run_log)
+        if not accept_loss and last.seen_ms and not self._is_plausible(last, now_ms, summary):
+            run_log.write(replace(last, seen_ms=now_ms))
+            return summary
+        run = _planned(last, now_ms, is_full=is_full or accept_loss)
+        recorded = self._recorded(run, summary, accept_loss=accept_loss)
+        if recorded is not None:
+            self._do(run, recorded, run_log, shard, now_ms, summary, accept_loss=accept_loss)
         return summary
-
-    def _sweep_blobs(self, summary: Summary) -> None:
-        blobs = sweep_blobs(
-            self._objects,
-            self._indexes(),
-            clock_ms=self._clock_ms,
-            grace_ms=self._limits.sweep_grace_ms,
-            history_ms=self._limits.history_ms,
-            scratch=self._scratch,
-            offload=self._offload,
-        )
-        summary.deleted += blobs.deleted
-        summary.deleted_bytes += blobs.deleted_bytes
 
     def compact(self, database: DatabaseId) -> bool:
         """Compact one database if that is due; whether it was done."""
@@ -123,124 +168,174 @@ class Upkeep:
         except Conflict:
             return False  # somebody committed meanwhile, and will be told if it is still due
 
-    def _indexes(self) -> Iterator[MediaIndex]:
-        """The media index of every user, each while no request of this process is at it."""
-        for database in self._heads.list():
-            with self._locks(database):
-                yield from newest_indexes(self._databases, [database])
-
-
-class DueQueue:
-    """Databases to compact, each once, in the order in which they became due.
-
-    One that is asked for again has not come to rest: its sync would make a compaction void.
-    """
-
-    def __init__(self) -> None:
-        self._restless: OrderedDict[DatabaseId, None] = OrderedDict()
-        self._rested: OrderedDict[DatabaseId, None] = OrderedDict()
-
-    def add(self, database: DatabaseId) -> None:
-        """Ask for a compaction. What does not fit is found by the daily run."""
-        self._rested.pop(database, None)
-        if len(self._restless) < _MOST_DUE:
-            self._restless[database] = None
-
-    def settle(self) -> None:
-        """From here on, what was asked for before the last `settle` and not since can be taken."""
-        self._rested |= self._restless
-        self._restless = OrderedDict()
-
-    def take(self) -> DatabaseId | None:
-        """The next one, or None."""
-        return self._rested.popitem(last=False)[0] if self._rested else None
-
-
-class Turn(Protocol):
-    """Decides when everything is gone through, and by whom."""
-
-    def take(self, run: Callable[[], Summary]) -> Summary | None:
-        """What `run` returns, or None where it is not this process's turn."""
-
-
-class NoTurn:
-    """Where something else goes through everything."""
-
-    def take(self, run: Callable[[], Summary]) -> Summary | None:
-        """Never."""
-        del run
-        return None
-
-
-class DailyTurn:
-    """Lets one process of a host do something once a day."""
-
-    def __init__(self, folder: Path, clock_ms: Callable[[], int]) -> None:
-        self._lock = folder / "upkeep.lock"
-        self._stamp = folder / "upkeep.time"
-        self._clock_ms = clock_ms
-
-    def take(self, run: Callable[[], Summary]) -> Summary | None:
-        """What `run` returns, or None where it is not time, or another process is at it."""
-        if not self._is_time():
-            return None
+    def _read_clock(self, summary: Summary) -> int | None:
         try:
-            with FileLock(self._lock, timeout=0):
-                if not self._is_time():
-                    return None
-                self._note()
-                return run()
-        except Timeout:
+            return read_clock(self._objects, self._clock_ms)
+        except DeletionUnsafe as exc:
+            summary.refused.append(str(exc))
             return None
 
-    def _is_time(self) -> bool:
-        """A day after the last run, or after the first question."""
+    def _last_run(self, run_log: RunLog) -> Run:
         try:
-            last_s = self._stamp.stat().st_mtime
-        except FileNotFoundError:
-            self._note()
-            return False
-        return self._clock_ms() / 1000 - last_s >= RUN_EVERY_S
+            return run_log.read()
+        except (Corrupt, NotFound):
+            log.exception("what is known of the last run cannot be read: this one is the first")
+            return Run()
 
-    def _note(self) -> None:
-        self._stamp.touch()
-        os.utime(self._stamp, (self._clock_ms() / 1000, self._clock_ms() / 1000))
+    def _is_plausible(self, last: Run, now_ms: int, summary: Summary) -> bool:
+        """Whether so much time can have passed since the last run; else the next one will tell."""
+        passed_ms = now_ms - last.seen_ms
+        if -_CLOCKS_MS < passed_ms < _LONGEST_GAP_MS:
+            return True
+        summary.refused.append(
+            f"by the store's clock {passed_ms // 86_400_000} days have passed since the last run: "
+            "nothing was deleted; if the clock is right, the next run goes on"
+        )
+        return False
 
+    def _recorded(self, run: Run, summary: Summary, *, accept_loss: bool) -> list[DatabaseId] | None:
+        """Of a full run, all databases; None if so many are missing that nothing may be deleted."""
+        if not run.is_full:
+            return []
+        recorded = list(list_databases(self._heads))
+        if len(recorded) < run.databases * _LEAST_SHARE and not accept_loss:
+            summary.refused.append(
+                f"only {len(recorded)} databases have a head record, {run.databases} had one at the last "
+                "full run: nothing was touched"
+            )
+            return None
+        return recorded
 
-class Housekeeper:
-    """The upkeep of one worker: its own databases soon, everything when its turn comes.
+    def _changed(self, since_ms: int, shard: Shard) -> Iterator[DatabaseId]:
+        changed = self._heads.list_changed(since_ms)
+        return (database for database in changed if database != STORE and shard.has(database))
 
-    `sleep` lets the process go on.
-    """
-
-    def __init__(
+    def _do(  # noqa: PLR0913, PLR0917 - one caller
         self,
-        upkeep: Upkeep,
-        due: DueQueue,
+        run: Run,
+        recorded: list[DatabaseId],
+        run_log: RunLog,
+        shard: Shard,
+        now_ms: int,
+        summary: Summary,
         *,
-        sleep: Callable[[float], None],
-        turn: Turn,
+        accept_loss: bool,
     ) -> None:
-        self._upkeep = upkeep
-        self._due = due
-        self._sleep = sleep
-        self._turn = turn
+        own = filter(shard.has, recorded) if run.is_full else self._changed(run.since_ms, shard)
+        doubtful: set[DatabaseId] = set()
+        was_away = False
+        rest = (database for database in own if str(database) > run.after)
+        while batch := list(itertools.islice(rest, _AT_ONCE)):
+            found, away = self._go_through(batch, now_ms, summary, accept_loss=accept_loss)
+            doubtful |= found
+            was_away = was_away or away
+            run = replace(run, seen_ms=now_ms, after=str(batch[-1]))
+            if len(batch) == _AT_ONCE and not was_away:
+                run_log.write(run)
+        blobs = run.blobs
+        if run.is_full and shard.number == 1:
+            try:
+                blobs = self._sweep_blobs(run, recorded, doubtful, now_ms, summary, accept_loss=accept_loss)
+            except StorageError as exc:
+                log.exception("contents of media were not swept")
+                summary.refused.append(f"contents of media were not swept: {exc}")
+        if was_away:
+            return  # the next run takes the same databases
+        full_ms = run.started_ms if run.is_full else run.full_ms
+        count = len(recorded) if run.is_full else run.databases
+        run_log.write(Run(now_ms, run.started_ms, full_ms, count, blobs))
 
-    def keep_house(self) -> None:
-        """Go on for ever."""
-        while True:
-            self._sleep(SETTLE_S)
-            self.tidy()
+    def _go_through(
+        self, databases: Iterable[DatabaseId], now_ms: int | None, summary: Summary, *, accept_loss: bool
+    ) -> tuple[set[DatabaseId], bool]:
+        """Do some databases; those whose heads are in doubt, and whether a store was away."""
+        doubtful: set[DatabaseId] = set()
+        was_away = False
+        batch = list(databases)
+        tend = partial(self._tend, now_ms=now_ms, accept_loss=accept_loss)
+        for database, outcome in zip(batch, self._in_parallel(tend, batch), strict=True):
+            summary.databases += 1
+            summary.compacted += outcome.compacted
+            summary.deleted += outcome.deleted
+            summary.deleted_bytes += outcome.deleted_bytes
+            if outcome.is_doubtful:
+                doubtful.add(database)
+            if outcome.error is not None:
+                log.error("upkeep of %s failed", database, exc_info=outcome.error)
+                summary.failed += 1
+                was_away = was_away or isinstance(outcome.error, Unavailable)
+        return doubtful, was_away
 
-    def tidy(self) -> None:
-        """Do what is due now; whatever fails is logged, and tried again another time."""
+    def _tend(self, database: DatabaseId, *, now_ms: int | None, accept_loss: bool) -> _Outcome:
+        """Compact a database, and delete what it does not need unless `now_ms` is None."""
+        compacted = False
         try:
-            self._due.settle()
-            while (database := self._due.take()) is not None:
-                self._upkeep.compact(database)
-            summary = self._turn.take(self._upkeep.run)
-        except Exception:
-            log.exception("upkeep failed")
-            return
-        if summary is not None:
-            log.info("upkeep: %s", summary)
+            compacted = self.compact(database)
+            if now_ms is None:
+                return _Outcome(compacted, 0, 0, is_doubtful=False, error=None)
+            swept = self._databases.sweep(database, now_ms, accept_loss=accept_loss)
+            self._heads.settle(database, swept.chain_revision)
+        except StorageError as exc:
+            return _Outcome(compacted, 0, 0, is_doubtful=isinstance(exc, DeletionUnsafe), error=exc)
+        return _Outcome(compacted, swept.deleted, swept.deleted_bytes, bool(swept.doubt), None)
+
+    def _sweep_blobs(  # noqa: PLR0913 - one caller
+        self,
+        run: Run,
+        recorded: Sequence[DatabaseId],
+        doubtful: set[DatabaseId],
+        now_ms: int,
+        summary: Summary,
+        *,
+        accept_loss: bool,
+    ) -> int:
+        """Delete contents of media that no database names; how many are named."""
+        databases, unrecorded = list(recorded), set[DatabaseId]()
+        # A listing of the records may be incomplete for a moment; one of the objects is not.
+        for database, has_record in list_unlisted(self._heads, self._objects, frozenset(recorded)):
+            if has_record or not accept_loss:
+                databases.append(database)
+            if not has_record:
+                log.error("%s has objects but no head record", database)
+                summary.failed += 1
+                unrecorded.add(database)
+        doubtful = set() if accept_loss else doubtful | unrecorded
+        media = [database for database in databases if database.kind is DatabaseKind.MEDIA]
+        since_s = names_since_s(now_ms, self._limits.history_ms)
+
+        def read(database: DatabaseId) -> Contents:
+            with self._locks(database):
+                return read_contents(
+                    self._databases, database, since_s, self._offload, is_doubtful=database in doubtful
+                )
+
+        swept = sweep_blobs(
+            self._objects,
+            _flat(self._in_parallel(read, batch) for batch in _batches(media)),
+            now_ms=now_ms,
+            grace_ms=self._limits.sweep_grace_ms,
+            scratch=self._scratch,
+            offload=self._offload,
+            least_named=0 if accept_loss else int(run.blobs * _LEAST_SHARE),
+        )
+        summary.failed += swept.unreadable
+        summary.deleted += swept.deleted
+        summary.deleted_bytes += swept.deleted_bytes
+        return swept.named
+
+
+def _planned(last: Run, now_ms: int, *, is_full: bool) -> Run:
+    """The run that was broken off, or a new one."""
+    is_full = is_full or now_ms - last.full_ms >= FULL_EVERY_MS
+    if last.started_ms and last.is_full == is_full:
+        return last
+    since_ms = max(0, last.finished_ms - _CLOCKS_MS)
+    return replace(last, started_ms=now_ms, is_full=is_full, since_ms=since_ms, after="")
+
+
+def _batches(items: Sequence[A]) -> Iterator[Sequence[A]]:
+    return (items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE))
+
+
+def _flat(groups: Iterable[Iterable[B]]) -> Iterator[B]:
+    return itertools.chain.from_iterable(groups)

@@ -7,4 +7,5 @@ import os
 from app.config import Settings
 from app.main import build
 
+os.umask(0o077)  # what is made is for the owner alone
 application = build(Settings.from_env(os.environ))

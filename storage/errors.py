@@ -10,6 +10,7 @@ StorageError
 |-- InvalidDatabase         bytes offered by a client are no sound database
 |-- TooLarge                more bytes than the limit allows
 |-- NotDurable              a write is visible, but may be lost by a power cut: it must not be acknowledged
+|-- DeletionUnsafe          deleting would rest on a clock or on an index that may be wrong
 `-- Unavailable             a backend is away; try again later
 """
 
@@ -62,6 +63,10 @@ class NotDurable(StorageError):
     It is visible to readers and may be gone after a power cut. Never to be resolved into success; the
     store that raises it takes no further writes until the process is started again.
     """
+
+
+class DeletionUnsafe(StorageError):
+    """What would be deleted cannot be told from what is needed: a clock or an index may be wrong."""
 
 
 class Unavailable(StorageError):

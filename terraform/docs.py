@@ -1,4 +1,4 @@
-"""Writes the tables of variables and outputs into README.md: `python3 terraform/docs.py`."""
+"""Writes the tables of inputs and outputs into README.md: `python3 terraform/docs.py`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,34 @@ def blocks(name: str) -> list[tuple[str, str]]:
 
 def argument(body: str, name: str) -> str:
     """The text of an argument on one line or over several, or nothing."""
-    found = re.search(rf"^  {name} += (.*?)(?=^  \w|^  \}}|^\n|\Z)", body, re.MULTILINE | re.DOTALL)
-    return " ".join(found[1].split()) if found else ""
+    found = re.search(rf"^  {name} += (.*?)(?=^  \w|^  \}}$|^\n|\Z)", body, re.MULTILINE | re.DOTALL)
+    return found[1].strip() if found else ""
+
+
+def type_of(body: str) -> str:
+    """The type on one line; an object as the names and types of its attributes."""
+    if "type = object({" not in body:
+        return argument(body, "type")
+    (inside,) = re.findall(r"type = object\(\{\n(.*?)^  \}\)", body, re.MULTILINE | re.DOTALL)
+    attributes = re.findall(r"^ +(\w+) += (.+)$", inside, re.MULTILINE)
+    return "object({ " + ", ".join(f"{name} = {kind}" for name, kind in attributes) + " })"
+
+
+def described(body: str) -> str:
+    """The description, as it stands in a cell of a table."""
+    return argument(body, "description").strip('"').replace('\\"', '"').replace("|", "\\|")
 
 
 def tables() -> str:
     """Both tables."""
-    lines = ["| variable | what it is | default |", "| --- | --- | --- |"]
+    lines = ["| input | what it is | type | default | required |", "| --- | --- | --- | --- | --- |"]
     for name, body in blocks("variables.tf"):
-        described = argument(body, "description").strip('"').replace("|", "\\|")
-        lines.append(f"| `{name}` | {described} | {_code(argument(body, 'default')) or 'must be given'} |")
+        default = argument(body, "default")
+        shown = f"`{default}`" if default else ""
+        required = "no" if default else "yes"
+        lines.append(f"| `{name}` | {described(body)} | `{type_of(body)}` | {shown} | {required} |")
     lines += ["", "| output | what it is |", "| --- | --- |"]
-    for name, body in blocks("outputs.tf"):
-        described = argument(body, "description").strip('"')
-        lines.append(f"| `{name}` | {described} |")
+    lines += [f"| `{name}` | {described(body)} |" for name, body in blocks("outputs.tf")]
     return "\n".join(lines) + "\n"
 
 
@@ -41,10 +55,6 @@ def with_tables(text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{tables()}{END}{after}"
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
 
 
 if __name__ == "__main__":

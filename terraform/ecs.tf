@@ -12,18 +12,27 @@ locals {
     ANKISYNCD_DATA_ROOT      = "/data"
     ANKISYNCD_CACHE_DIR      = "/data/cache"
     ANKISYNCD_CACHE_BYTES    = tostring(floor(var.task_storage_gib / 2) * 1073741824)
-    ANKISYNCD_S3_BUCKET      = aws_s3_bucket.store.id
-    ANKISYNCD_DYNAMODB_TABLE = aws_dynamodb_table.heads.name
+    ANKISYNCD_HISTORY_DAYS   = tostring(var.history_days)
+    ANKISYNCD_S3_BUCKET      = local.bucket
+    ANKISYNCD_DYNAMODB_TABLE = local.table
     ANKISYNCD_AUTH           = "cognito"
     ANKISYNCD_COGNITO_FLOW   = "ADMIN_USER_PASSWORD_AUTH"
-    COGNITO_REGION           = local.region
-    COGNITO_USER_POOL_ID     = aws_cognito_user_pool.this.id
-    COGNITO_CLIENT_ID        = aws_cognito_user_pool_client.server.id
+    COGNITO_REGION           = local.user_pool_region
+    COGNITO_USER_POOL_ID     = local.user_pool_id
+    COGNITO_CLIENT_ID        = local.client_id
     MAX_SYNC_PAYLOAD_MEGS    = tostring(var.max_sync_payload_megs)
     AWS_REGION               = local.region
     HOME                     = "/data"
     TMPDIR                   = "/data"
   }, var.environment)
+
+  # The agent of "execute command" writes here, and the root file system is read-only.
+  shell_mounts = {
+    shell-agent = "/managed-agents"
+    shell-state = "/var/lib/amazon/ssm"
+    shell-log   = "/var/log/amazon/ssm"
+  }
+  shell_log = var.execute_command && var.cluster_arn == null
 
   container = {
     name                   = "server"
@@ -32,16 +41,17 @@ locals {
     readonlyRootFilesystem = true
     user                   = "10001:10001"
 
-    # The volume stands where the image declares one: only there does Fargate take over its owner.
-    # Drain, then SIGTERM, then this long until SIGKILL. The server's own grace is below it
-    # (docker/Dockerfile), the load balancer's drain is as long as the longest usual request.
+    # The load balancer drains (alb.tf), then the task gets SIGTERM, and SIGKILL after this many seconds:
+    # Fargate's maximum. The server's own grace (app/cli/server.py) is below it.
     stopTimeout = 120
 
     environment  = [for name in sort(keys(local.environment)) : { name = name, value = local.environment[name] }]
-    secrets      = [{ name = "COGNITO_CLIENT_SECRET", valueFrom = aws_secretsmanager_secret.client.arn }]
-    mountPoints  = [{ sourceVolume = "scratch", containerPath = "/data", readOnly = false }]
+    secrets      = [{ name = "COGNITO_CLIENT_SECRET", valueFrom = local.client_secret_arn }]
     ulimits      = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
     portMappings = [{ containerPort = local.port, protocol = "tcp" }]
+
+    # The volume is where the image declares one: only there does Fargate take over its owner.
+    mountPoints = [{ sourceVolume = "scratch", containerPath = "/data", readOnly = false }]
 
     linuxParameters = { initProcessEnabled = true }
 
@@ -60,6 +70,8 @@ locals {
 }
 
 resource "aws_ecr_repository" "this" {
+  count                = var.create_repository ? 1 : 0
+  region               = var.region
   name                 = var.name
   image_tag_mutability = "IMMUTABLE"
   force_delete         = !var.deletion_protection
@@ -70,35 +82,87 @@ resource "aws_ecr_repository" "this" {
   }
 
   encryption_configuration {
-    encryption_type = var.kms_key_arn == null ? "AES256" : "KMS"
-    kms_key         = var.kms_key_arn
+    encryption_type = local.has_key ? "KMS" : "AES256"
+    kms_key         = local.kms_key_arn
   }
 }
 
+# A release is one tagged index and the manifests that it names; ECR keeps those as long as their index.
 resource "aws_ecr_lifecycle_policy" "this" {
-  repository = aws_ecr_repository.this.name
+  count      = var.create_repository ? 1 : 0
+  region     = var.region
+  repository = aws_ecr_repository.this[0].name
 
   policy = jsonencode({
-    rules = [{
-      rulePriority = 1
-      description  = "Keep the last 20 images, enough to roll back"
-      selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 20 }
-      action       = { type = "expire" }
-    }]
+    rules = [
+      {
+        rulePriority = 1
+        description  = "Keep the last 30 releases, enough to roll back"
+        selection    = { tagStatus = "tagged", tagPatternList = ["*"], countType = "imageCountMoreThan", countNumber = 30 }
+        action       = { type = "expire" }
+      },
+      {
+        rulePriority = 2
+        description  = "Without a tag: what a failed push left"
+        selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 14 }
+        action       = { type = "expire" }
+      },
+    ]
   })
 }
 
 resource "aws_ecs_cluster" "this" {
-  name = var.name
-  tags = local.tags
+  count  = var.cluster_arn == null ? 1 : 0
+  region = var.region
+  name   = var.name
+  tags   = local.tags
 
   setting {
     name  = "containerInsights"
     value = "enabled"
   }
+
+  dynamic "configuration" {
+    for_each = local.has_key || var.execute_command ? [1] : []
+
+    content {
+      dynamic "managed_storage_configuration" {
+        for_each = local.has_key ? [local.kms_key_arn] : []
+
+        content {
+          fargate_ephemeral_storage_kms_key_id = managed_storage_configuration.value
+        }
+      }
+
+      dynamic "execute_command_configuration" {
+        for_each = var.execute_command ? [1] : []
+
+        content {
+          kms_key_id = local.kms_key_arn
+          logging    = "OVERRIDE"
+
+          log_configuration {
+            cloud_watch_encryption_enabled = local.has_key
+            cloud_watch_log_group_name     = aws_cloudwatch_log_group.shell[0].name
+          }
+        }
+      }
+    }
+  }
+}
+
+# What is typed and shown in a shell of a task.
+resource "aws_cloudwatch_log_group" "shell" {
+  count             = local.shell_log ? 1 : 0
+  region            = var.region
+  name              = "/${var.name}/shell"
+  retention_in_days = var.log_retention_days
+  kms_key_id        = local.kms_key_arn
+  tags              = local.tags
 }
 
 resource "aws_ecs_task_definition" "server" {
+  region                   = var.region
   family                   = "${var.name}-server"
   requires_compatibilities = ["FARGATE"]
   network_mode             = "awsvpc"
@@ -106,8 +170,16 @@ resource "aws_ecs_task_definition" "server" {
   memory                   = var.task_memory_mib
   execution_role_arn       = aws_iam_role.execution.arn
   task_role_arn            = aws_iam_role.task.arn
-  container_definitions    = jsonencode([local.container])
   tags                     = local.tags
+
+  # Old revisions stay registered: ECS cannot roll a service back to one that is not.
+  skip_destroy = true
+
+  container_definitions = jsonencode([merge(local.container, {
+    mountPoints = concat(local.container.mountPoints, [
+      for volume, path in var.execute_command ? local.shell_mounts : {} : { sourceVolume = volume, containerPath = path, readOnly = false }
+    ])
+  })])
 
   ephemeral_storage {
     size_in_gib = var.task_storage_gib
@@ -118,14 +190,19 @@ resource "aws_ecs_task_definition" "server" {
     cpu_architecture        = var.architecture
   }
 
-  volume {
-    name = "scratch"
+  dynamic "volume" {
+    for_each = concat(["scratch"], var.execute_command ? keys(local.shell_mounts) : [])
+
+    content {
+      name = volume.value
+    }
   }
 }
 
 resource "aws_ecs_service" "this" {
+  region                             = var.region
   name                               = var.name
-  cluster                            = aws_ecs_cluster.this.id
+  cluster                            = local.cluster_arn
   task_definition                    = aws_ecs_task_definition.server.arn
   launch_type                        = "FARGATE"
   platform_version                   = "LATEST"
@@ -134,10 +211,29 @@ resource "aws_ecs_service" "this" {
   deployment_maximum_percent         = 200
   health_check_grace_period_seconds  = 60
   availability_zone_rebalancing      = "ENABLED"
-  enable_execute_command             = false
+  enable_execute_command             = var.execute_command
   propagate_tags                     = "SERVICE"
+  wait_for_steady_state              = var.wait_for_deployment
   tags                               = local.tags
-  depends_on                         = [aws_lb_listener.https]
+
+  # Everything that a task needs before it can start. Without a deployment to roll back to, a first one
+  # whose tasks cannot pull, read their secret or reach AWS is given up.
+  depends_on = [
+    aws_iam_role_policy.execution,
+    aws_iam_role_policy.task,
+    aws_lb_listener.https,
+    aws_lb_listener_rule.this,
+    aws_route.internet,
+    aws_route.nat,
+    aws_route_table_association.private,
+    aws_route_table_association.public,
+    aws_secretsmanager_secret_version.client,
+    aws_vpc_endpoint.dynamodb,
+    aws_vpc_endpoint.s3,
+    aws_vpc_security_group_egress_rule.lb_to_tasks,
+    aws_vpc_security_group_egress_rule.tasks_https,
+    aws_vpc_security_group_ingress_rule.tasks_from_lb,
+  ]
 
   deployment_circuit_breaker {
     enable   = true
@@ -145,7 +241,7 @@ resource "aws_ecs_service" "this" {
   }
 
   alarms {
-    alarm_names = [aws_cloudwatch_metric_alarm.target_5xx.alarm_name]
+    alarm_names = [aws_cloudwatch_metric_alarm.deployment.alarm_name]
     enable      = true
     rollback    = true
   }
@@ -162,14 +258,26 @@ resource "aws_ecs_service" "this" {
     container_port   = local.port
   }
 
+  timeouts {
+    create = "20m"
+    update = "40m"
+  }
+
   lifecycle {
-    ignore_changes = [desired_count] # autoscaling's business
+    ignore_changes = [desired_count] # autoscaling changes it
+
+    # After an automatic rollback the service is steady too, with the old revision.
+    postcondition {
+      condition     = !var.wait_for_deployment || self.task_definition == aws_ecs_task_definition.server.arn
+      error_message = "The deployment failed and was rolled back: the service runs ${self.task_definition}. See the service's events and the log of the stopped tasks; the next apply tries the same release again."
+    }
   }
 }
 
 resource "aws_appautoscaling_target" "this" {
+  region             = var.region
   service_namespace  = "ecs"
-  resource_id        = "service/${aws_ecs_cluster.this.name}/${aws_ecs_service.this.name}"
+  resource_id        = "service/${local.cluster_name}/${aws_ecs_service.this.name}"
   scalable_dimension = "ecs:service:DesiredCount"
   min_capacity       = var.min_tasks
   max_capacity       = var.max_tasks
@@ -177,6 +285,7 @@ resource "aws_appautoscaling_target" "this" {
 }
 
 resource "aws_appautoscaling_policy" "requests" {
+  region             = var.region
   name               = "${var.name}-requests"
   policy_type        = "TargetTrackingScaling"
   service_namespace  = aws_appautoscaling_target.this.service_namespace
@@ -190,12 +299,13 @@ resource "aws_appautoscaling_policy" "requests" {
 
     predefined_metric_specification {
       predefined_metric_type = "ALBRequestCountPerTarget"
-      resource_label         = "${aws_lb.this.arn_suffix}/${aws_lb_target_group.this.arn_suffix}"
+      resource_label         = "${local.load_balancer_suffix}/${aws_lb_target_group.this.arn_suffix}"
     }
   }
 }
 
 resource "aws_appautoscaling_policy" "cpu" {
+  region             = var.region
   name               = "${var.name}-cpu"
   policy_type        = "TargetTrackingScaling"
   service_namespace  = aws_appautoscaling_target.this.service_namespace
@@ -209,71 +319,6 @@ resource "aws_appautoscaling_policy" "cpu" {
 
     predefined_metric_specification {
       predefined_metric_type = "ECSServiceAverageCPUUtilization"
-    }
-  }
-}
-
-# Maintenance: compaction and sweep, once a night, in a task of its own.
-resource "aws_ecs_task_definition" "maintain" {
-  family                   = "${var.name}-maintain"
-  requires_compatibilities = ["FARGATE"]
-  network_mode             = "awsvpc"
-  cpu                      = var.task_cpu
-  memory                   = var.task_memory_mib
-  execution_role_arn       = aws_iam_role.execution.arn
-  task_role_arn            = aws_iam_role.task.arn
-  tags                     = local.tags
-
-  container_definitions = jsonencode([merge(local.container, {
-    name         = "maintain"
-    command      = ["ankisyncctl", "maintain"]
-    portMappings = []
-  })])
-
-  ephemeral_storage {
-    size_in_gib = var.task_storage_gib
-  }
-
-  runtime_platform {
-    operating_system_family = "LINUX"
-    cpu_architecture        = var.architecture
-  }
-
-  volume {
-    name = "scratch"
-  }
-}
-
-resource "aws_scheduler_schedule" "maintain" {
-  name                = "${var.name}-maintain"
-  description         = "Compaction and sweep of the stored versions"
-  schedule_expression = "cron(17 3 * * ? *)"
-  kms_key_arn         = var.kms_key_arn
-
-  flexible_time_window {
-    mode                      = "FLEXIBLE"
-    maximum_window_in_minutes = 60
-  }
-
-  target {
-    arn      = aws_ecs_cluster.this.arn
-    role_arn = aws_iam_role.scheduler.arn
-
-    ecs_parameters {
-      task_definition_arn = aws_ecs_task_definition.maintain.arn_without_revision
-      launch_type         = "FARGATE"
-      task_count          = 1
-
-      network_configuration {
-        subnets          = local.task_subnet_ids
-        security_groups  = [aws_security_group.tasks.id]
-        assign_public_ip = local.tasks_are_public
-      }
-    }
-
-    retry_policy {
-      maximum_retry_attempts       = 2
-      maximum_event_age_in_seconds = 7200
     }
   }
 }

@@ -21,11 +21,22 @@ data "aws_iam_policy_document" "assume_task" {
   }
 }
 
+locals {
+  # An image in ECR, of whichever account and region, names its own repository.
+  ecr_image = try(regex("^([0-9]+)\\.dkr\\.ecr\\.([a-z0-9-]+)\\.amazonaws\\.com(?:\\.cn)?/([^:@]+)", var.image), null)
+  repository_arns = distinct(concat(
+    local.ecr_image == null ? [] : ["arn:${local.partition}:ecr:${local.ecr_image[1]}:${local.ecr_image[0]}:repository/${local.ecr_image[2]}"],
+    aws_ecr_repository.this[*].arn,
+    var.registry_arns,
+  ))
+}
+
 # What the platform does for a task: fetch the image, read its secret, write its log.
 resource "aws_iam_role" "execution" {
-  name_prefix        = "${var.name}-execution-"
-  assume_role_policy = data.aws_iam_policy_document.assume_task.json
-  tags               = local.tags
+  name_prefix          = "${var.name}-execution-"
+  assume_role_policy   = data.aws_iam_policy_document.assume_task.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
 }
 
 data "aws_iam_policy_document" "execution" {
@@ -35,10 +46,14 @@ data "aws_iam_policy_document" "execution" {
     resources = ["*"] # this action knows no resource
   }
 
-  statement {
-    sid       = "Image"
-    actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-    resources = ["arn:${local.partition}:ecr:${local.region}:${local.account}:repository/*"]
+  dynamic "statement" {
+    for_each = length(local.repository_arns) == 0 ? [] : [local.repository_arns] # none: a public registry
+
+    content {
+      sid       = "Image"
+      actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+      resources = statement.value
+    }
   }
 
   statement {
@@ -50,11 +65,11 @@ data "aws_iam_policy_document" "execution" {
   statement {
     sid       = "ClientSecret"
     actions   = ["secretsmanager:GetSecretValue"]
-    resources = [aws_secretsmanager_secret.client.arn]
+    resources = [local.client_secret_arn]
   }
 
   dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+    for_each = local.has_key ? [local.kms_key_arn] : []
 
     content {
       sid       = "Key"
@@ -70,24 +85,19 @@ resource "aws_iam_role_policy" "execution" {
   policy = data.aws_iam_policy_document.execution.json
 }
 
-# What the server itself does, and nothing else: tests/terraform runs it under this policy.
-resource "aws_iam_role" "task" {
-  name_prefix        = "${var.name}-task-"
-  assume_role_policy = data.aws_iam_policy_document.assume_task.json
-  tags               = local.tags
-}
-
-data "aws_iam_policy_document" "task" {
+# What the server itself calls, and nothing else: tests/terraform runs it under this policy. It writes objects
+# and never deletes one, so a stolen credential of a web task cannot delete a collection.
+data "aws_iam_policy_document" "stores" {
   statement {
     sid       = "Objects"
-    actions   = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
-    resources = ["${aws_s3_bucket.store.arn}/*"]
+    actions   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
+    resources = ["${local.bucket_arn}/*"]
   }
 
   statement {
     sid       = "List"
     actions   = ["s3:ListBucket"]
-    resources = [aws_s3_bucket.store.arn]
+    resources = [local.bucket_arn]
   }
 
   statement {
@@ -96,17 +106,11 @@ data "aws_iam_policy_document" "task" {
       "dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:DescribeTable", "dynamodb:GetItem",
       "dynamodb:PutItem", "dynamodb:Query", "dynamodb:UpdateItem",
     ]
-    resources = [aws_dynamodb_table.heads.arn, "${aws_dynamodb_table.heads.arn}/index/*"]
-  }
-
-  statement {
-    sid       = "Logins"
-    actions   = ["cognito-idp:AdminInitiateAuth", "cognito-idp:AdminRespondToAuthChallenge"]
-    resources = [aws_cognito_user_pool.this.arn]
+    resources = [local.table_arn, "${local.table_arn}/index/*"]
   }
 
   dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+    for_each = local.has_key ? [local.kms_key_arn] : []
 
     content {
       sid       = "Key"
@@ -116,10 +120,84 @@ data "aws_iam_policy_document" "task" {
   }
 }
 
+resource "aws_iam_role" "task" {
+  name_prefix          = "${var.name}-task-"
+  assume_role_policy   = data.aws_iam_policy_document.assume_task.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
+}
+
+data "aws_iam_policy_document" "task" {
+  source_policy_documents = [data.aws_iam_policy_document.stores.json]
+
+  statement {
+    sid       = "Logins"
+    actions   = ["cognito-idp:AdminGetUser", "cognito-idp:AdminInitiateAuth", "cognito-idp:AdminRespondToAuthChallenge"]
+    resources = [local.user_pool_arn]
+  }
+
+  dynamic "statement" {
+    for_each = var.execute_command ? [1] : []
+
+    content {
+      sid = "Shell"
+      actions = [
+        "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
+      ]
+      resources = ["*"] # these actions know no resource
+    }
+  }
+
+  dynamic "statement" {
+    for_each = local.shell_log ? [1] : []
+
+    content {
+      sid       = "ShellLog"
+      actions   = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+      resources = ["${aws_cloudwatch_log_group.shell[0].arn}:*"]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = local.shell_log ? [1] : []
+
+    content {
+      sid       = "ShellLogSearch"
+      actions   = ["logs:DescribeLogGroups"]
+      resources = ["*"] # this action knows no resource
+    }
+  }
+}
+
 resource "aws_iam_role_policy" "task" {
   name   = "task"
   role   = aws_iam_role.task.id
   policy = data.aws_iam_policy_document.task.json
+}
+
+# Maintenance and administrators' commands: the same stores, and the right to delete objects. No logins.
+resource "aws_iam_role" "maintain" {
+  name_prefix          = "${var.name}-maintain-"
+  assume_role_policy   = data.aws_iam_policy_document.assume_task.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
+}
+
+data "aws_iam_policy_document" "maintain" {
+  source_policy_documents = [data.aws_iam_policy_document.stores.json]
+
+  statement {
+    sid       = "Sweep"
+    actions   = ["s3:DeleteObject"]
+    resources = ["${local.bucket_arn}/*"]
+  }
+}
+
+resource "aws_iam_role_policy" "maintain" {
+  name   = "maintain"
+  role   = aws_iam_role.maintain.id
+  policy = data.aws_iam_policy_document.maintain.json
 }
 
 # The scheduler starts the maintenance task.
@@ -141,9 +219,10 @@ data "aws_iam_policy_document" "assume_scheduler" {
 }
 
 resource "aws_iam_role" "scheduler" {
-  name_prefix        = "${var.name}-scheduler-"
-  assume_role_policy = data.aws_iam_policy_document.assume_scheduler.json
-  tags               = local.tags
+  name_prefix          = "${var.name}-scheduler-"
+  assume_role_policy   = data.aws_iam_policy_document.assume_scheduler.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
 }
 
 data "aws_iam_policy_document" "scheduler" {
@@ -155,19 +234,36 @@ data "aws_iam_policy_document" "scheduler" {
     condition {
       test     = "ArnEquals"
       variable = "ecs:cluster"
-      values   = [aws_ecs_cluster.this.arn]
+      values   = [local.cluster_arn]
     }
   }
 
   statement {
     sid       = "PassRoles"
     actions   = ["iam:PassRole"]
-    resources = [aws_iam_role.execution.arn, aws_iam_role.task.arn]
+    resources = [aws_iam_role.execution.arn, aws_iam_role.maintain.arn]
 
     condition {
       test     = "StringEquals"
       variable = "iam:PassedToService"
       values   = ["ecs-tasks.amazonaws.com"]
+    }
+  }
+
+  statement {
+    sid       = "DeadLetters"
+    actions   = ["sqs:SendMessage"]
+    resources = [aws_sqs_queue.maintain.arn]
+  }
+
+  # A schedule that is encrypted with a key of ours is read with this role.
+  dynamic "statement" {
+    for_each = local.has_key ? [local.kms_key_arn] : []
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
     }
   }
 }
@@ -198,10 +294,11 @@ data "aws_iam_policy_document" "assume_flow" {
 }
 
 resource "aws_iam_role" "flow" {
-  count              = var.network == null && var.flow_logs ? 1 : 0
-  name_prefix        = "${var.name}-flow-"
-  assume_role_policy = data.aws_iam_policy_document.assume_flow[0].json
-  tags               = local.tags
+  count                = var.network == null && var.flow_logs ? 1 : 0
+  name_prefix          = "${var.name}-flow-"
+  assume_role_policy   = data.aws_iam_policy_document.assume_flow[0].json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
 }
 
 data "aws_iam_policy_document" "flow" {

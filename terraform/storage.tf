@@ -1,13 +1,18 @@
 # One bucket for collections and media, one table for their heads and the host keys.
 
 resource "aws_s3_bucket" "store" {
-  bucket_prefix = "${var.name}-"
+  count         = var.create_bucket ? 1 : 0
+  region        = var.region
+  bucket        = var.bucket_name
+  bucket_prefix = var.bucket_name == null ? "${var.name}-" : null
   force_destroy = !var.deletion_protection
   tags          = local.tags
 }
 
 resource "aws_s3_bucket_public_access_block" "store" {
-  bucket                  = aws_s3_bucket.store.id
+  count                   = var.create_bucket ? 1 : 0
+  region                  = var.region
+  bucket                  = aws_s3_bucket.store[0].id
   block_public_acls       = true
   block_public_policy     = true
   ignore_public_acls      = true
@@ -15,7 +20,9 @@ resource "aws_s3_bucket_public_access_block" "store" {
 }
 
 resource "aws_s3_bucket_ownership_controls" "store" {
-  bucket = aws_s3_bucket.store.id
+  count  = var.create_bucket ? 1 : 0
+  region = var.region
+  bucket = aws_s3_bucket.store[0].id
 
   rule {
     object_ownership = "BucketOwnerEnforced"
@@ -23,30 +30,36 @@ resource "aws_s3_bucket_ownership_controls" "store" {
 }
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "store" {
-  bucket = aws_s3_bucket.store.id
+  count  = var.create_bucket ? 1 : 0
+  region = var.region
+  bucket = aws_s3_bucket.store[0].id
 
   rule {
-    bucket_key_enabled = var.kms_key_arn != null
+    bucket_key_enabled = local.has_key
 
     apply_server_side_encryption_by_default {
-      sse_algorithm     = var.kms_key_arn == null ? "AES256" : "aws:kms"
-      kms_master_key_id = var.kms_key_arn
+      sse_algorithm     = local.has_key ? "aws:kms" : "AES256"
+      kms_master_key_id = local.kms_key_arn
     }
   }
 }
 
 resource "aws_s3_bucket_versioning" "store" {
-  bucket = aws_s3_bucket.store.id
+  count  = var.create_bucket ? 1 : 0
+  region = var.region
+  bucket = aws_s3_bucket.store[0].id
 
   versioning_configuration {
     status = "Enabled"
   }
 }
 
-# The server deletes what no version of the last history_days names. These rules only clear away
-# what a deletion leaves behind, so they must not be quicker than the server's own history.
+# The server itself deletes what no version of the last history_days names. These rules clear away what a
+# deletion leaves behind: the deleted object is kept for deleted_objects_days more.
 resource "aws_s3_bucket_lifecycle_configuration" "store" {
-  bucket     = aws_s3_bucket.store.id
+  count      = var.create_bucket ? 1 : 0
+  region     = var.region
+  bucket     = aws_s3_bucket.store[0].id
   depends_on = [aws_s3_bucket_versioning.store]
 
   rule {
@@ -67,7 +80,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "store" {
     filter {}
 
     noncurrent_version_expiration {
-      noncurrent_days = var.history_days
+      noncurrent_days = var.deleted_objects_days
     }
 
     expiration {
@@ -76,12 +89,18 @@ resource "aws_s3_bucket_lifecycle_configuration" "store" {
   }
 }
 
+# For our bucket, and for its copy in a second region.
 data "aws_iam_policy_document" "bucket" {
+  for_each = merge(
+    var.create_bucket ? { store = aws_s3_bucket.store[0].arn } : {},
+    var.replica == null ? {} : { replica = aws_s3_bucket.replica[0].arn },
+  )
+
   statement {
     sid       = "TlsOnly"
     effect    = "Deny"
     actions   = ["s3:*"]
-    resources = [aws_s3_bucket.store.arn, "${aws_s3_bucket.store.arn}/*"]
+    resources = [each.value, "${each.value}/*"]
 
     principals {
       type        = "AWS"
@@ -99,7 +118,7 @@ data "aws_iam_policy_document" "bucket" {
     sid       = "Tls12OrNewer"
     effect    = "Deny"
     actions   = ["s3:*"]
-    resources = [aws_s3_bucket.store.arn, "${aws_s3_bucket.store.arn}/*"]
+    resources = [each.value, "${each.value}/*"]
 
     principals {
       type        = "AWS"
@@ -115,20 +134,25 @@ data "aws_iam_policy_document" "bucket" {
 }
 
 resource "aws_s3_bucket_policy" "store" {
-  bucket     = aws_s3_bucket.store.id
-  policy     = data.aws_iam_policy_document.bucket.json
+  count      = var.create_bucket ? 1 : 0
+  region     = var.region
+  bucket     = aws_s3_bucket.store[0].id
+  policy     = data.aws_iam_policy_document.bucket["store"].json
   depends_on = [aws_s3_bucket_public_access_block.store]
 }
 
 resource "aws_s3_bucket_logging" "store" {
-  count         = var.access_logs_bucket == null ? 0 : 1
-  bucket        = aws_s3_bucket.store.id
+  count         = var.create_bucket && var.access_logs_bucket != null ? 1 : 0
+  region        = var.region
+  bucket        = aws_s3_bucket.store[0].id
   target_bucket = var.access_logs_bucket
   target_prefix = "${var.name}/s3/"
 }
 
 resource "aws_dynamodb_table" "heads" {
-  name                        = "${var.name}-heads"
+  count                       = var.create_table ? 1 : 0
+  region                      = var.region
+  name                        = coalesce(var.table_name, "${var.name}-heads")
   billing_mode                = "PAY_PER_REQUEST"
   hash_key                    = "pk"
   deletion_protection_enabled = var.deletion_protection
@@ -144,7 +168,8 @@ resource "aws_dynamodb_table" "heads" {
     type = "S"
   }
 
-  # Keys alone: syncs do not write it, and maintenance finds all databases without a scan.
+  # Keys alone: syncs do not write it, and maintenance finds all databases without a scan. hash_key and
+  # range_key, not key_schema, as long as versions.tf allows a provider older than 6.29.
   global_secondary_index {
     name            = "listing"
     hash_key        = "listing"
@@ -162,8 +187,25 @@ resource "aws_dynamodb_table" "heads" {
     enabled = true
   }
 
+  # Off is a key owned by AWS. On without a key would be the managed one, whose calls are billed.
   server_side_encryption {
-    enabled     = true
-    kms_key_arn = var.kms_key_arn
+    enabled     = local.has_key
+    kms_key_arn = local.kms_key_arn
+  }
+
+  # A copy in a second region, seconds behind. What that needs is a stream of changes.
+  stream_enabled   = var.replica != null
+  stream_view_type = var.replica == null ? null : "NEW_AND_OLD_IMAGES"
+
+  dynamic "replica" {
+    for_each = var.replica == null ? [] : [var.replica]
+
+    content {
+      region_name                 = replica.value.region
+      kms_key_arn                 = replica.value.kms_key_arn
+      deletion_protection_enabled = var.deletion_protection
+      point_in_time_recovery      = true
+      propagate_tags              = true
+    }
   }
 }

@@ -11,11 +11,11 @@ variable "domain_name" {
 }
 
 variable "image" {
-  description = "Container image of the server with a tag or digest, for example 123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd:0.1.0."
+  description = "Container image of the server with a tag, a digest or both, for example 123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd:0.1.0."
   type        = string
 
   validation {
-    condition     = can(regex("^[^:@ ]+(:[0-9]+/[^:@ ]+)?(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$", var.image)) && !endswith(var.image, ":latest")
+    condition     = can(regex("^[^:@ ]+(:[0-9]+/[^:@ ]+)?(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})$", var.image)) && !endswith(var.image, ":latest")
     error_message = "image must name a tag other than latest, or a digest, so that a restart never changes the version."
   }
 }
@@ -42,8 +42,8 @@ variable "certificate_arn" {
   }
 
   validation {
-    condition     = var.certificate_arn != null || var.zone_id != null
-    error_message = "Give zone_id (a certificate is issued there) or certificate_arn (one that you have)."
+    condition     = var.certificate_arn != null || var.zone_id != null || var.load_balancer != null
+    error_message = "Give zone_id (a certificate is issued there), certificate_arn (one that you have) or load_balancer (whose listener has one)."
   }
 }
 
@@ -64,6 +64,28 @@ variable "tags" {
   description = "Tags of every resource."
   type        = map(string)
   default     = {}
+}
+
+variable "region" {
+  description = "Region of all resources. Null: the provider's."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.region == null || can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be the code of a region, such as eu-central-1."
+  }
+}
+
+variable "permissions_boundary_arn" {
+  description = "Policy that is set as permissions boundary on every role, where an organisation asks for one."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary_arn == null || can(regex("^arn:aws[a-z-]*:iam::([0-9]{12}|aws):policy/.+$", var.permissions_boundary_arn))
+    error_message = "permissions_boundary_arn must be the ARN of a policy."
+  }
 }
 
 # Network -----------------------------------------------------------------------------------------
@@ -94,8 +116,19 @@ variable "vpc_cidr" {
   }
 }
 
+variable "zones" {
+  description = "Names of the availability zones of the VPC that is made. Null: the first zone_count by name."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.zones == null || try(contains([2, 3], length(distinct(var.zones))) && length(var.zones) == length(distinct(var.zones)), false)
+    error_message = "zones must be two or three different zones."
+  }
+}
+
 variable "zone_count" {
-  description = "Availability zones to spread over in the VPC that is made."
+  description = "Availability zones to spread over in the VPC that is made, if zones does not name them."
   type        = number
   default     = 2
 
@@ -116,18 +149,81 @@ variable "nat" {
   }
 }
 
+variable "ipv6" {
+  description = "Give the load balancer IPv6 addresses too, and the name an AAAA record. A network of your own needs IPv6 in its public subnets."
+  type        = bool
+  default     = false
+}
+
 variable "allowed_cidrs" {
-  description = "IPv4 ranges that may reach the load balancer."
+  description = "IPv4 and IPv6 ranges that may reach the load balancer."
   type        = list(string)
-  default     = ["0.0.0.0/0"]
+  default     = ["0.0.0.0/0", "::/0"]
 
   validation {
-    condition     = length(var.allowed_cidrs) > 0 && alltrue([for cidr in var.allowed_cidrs : can(cidrhost(cidr, 0))])
-    error_message = "allowed_cidrs must be a non-empty list of IPv4 ranges."
+    condition     = length(var.allowed_cidrs) + length(var.allowed_prefix_lists) > 0 && alltrue([for cidr in var.allowed_cidrs : can(cidrhost(cidr, 0))])
+    error_message = "allowed_cidrs must be IPv4 or IPv6 ranges, and it or allowed_prefix_lists must not be empty."
+  }
+}
+
+variable "allowed_prefix_lists" {
+  description = "Ids of prefix lists whose ranges may reach the load balancer too."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.allowed_prefix_lists : startswith(id, "pl-")])
+    error_message = "allowed_prefix_lists must be ids such as pl-0123456789abcdef0."
+  }
+}
+
+variable "load_balancer" {
+  description = "An existing load balancer with an HTTPS listener; requests for domain_name are sent here by a rule. Null: one is made. Its idle timeout should be 300 s. Header settings, web ACL and alarms on its own errors stay with its owner."
+  type = object({
+    arn               = string
+    listener_arn      = string
+    security_group_id = string
+    dns_name          = string
+    zone_id           = string
+    rule_priority     = optional(number)
+  })
+  default = null
+
+  validation {
+    condition     = var.load_balancer == null || var.network != null
+    error_message = "load_balancer needs network: the tasks must be in the VPC of the load balancer."
   }
 }
 
 # Service -----------------------------------------------------------------------------------------
+
+variable "cluster_arn" {
+  description = "An existing ECS cluster. Null: one is made. Its settings (Container Insights, encryption of scratch disks, log of shells) stay with its owner."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.cluster_arn == null || can(regex("^arn:aws[a-z-]*:ecs:[a-z0-9-]+:[0-9]{12}:cluster/.+$", var.cluster_arn))
+    error_message = "cluster_arn must be the ARN of an ECS cluster."
+  }
+}
+
+variable "create_repository" {
+  description = "Make an ECR repository for the image."
+  type        = bool
+  default     = true
+}
+
+variable "registry_arns" {
+  description = "Further ECR repositories that tasks may pull from. The one that image names is allowed by itself, in whichever account it is."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.registry_arns : can(regex("^arn:aws[a-z-]*:ecr:[a-z0-9-]+:[0-9]{12}:repository/.+$", arn))])
+    error_message = "registry_arns must be ARNs of ECR repositories."
+  }
+}
 
 variable "architecture" {
   description = "Processor of the tasks; the image must have it. ARM64 costs about a fifth less."
@@ -146,8 +242,8 @@ variable "task_cpu" {
   default     = 1024
 
   validation {
-    condition     = contains([512, 1024, 2048, 4096, 8192, 16384], var.task_cpu)
-    error_message = "task_cpu must be 512, 1024, 2048, 4096, 8192 or 16384."
+    condition     = contains([256, 512, 1024, 2048, 4096, 8192, 16384], var.task_cpu)
+    error_message = "task_cpu must be 256, 512, 1024, 2048, 4096, 8192 or 16384."
   }
 }
 
@@ -157,8 +253,16 @@ variable "task_memory_mib" {
   default     = 2048
 
   validation {
-    condition     = var.task_memory_mib >= 2 * var.task_cpu && var.task_memory_mib <= 8 * var.task_cpu && var.task_memory_mib % 1024 == 0
-    error_message = "task_memory_mib must be a multiple of 1024 from 2 to 8 times task_cpu."
+    condition = contains(lookup({
+      256   = [512, 1024, 2048]
+      512   = range(1024, 4097, 1024)
+      1024  = range(2048, 8193, 1024)
+      2048  = range(4096, 16385, 1024)
+      4096  = range(8192, 30721, 1024)
+      8192  = range(16384, 61441, 4096)
+      16384 = range(32768, 122881, 8192)
+    }, var.task_cpu, []), var.task_memory_mib)
+    error_message = "Fargate offers for 256 CPU units 512, 1024 or 2048 MiB; for 512 1-4 GiB, for 1024 2-8, for 2048 4-16 and for 4096 8-30 in steps of 1024 MiB; for 8192 16-60 GiB in steps of 4096; for 16384 32-120 GiB in steps of 8192."
   }
 }
 
@@ -206,6 +310,29 @@ variable "requests_per_task" {
   }
 }
 
+variable "drain_seconds" {
+  description = "Seconds that requests of a task may go on when it is replaced. A transfer that takes longer is cut, and the device tries again."
+  type        = number
+  default     = 300
+
+  validation {
+    condition     = var.drain_seconds >= 60 && var.drain_seconds <= 3600
+    error_message = "drain_seconds must be 60 to 3600."
+  }
+}
+
+variable "wait_for_deployment" {
+  description = "Let apply wait until the new tasks serve, and fail if the deployment was rolled back."
+  type        = bool
+  default     = true
+}
+
+variable "execute_command" {
+  description = "Allow shells in running tasks (aws ecs execute-command). What is typed goes to the log group /NAME/shell, unless the cluster is given."
+  type        = bool
+  default     = false
+}
+
 variable "max_sync_payload_megs" {
   description = "MAX_SYNC_PAYLOAD_MEGS of the server: uploads may be three times this size unpacked, in MiB."
   type        = number
@@ -241,19 +368,70 @@ variable "environment" {
 
 # Storage -----------------------------------------------------------------------------------------
 
+variable "create_bucket" {
+  description = "Make the bucket. False: bucket_name is one that exists, with settings of its own."
+  type        = bool
+  default     = true
+}
+
+variable "bucket_name" {
+  description = "Name of the bucket. Null: NAME- and random characters."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.create_bucket || var.bucket_name != null
+    error_message = "Without create_bucket, bucket_name must say which bucket to use."
+  }
+}
+
+variable "create_table" {
+  description = "Make the table. False: table_name is one that exists, with settings of its own."
+  type        = bool
+  default     = true
+}
+
+variable "table_name" {
+  description = "Name of the table, also of a restored one that has been imported: README.md, \"Restore\". Null: NAME-heads."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.create_table || var.table_name != null
+    error_message = "Without create_table, table_name must say which table to use."
+  }
+}
+
 variable "history_days" {
-  description = "How long old versions of collections and deleted objects can be brought back."
+  description = "Days that every version of a collection can be brought back (ANKISYNCD_HISTORY_DAYS)."
   type        = number
   default     = 30
 
   validation {
-    condition     = var.history_days >= 1 && var.history_days <= 365
-    error_message = "history_days must be 1 to 365."
+    condition     = var.history_days >= 1 && var.history_days <= 365 && floor(var.history_days) == var.history_days
+    error_message = "history_days must be a whole number from 1 to 365."
   }
 }
 
+variable "deleted_objects_days" {
+  description = "Days that the bucket keeps an object after the server or anybody else has deleted it."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = var.deleted_objects_days >= 1 && var.deleted_objects_days <= 365 && floor(var.deleted_objects_days) == var.deleted_objects_days
+    error_message = "deleted_objects_days must be a whole number from 1 to 365."
+  }
+}
+
+variable "create_kms_key" {
+  description = "Make a KMS key for bucket, table, logs, secret, alarms, schedule and scratch disks."
+  type        = bool
+  default     = false
+}
+
 variable "kms_key_arn" {
-  description = "Customer key for bucket, table, logs and secrets. Null: keys owned by AWS."
+  description = "A KMS key of yours for the same; its policy must have the statements of the output kms_key_policy. Null: keys owned by AWS."
   type        = string
   default     = null
 
@@ -261,31 +439,120 @@ variable "kms_key_arn" {
     condition     = var.kms_key_arn == null || can(regex("^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+$", var.kms_key_arn))
     error_message = "kms_key_arn must be the ARN of a KMS key."
   }
+
+  validation {
+    condition     = var.kms_key_arn == null || !var.create_kms_key
+    error_message = "Give kms_key_arn or create_kms_key, not both."
+  }
+}
+
+variable "replica" {
+  description = "A second region that gets a copy of bucket, table and client secret, with a KMS key there if this region has one. Null: no copies."
+  type = object({
+    region      = string
+    kms_key_arn = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.replica == null || (var.create_bucket && var.create_table)
+    error_message = "replica copies a bucket and a table that are made here."
+  }
+
+  validation {
+    condition     = var.replica == null || (try(var.replica.kms_key_arn, null) != null) == (var.create_kms_key || var.kms_key_arn != null)
+    error_message = "replica.kms_key_arn must be given if and only if this region has a KMS key."
+  }
 }
 
 variable "deletion_protection" {
-  description = "Refuse to destroy bucket contents, table, user pool and load balancer. Set to false and apply before destroying."
+  description = "Protect bucket contents, table, user pool and load balancer from being destroyed. Set to false and apply before destroying."
   type        = bool
   default     = true
 }
 
 # Login -------------------------------------------------------------------------------------------
 
+variable "user_pool" {
+  description = "An existing user pool, and a client in it with its secret in Secrets Manager. Without a client, one is made. Null: a pool is made."
+  type = object({
+    id                = string
+    client_id         = optional(string)
+    client_secret_arn = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.user_pool == null || can(regex("^[a-z0-9-]+_[A-Za-z0-9]+$", var.user_pool.id))
+    error_message = "user_pool.id must be the id of a pool, such as eu-central-1_AbCdEf123."
+  }
+
+  validation {
+    condition     = (try(var.user_pool.client_id, null) == null) == (try(var.user_pool.client_secret_arn, null) == null)
+    error_message = "user_pool.client_id and user_pool.client_secret_arn go together."
+  }
+}
+
+variable "user_pool_region" {
+  description = "Region of the user pool that is made. A pool cannot be copied: in the region of replica it survives the loss of this one. Null: this region."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.user_pool_region == null || var.user_pool == null
+    error_message = "user_pool_region is for a pool that is made here."
+  }
+}
+
+variable "managed_login" {
+  description = "Cognito's pages for sign-up, forgotten passwords and time-based codes. domain is a prefix (its own name below amazoncognito.com) or a host name with a certificate in us-east-1; callback_url is where people land afterwards, by default https://DOMAIN_NAME/."
+  type = object({
+    domain          = string
+    certificate_arn = optional(string)
+    callback_url    = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.managed_login == null || try(strcontains(var.managed_login.domain, ".") == (var.managed_login.certificate_arn != null), false)
+    error_message = "managed_login.domain is a prefix without dots, or a host name with certificate_arn."
+  }
+}
+
+variable "email" {
+  description = "Sender of the pool's mails: an address, and the ARN of the verified SES identity that it belongs to. Null: Cognito's own sender, which is limited to 50 mails a day."
+  type = object({
+    from         = string
+    identity_arn = string
+  })
+  default = null
+
+  validation {
+    condition     = var.email == null || can(regex("^arn:aws[a-z-]*:ses:[a-z0-9-]+:[0-9]{12}:identity/.+$", var.email.identity_arn))
+    error_message = "email.identity_arn must be the ARN of an SES identity."
+  }
+}
+
 variable "mfa" {
-  description = "Second factor of the user pool: OFF or OPTIONAL. Anki sends two fields only, so people with a time-based code append it to the password."
+  description = "Time-based codes of the user pool: OFF, OPTIONAL or, with managed_login, ON. Anki sends two fields only, so people append the code to the password. Cognito's pages offer the set-up with ON alone."
   type        = string
   default     = "OFF"
 
   validation {
-    condition     = contains(["OFF", "OPTIONAL"], var.mfa)
-    error_message = "mfa must be OFF or OPTIONAL: Anki cannot answer a challenge, so ON would lock people out."
+    condition     = contains(["OFF", "OPTIONAL", "ON"], var.mfa) && (var.mfa != "ON" || var.managed_login != null)
+    error_message = "mfa must be OFF, OPTIONAL or ON; ON needs managed_login, since Anki cannot set up a code and people would be locked out."
   }
 }
 
 variable "self_sign_up" {
-  description = "Let strangers make accounts in the user pool."
+  description = "Let people make their own accounts, on the pages of managed_login."
   type        = bool
   default     = false
+
+  validation {
+    condition     = !var.self_sign_up || var.managed_login != null
+    error_message = "self_sign_up needs managed_login: there is no other page to sign up on."
+  }
 }
 
 variable "device_days" {
@@ -323,8 +590,30 @@ variable "alarm_emails" {
   }
 }
 
+variable "alarm_topic_arn" {
+  description = "An existing SNS topic for alarms; cloudwatch, events and budgets must be allowed to publish to it. Null: one is made."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.alarm_topic_arn == null || can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:.+$", var.alarm_topic_arn))
+    error_message = "alarm_topic_arn must be the ARN of an SNS topic."
+  }
+}
+
+variable "monthly_budget_usd" {
+  description = "Budget in US dollars; a message is sent at 80 % spent, and when the forecast is above it. Null: no budget."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.monthly_budget_usd == null || try(var.monthly_budget_usd > 0, false)
+    error_message = "monthly_budget_usd must be above 0."
+  }
+}
+
 variable "access_logs_bucket" {
-  description = "Existing bucket for the load balancer's and the storage bucket's access logs. Null: none are kept."
+  description = "Existing bucket for the access logs of load balancer and bucket; its policy must let both services write (examples/complete). Null: none are kept."
   type        = string
   default     = null
 }
@@ -336,7 +625,7 @@ variable "flow_logs" {
 }
 
 variable "waf" {
-  description = "Put a web ACL in front: login rate limit, known bad addresses and inputs."
+  description = "Put a web ACL in front of the load balancer that is made: login rate limit, known bad addresses and inputs."
   type        = bool
   default     = true
 }

@@ -1,7 +1,7 @@
 """Users of an Amazon Cognito user pool. Asks the pool at every login; keeps nothing between requests.
 
-Refuses to guess: only what Cognito says about the user ends a login, never an outage or a fault of
-the settings. Messages name Cognito's error, never what was typed.
+Only what Cognito says about the user ends a login, never an outage or a fault of the settings.
+Messages name Cognito's error, never what was typed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
 
-from app.auth.users import Identity
+from app.auth.users import CannotConfirm, Identity
 from app.config import CognitoFlow, CognitoPool
-from app.errors import AuthError, LoginRefused, RateLimited, ServiceUnavailable
+from app.errors import AppError, AuthError, LoginRefused, RateLimited, ServiceUnavailable
 from storage.types import UserId
 
-__all__ = ["CODE_SEPARATOR", "CognitoDirectory", "CognitoFlow", "CognitoPool", "WrongPassword"]
+__all__ = [
+    "CODE_SEPARATOR", "CognitoDirectory", "CognitoFlow", "CognitoPool", "PoolMisconfigured", "WrongPassword",
+]  # fmt: skip
 
 CODE_SEPARATOR = "/"
 """Between password and time-based code, for Anki has two fields only: `password/123456`."""
@@ -40,6 +44,29 @@ _USER_FAULTS = {
     "CodeMismatchException",
     "ExpiredCodeException",
 }
+"""Codes by which a login is refused because of the user, or of a Lambda trigger that looks at users."""
+
+_ENDED = {"UserNotFoundException", "UserNotConfirmedException", "PasswordResetRequiredException"}
+_ENDED_WORDS = re.compile(
+    r"(refresh|access) token has (been revoked|expired)|invalid refresh token"
+    r"|user is disabled|user does not exist"
+)
+"""Codes, and messages of NotAuthorizedException, by which Cognito says that a login is over. That exception
+is also the answer to faults of the app client."""
+
+_SETTINGS = {
+    "AccessDeniedException",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "InvalidParameterException",
+    "InvalidSignatureException",
+    "InvalidUserPoolConfigurationException",
+    "MissingAuthenticationToken",
+    "ResourceNotFoundException",
+    "UnrecognizedClientException",
+}
+"""Codes of faults that last until somebody changes a setting."""
 
 _CHALLENGES = {
     "NEW_PASSWORD_REQUIRED": "the password is a temporary one: sign in to the user pool and choose your own",
@@ -55,11 +82,17 @@ class WrongPassword(AuthError):
     """Name and password do not belong together, as far as Cognito says."""
 
 
+class PoolMisconfigured(ServiceUnavailable):
+    """Pool, app client, credentials or rights are not as the server needs them."""
+
+
 class _Proof(msgspec.Struct, frozen=True):
     """What lies sealed beside the host key. Global sign-out shows in nothing but the refresh token."""
 
     name: str
     refresh_token: str
+    client_id: str = ""
+    """The app client that the token was made for; empty in proofs from before this was kept."""
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -70,8 +103,11 @@ class _Claims(msgspec.Struct, frozen=True):
 class CognitoDirectory:
     """See `app.auth.users.UserDirectory`. `client`: a boto3 client "cognito-idp" with short timeouts.
 
-    A login is two tries at most: `password/123456` is a password and a code first, then a password.
+    A login is two tries at most: `password/123456` may be a password and a code, or a password that looks
+    so. See `_readings`.
     """
+
+    verify_at_once = 16
 
     def __init__(
         self,
@@ -88,37 +124,75 @@ class CognitoDirectory:
         """As the port says; LoginRefused when the password is right and Cognito wants more."""
         if not _is_sendable(username, password):
             raise WrongPassword("wrong user name or password")
-        with_code = _WITH_CODE.fullmatch(password)
-        if with_code:
-            try:
-                return self._log_in(username, with_code[1], with_code[2])
-            except WrongPassword:
-                pass  # then it is a password that looks so
-        return self._log_in(username, password, None)
+        readings = self._readings(username, password)
+        for reading in readings[:-1]:
+            with suppress(WrongPassword):
+                return self._log_in(username, *reading)
+        return self._log_in(username, *readings[-1])
 
     def confirm(self, identity: Identity) -> Identity | None:
         """As the port says: the refresh token must still be good, and the user enabled."""
-        proof = msgspec.msgpack.decode(identity.proof, type=_Proof)
+        try:
+            proof = msgspec.msgpack.decode(identity.proof, type=_Proof)
+        except msgspec.MsgspecError:
+            raise CannotConfirm("the login was made with another user directory (ANKISYNCD_AUTH)") from None
+        client_id = self._pool.client_id
+        if proof.client_id not in {"", client_id}:
+            raise CannotConfirm("the login was made with another app client (COGNITO_CLIENT_ID)")
         parameters = {"REFRESH_TOKEN": proof.refresh_token}
         try:
             answer = self._initiate("REFRESH_TOKEN_AUTH", parameters, proof.name)
-            self._call("get_user", AccessToken=answer["AuthenticationResult"]["AccessToken"])
-        except (AuthError, RateLimited):
-            return None
-        return identity
+            self._ask("get_user", AccessToken=answer["AuthenticationResult"]["AccessToken"])
+        except ClientError as exc:
+            # moto names the token that it does not take, and says nothing else.
+            is_named = proof.refresh_token in exc.response["Error"].get("Message", "")
+            if is_named or _is_over(exc, client_is_known=bool(proof.client_id)):
+                return None
+            raise _outage_of(exc) from exc
+        if proof.client_id == client_id:
+            return identity
+        renewed = msgspec.structs.replace(proof, client_id=client_id)
+        return Identity(identity.user, msgspec.msgpack.encode(renewed))
 
     def check(self) -> str | None:
-        """What is wrong with the settings, found by a login that must fail; None when it fails well."""
+        """What is wrong with the settings, found by a login that must fail; None when it fails well.
+
+        Raises: ServiceUnavailable when the pool does not answer.
+        """
         try:
             self._log_in(f"ankisyncd-{secrets.token_hex(8)}", secrets.token_urlsafe(24), None)
         except (AuthError, RateLimited):
             return None
-        except ServiceUnavailable as exc:
+        except PoolMisconfigured as exc:
             return str(exc)
         return "Cognito accepted a password made up at random"
 
+    def _readings(self, username: str, password: str) -> list[tuple[str, str | None]]:
+        """As what a password is tried: (password, code), in this order.
+
+        One that ends like a code is tried first as what fits the user, as each wrong try counts for
+        Cognito's own lock. Without the right to ask for the user it is a password first.
+        """
+        with_code = _WITH_CODE.fullmatch(password)
+        if with_code is None:
+            return [(password, None)]
+        whole, split = (password, None), (with_code[1], with_code[2])
+        if self._pool.flow is CognitoFlow.USER:
+            return [whole, split]
+        try:
+            found = self._ask("admin_get_user", UserPoolId=self._pool.pool_id, Username=username)
+        except ClientError as exc:
+            code = exc.response["Error"]["Code"]
+            return [whole] if code == "UserNotFoundException" else [whole, split]
+        kinds = {*found.get("UserMFASettingList", ()), found.get("PreferredMfaSetting")}
+        return [split] if "SOFTWARE_TOKEN_MFA" in kinds else [whole]
+
     def _log_in(self, username: str, password: str, code: str | None) -> Identity:
-        answer = self._initiate(self._pool.flow.value, {"USERNAME": username, "PASSWORD": password}, username)
+        parameters = {"USERNAME": username, "PASSWORD": password}
+        try:
+            answer = self._initiate(self._pool.flow.value, parameters, username)
+        except ClientError as exc:
+            raise _refusal_of(exc) from exc
         if code is not None and answer.get("ChallengeName") == "SOFTWARE_TOKEN_MFA":
             answer = self._answer_with_code(answer, username, code)
         if "AuthenticationResult" not in answer:
@@ -128,15 +202,16 @@ class CognitoDirectory:
         tokens = answer["AuthenticationResult"]
         claims = _claims_of(tokens["IdToken"])
         return Identity(
-            UserId(claims.sub), msgspec.msgpack.encode(_Proof(claims.name, tokens["RefreshToken"]))
+            UserId(claims.sub),
+            msgspec.msgpack.encode(_Proof(claims.name, tokens["RefreshToken"], self._pool.client_id)),
         )
 
     def _initiate(self, flow: str, parameters: Mapping[str, str], name: str) -> dict[str, Any]:
         signed = {**parameters, **self._secret_hash(name)}
         client_id = self._pool.client_id
         if self._pool.flow is CognitoFlow.USER:
-            return self._call("initiate_auth", ClientId=client_id, AuthFlow=flow, AuthParameters=signed)
-        return self._call(
+            return self._ask("initiate_auth", ClientId=client_id, AuthFlow=flow, AuthParameters=signed)
+        return self._ask(
             "admin_initiate_auth",
             UserPoolId=self._pool.pool_id, ClientId=client_id, AuthFlow=flow, AuthParameters=signed,
         )  # fmt: skip
@@ -152,10 +227,13 @@ class CognitoDirectory:
         }
         try:
             if self._pool.flow is CognitoFlow.USER:
-                return self._call("respond_to_auth_challenge", **common)
-            return self._call("admin_respond_to_auth_challenge", UserPoolId=self._pool.pool_id, **common)
-        except WrongPassword as exc:
-            raise AuthError(f"the time-based code was refused: {exc}") from exc
+                return self._ask("respond_to_auth_challenge", **common)
+            return self._ask("admin_respond_to_auth_challenge", UserPoolId=self._pool.pool_id, **common)
+        except ClientError as exc:
+            error = _refusal_of(exc)
+            if isinstance(error, WrongPassword):  # which would be tried in another way
+                error = AuthError(f"the time-based code was refused: {error}")
+            raise error from exc
 
     def _secret_hash(self, name: str) -> dict[str, str]:
         """Proves that the app client's secret is known.
@@ -168,31 +246,69 @@ class CognitoDirectory:
         digest = hmac.digest(self._pool.client_secret.encode(), message, hashlib.sha256)
         return {"SECRET_HASH": base64.b64encode(digest).decode()}
 
-    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+    def _ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Raises: ClientError, which means different things at a login and later; ServiceUnavailable."""
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
-        except ClientError as exc:
-            _raise_meaning(exc)
-        except BotoCoreError as exc:
+        except (HTTPClientError, NoConnectionError) as exc:
             raise ServiceUnavailable(f"Cognito does not answer: {type(exc).__name__}") from exc
+        except BotoCoreError as exc:
+            raise PoolMisconfigured(f"Cognito cannot be asked: {exc}") from exc
         return answer
 
 
-def _raise_meaning(exc: ClientError) -> NoReturn:
-    """Tell the user's faults from ours and Cognito's: only the first may cost a client its key."""
-    code, message = exc.response["Error"]["Code"], exc.response["Error"].get("Message", "")
-    words = message.lower()
-    if code == "NotAuthorizedException" and "secret" in words:
-        raise ServiceUnavailable("Cognito does not accept the client secret (COGNITO_CLIENT_SECRET)") from exc
-    if code == "NotAuthorizedException" and "attempts exceeded" in words:
-        raise RateLimited("Cognito has locked the account for a while", _LOCKED_S) from exc
+def _refusal_of(error: ClientError) -> AppError:
+    """What Cognito's answer to a login means."""
+    code, words = _code_and_words(error)
+    if code == "NotAuthorizedException":
+        if "attempts exceeded" in words:
+            return RateLimited("Cognito has locked the account for a while", _LOCKED_S)
+        if "temporary password" in words:
+            return LoginRefused("the temporary password has expired: ask for a new one")
+        if re.search(r"secret|client|not authorized|scope", words):
+            return _outage_of(error)
     if code in {"NotAuthorizedException", "UserNotFoundException"}:
-        raise WrongPassword(f"Cognito: {code}") from exc
-    if code in _USER_FAULTS:
-        raise AuthError(f"Cognito: {code}") from exc
-    if code == "InvalidParameterException" and not re.search(r"flow|auth method|refresh|client|pool", words):
-        raise AuthError(f"Cognito: {code}") from exc
-    raise ServiceUnavailable(f"Cognito: {code} {message}".strip()) from exc
+        return WrongPassword(f"Cognito: {code}")
+    is_of_name = code == "InvalidParameterException" and not re.search(
+        r"flow|auth method|refresh|client|pool", words
+    )
+    if code in _USER_FAULTS or is_of_name:
+        return AuthError(f"Cognito: {code}")
+    return _outage_of(error)
+
+
+def _is_over(error: ClientError, *, client_is_known: bool) -> bool:
+    """Whether Cognito's answer to a refresh token says that the login is over.
+
+    A token of another app client is an "Invalid Refresh Token" too. `GetUser` is asked with a token that was
+    made just before, and with nothing of the settings.
+    """
+    code, words = _code_and_words(error)
+    if code == "NotAuthorizedException" and error.operation_name == "GetUser":
+        return "scope" not in words
+    if code == "NotAuthorizedException":
+        found = _ENDED_WORDS.search(words)
+        return found is not None and (client_is_known or found[0] != "invalid refresh token")
+    return code in _ENDED
+
+
+def _outage_of(error: ClientError) -> ServiceUnavailable:
+    """An answer that says nothing against the user."""
+    code, words = _code_and_words(error)
+    said = f"{code} {error.response['Error'].get('Message', '')}".strip()
+    if code == "NotAuthorizedException" and "secret" in words:
+        return PoolMisconfigured("Cognito does not accept the client secret (COGNITO_CLIENT_SECRET)")
+    if code in _SETTINGS or (
+        code == "NotAuthorizedException" and re.search(r"client|authorized|scope", words)
+    ):
+        return PoolMisconfigured(f"Cognito: {said}")
+    if code in {"NotAuthorizedException", "UserLambdaValidationException"}:
+        return CannotConfirm(f"Cognito: {said}")
+    return ServiceUnavailable(f"Cognito: {said}")
+
+
+def _code_and_words(error: ClientError) -> tuple[str, str]:
+    return error.response["Error"]["Code"], error.response["Error"].get("Message", "").lower()
 
 
 def _claims_of(id_token: str) -> _Claims:

@@ -1,26 +1,29 @@
-"""Host keys and login attempts in a DynamoDB table, for many machines.
+"""Host keys and the counts of login attempts in a DynamoDB table, for many machines.
 
-Refuses clever writes: one item each, single conditional updates. Items carry the time-to-live
-attribute `expires` (s); DynamoDB removes them days late, so the code compares the time itself.
+Every write is a conditional update of one item. Items carry the time-to-live attribute `expires` (s);
+DynamoDB removes them days late, so the code compares the time itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from app.auth.attempts import Attempt, Limits, bucket_of, network_of
+from app.auth.attempts import State, packed, unpacked
 from app.auth.dynamotable import DynamoTable, Item
 from app.auth.hostkeys import KeyRecord
 from app.auth.keyrings import KeyRings, RingEntry, entry_of
 from app.auth.remembered import RememberedKeys
-from app.auth.users import normal_name
 from app.errors import RateLimited, ServiceUnavailable
 from storage.types import UserId
 
 _KEY_PREFIX = "hostkey#"
-_ATTEMPT_PREFIX = "login#"
+_COUNT_PREFIX = "logins#"
 _SECRET_ITEM = "login-secret"  # noqa: S105 - the name of an item
 _DAY_MS = 24 * 60 * 60 * 1000
 IDLE_MS = 400 * _DAY_MS
@@ -30,6 +33,12 @@ MOST_KEYS = 1000
 """Of one user: who logs in more often loses the keys that were used longest ago, a quarter at a time."""
 _LOGIN_MS = _DAY_MS
 """So long after its time of creation no login is still about to make its key."""
+_CHANGES = 6
+"""Tries at one change; each that is lost is another's success."""
+_LONGEST_PAUSE_S = 0.02
+_SEEN_KEPT = 1000
+
+T = TypeVar("T")
 
 
 class DynamoHostKeys:
@@ -166,57 +175,65 @@ class DynamoHostKeys:
         }
 
 
-class DynamoLoginAttempts:
-    """See `app.auth.attempts.LoginAttempts`. Counts in fixed windows, one counter each.
+class DynamoCounts:
+    """See `app.auth.attempts.Counts`. Each change is one conditional update, on a version number.
 
-    So at the seam of two windows up to twice the limit passes; in return each count is one atomic
-    update and needs no agreement between clocks.
+    The counts as they were last seen are remembered, so most changes need no read before.
     """
 
-    def __init__(self, table: DynamoTable, clock_ms: Callable[[], int], limits: Limits) -> None:
-        self._table, self._clock_ms, self._limits = table, clock_ms, limits
+    def __init__(self, table: DynamoTable) -> None:
+        self._table = table
         self._secret: bytes | None = None
+        self._seen: OrderedDict[bytes, tuple[int, State]] = OrderedDict()
 
-    def admit(self, username: str, address: str) -> Attempt:
-        place = network_of(address).encode()
-        name = normal_name(username).encode("utf-8", "surrogatepass")
-        window, passed_ms = divmod(self._clock_ms(), self._limits.window_ms)
+    def secret(self) -> bytes:
         self._secret = self._secret or self._shared_secret()
-        round_ = str(window).encode()
-        pair = bucket_of(self._secret, b"pair", round_, place, name)
-        origin = bucket_of(self._secret, b"address", round_, place)
-        expires_s = (window + 2) * self._limits.window_ms // 1000
-        retry_after_s = -(-(self._limits.window_ms - passed_ms) // 1000)
-        if not self._count(pair, self._limits.pair, expires_s):
-            raise RateLimited("too many wrong passwords from this address", retry_after_s)
-        if not self._count(origin, self._limits.address, expires_s):
-            self._uncount(pair)
-            raise RateLimited("too many wrong passwords from this address", retry_after_s)
-        return Attempt(pair, origin)
+        return self._secret
 
-    def succeeded(self, attempt: Attempt) -> None:
-        self._table.delete(_attempt_key(attempt.pair))
-        self._uncount(attempt.address)
+    def change(self, key: bytes, now_ms: int, work: Callable[[State], T]) -> T:
+        # Nothing is remembered of most keys, as most have no item.
+        version, before = self._seen.pop(key, (0, {}))
+        is_read = False
+        for attempt in range(_CHANGES):
+            state = dict(before)
+            answer = work(state)
+            if state == before and is_read:
+                return answer
+            if state != before and self._store(key, version, state, now_ms):
+                return answer
+            if is_read:  # then another process was faster
+                time.sleep(random.uniform(0, _LONGEST_PAUSE_S) * attempt)  # noqa: S311 - no secret
+            version, before = self._read(key)
+            is_read = True
+        raise RateLimited("too many logins at once from this address", 1)
 
-    def withdraw(self, attempt: Attempt) -> None:
-        self._uncount(attempt.pair)
-        self._uncount(attempt.address)
+    def _read(self, key: bytes) -> tuple[int, State]:
+        item = self._table.find(_count_key(key))
+        return (int(item["version"]["N"]), unpacked(bytes(item["state"]["B"]))) if item else (0, {})
 
-    def _count(self, bucket: bytes, limit: int, expires_s: int) -> bool:
-        values = {":one": {"N": "1"}, ":limit": {"N": str(limit)}, ":expires": {"N": str(expires_s)}}
-        counted = self._table.update(
-            _attempt_key(bucket),
-            "ADD #n :one SET expires = :expires",
+    def _store(self, key: bytes, version: int, state: State, now_ms: int) -> bool:
+        """Store counts over those of a version; False if they are of another by now."""
+        names = {"#state": "state", "#version": "version", "#expires": TTL_ATTRIBUTE}
+        values = {
+            ":state": {"B": packed(state)},
+            ":version": {"N": str(version + 1)},
+            ":expires": {"N": str(max(state.values(), default=now_ms) // 1000 + 1)},
+        }
+        if version:
+            values[":before"] = {"N": str(version)}
+        stored = self._table.update(
+            _count_key(key),
+            "SET #state = :state, #version = :version, #expires = :expires",
             values,
-            condition="attribute_not_exists(#n) OR #n < :limit",
-            names={"#n": "attempts"},
+            condition="#version = :before" if version else "attribute_not_exists(#version)",
+            names=names,
         )
-        return counted is not None
-
-    def _uncount(self, bucket: bytes) -> None:
-        values = {":minus": {"N": "-1"}, ":zero": {"N": "0"}}
-        names = {"#n": "attempts"}
-        self._table.update(_attempt_key(bucket), "ADD #n :minus", values, condition="#n > :zero", names=names)
+        if stored is None:
+            return False
+        self._seen[key] = version + 1, state
+        if len(self._seen) > _SEEN_KEPT:
+            self._seen.popitem(last=False)
+        return True
 
     def _shared_secret(self) -> bytes:
         """Made by whichever process needs it first."""
@@ -233,8 +250,8 @@ def _key_of(key_hash: bytes) -> str:
     return _KEY_PREFIX + key_hash.hex()
 
 
-def _attempt_key(bucket: bytes) -> str:
-    return _ATTEMPT_PREFIX + bucket.hex()
+def _count_key(key: bytes) -> str:
+    return _COUNT_PREFIX + key.hex()
 
 
 def _record_of(item: Item) -> KeyRecord:

@@ -1,6 +1,6 @@
 """Host keys: what a client stores instead of a password, and the port of where they are kept.
 
-Refuses to store a key: only its hash is kept, and what lies beside it is sealed under the key itself.
+Only the hash of a key is kept, and what is kept beside it is sealed under the key itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from storage.heads.keys import check_user
 from storage.types import UserId
 
 KEY_BYTES = 32
@@ -68,9 +69,22 @@ class HostKeys(Protocol):
         """The keys of one user or of all, oldest first."""
 
 
-def new_key() -> str:
-    """A key to hand out: 256 random bits, letters, digits, `-` and `_`."""
-    return secrets.token_urlsafe(KEY_BYTES)
+def new_key(user: UserId) -> str:
+    """A key to hand out: 256 random bits, a dot, and the user's id; letters, digits, `-`, `_` and `.`."""
+    return f"{secrets.token_urlsafe(KEY_BYTES)}.{user}"
+
+
+def claimed_user(key: str) -> UserId | None:
+    """The user that a key names; None for keys made before keys named one, and for what is no key.
+
+    It is a claim and proves nothing: anybody can write such a text.
+    """
+    user = UserId(key.partition(".")[2])
+    try:
+        check_user(user)
+    except ValueError:
+        return None
+    return user
 
 
 def hash_of(key: str) -> bytes:

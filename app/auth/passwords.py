@@ -1,6 +1,6 @@
-"""Password hashes: makes argon2id, verifies argon2id and PBKDF2, a bounded number at a time.
+"""Password hashes: makes argon2id, verifies argon2id and PBKDF2.
 
-Refuses to know users. Hashes are PHC strings; nothing here logs or repeats a password.
+Hashes are PHC strings; nothing here logs or repeats a password.
 """
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import threading
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import argon2
 
-from app.errors import ServiceUnavailable
 from storage.types import Offload
 
 DUMMY_ARGON2 = (
@@ -26,43 +24,28 @@ DUMMY_ARGON2 = (
 _HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
 """About 55 ms of one core and 32 MiB; immutable."""
 
-T = TypeVar("T")
-
 _PBKDF2_DIGESTS = {"pbkdf2": "sha1", "pbkdf2-sha256": "sha256", "pbkdf2-sha512": "sha512"}
 _MAX_ITERATIONS = 10_000_000
 
 
 class Passwords:
-    """Hashes and verifies off the event loop; more than `at_once` callers wait their turn."""
+    """Hashes and verifies off the event loop. Callers limit how many do so at once (`app.auth.turns`)."""
 
-    def __init__(
-        self,
-        offload: Offload[Any],
-        *,
-        at_once: int = 2,
-        wait_s: float = 10,
-        verify: Callable[[str, str], bool] | None = None,
-    ) -> None:
-        self._offload, self._wait_s = offload, wait_s
+    def __init__(self, offload: Offload[Any], *, verify: Callable[[str, str], bool] | None = None) -> None:
+        self._offload = offload
         self._verify = verify or verify_hash
-        self._turns = threading.BoundedSemaphore(at_once)
 
     def hash(self, password: str) -> str:
         """A new argon2id hash, salted."""
-        return self._in_turn(lambda: _HASHER.hash(normal_password(password)))
+        hashed: str = self._offload(lambda: _HASHER.hash(normal_password(password)))
+        return hashed
 
     def verify(self, password: str, hashes: Sequence[str]) -> tuple[bool, ...]:
         """Which of `hashes` the password has; all are tried, whatever the first ones say."""
-        return self._in_turn(lambda: tuple(self._verify(text, password) for text in hashes))
-
-    def _in_turn(self, work: Callable[[], T]) -> T:
-        if not self._turns.acquire(timeout=self._wait_s):
-            raise ServiceUnavailable("too many logins at once")
-        try:
-            answer: T = self._offload(work)
-            return answer
-        finally:
-            self._turns.release()
+        answers: tuple[bool, ...] = self._offload(
+            lambda: tuple(self._verify(text, password) for text in hashes)
+        )
+        return answers
 
 
 def normal_password(password: str) -> str:

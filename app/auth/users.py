@@ -1,13 +1,11 @@
-"""The port of the user directory: who may log in, and whether a login still stands.
-
-Refuses to hand out keys (`app.auth.authenticator`) and to count attempts (`app.auth.attempts`).
-"""
+"""The port of the user directory: who may log in, and whether a login still stands."""
 
 from __future__ import annotations
 
 import unicodedata
 from typing import Protocol
 
+from app.errors import ServiceUnavailable
 from storage.types import UserId
 
 NAME_LENGTH = 128
@@ -29,20 +27,32 @@ class Identity:
         return f"Identity({self.user})"
 
 
+class CannotConfirm(ServiceUnavailable):
+    """One login cannot be confirmed now; logins of others may well be."""
+
+
 class UserDirectory(Protocol):
     """Both methods raise ServiceUnavailable when the directory is away; a wrong password never does."""
+
+    verify_at_once: int
+    """How many passwords a process may have verified at the same time."""
 
     recheck_after_ms: int
     """How long a login that `confirm` found good may go on unasked; 0: asked at every request."""
 
     outage_grace_ms: int
-    """How long after the last good answer keys go on working while the directory is away."""
+    """How long after the last good answer keys go on working while the directory is away; 0: it is in this
+    process, and `confirm` answers at once."""
 
     def verify(self, username: str, password: str) -> Identity:
         """Check a password; an unknown name costs the same time. Raises: AuthError."""
 
     def confirm(self, identity: Identity) -> Identity | None:
-        """The identity with its proof as it now is; None once user or password are no longer good."""
+        """The identity with its proof as it now is; None once user or password are no longer good.
+
+        Raises: CannotConfirm; ServiceUnavailable; AuthError when this request is to be refused. Only None
+        ends the key for good, so it must be certain.
+        """
 
 
 def normal_name(name: str) -> str:

@@ -1,12 +1,13 @@
-"""The SQLite file of the user list, the host keys and the login attempts; shared by all processes.
+"""The SQLite file of the user list, the host keys and the counts of login attempts; shared by all processes.
 
-Refuses to know what the rows mean: `app.auth.local`, `localkeys` and `attempts` do.
+What the rows mean is known to `app.auth.local`, `localkeys` and `attempts`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from filelock import FileLock
 from app.errors import ServiceUnavailable
 from storage.types import Offload
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _BUSY_MS = 5000
 
 _SCHEMA = """
@@ -38,19 +39,22 @@ CREATE TABLE keys (
     sealed BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX keys_of_user ON keys (user);
-CREATE TABLE attempts (
-    id INTEGER PRIMARY KEY,
-    pair BLOB NOT NULL,       -- of name and address; both keyed hashes
-    address BLOB NOT NULL,
-    at_ms INTEGER NOT NULL
-) STRICT;
-CREATE INDEX attempts_of_pair ON attempts (pair, at_ms);
-CREATE INDEX attempts_of_address ON attempts (address, at_ms);
-CREATE INDEX attempts_by_time ON attempts (at_ms);
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO secrets VALUES ('attempts', randomblob(32));
 PRAGMA application_id = 0x414E4B55; -- ANKU
 """
+
+_COUNTS = """
+CREATE TABLE counts (
+    key BLOB PRIMARY KEY,     -- a keyed hash of a name or a network
+    state BLOB NOT NULL,      -- see app.auth.attempts
+    ends_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX counts_by_end ON counts (ends_ms);
+"""
+
+_FROM_FORMAT_1 = f"DROP TABLE attempts; {_COUNTS} PRAGMA user_version = 2;"
+"""Login attempts are counted in another way; what is forgotten by that is a quarter of an hour of them."""
 
 _AWAY = (
     apsw.BusyError,
@@ -108,8 +112,11 @@ class UsersFile:
     def _open(self) -> apsw.Connection:
         if not self._path.exists():
             self._create()
+        _close_to_others(self._path)
         connection = _connect(self._path)
         version = connection.pragma("user_version")
+        if version == 1:
+            version = _upgrade(connection)
         if version != FORMAT_VERSION:
             connection.close()
             raise ServiceUnavailable(
@@ -118,9 +125,14 @@ class UsersFile:
         return connection
 
     def _create(self) -> None:
-        """Make the file, readable by its owner only, whole before it has its name."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._path}.lock"):
+        """Make the file, readable by its owner only, whole before it has its name.
+
+        Made by root, as by a command with sudo, it belongs to the owner of the folder: else the server
+        could not read it. SQLite gives the files that it makes beside it the same owner and mode.
+        """
+        folder = self._path.parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(f"{self._path}.lock", mode=0o600):
             if self._path.exists():
                 return
             new = self._path.with_suffix(".new")
@@ -128,10 +140,26 @@ class UsersFile:
             os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             connection = _connect(new)
             connection.pragma("journal_mode", "WAL")
-            connection.execute(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
+            connection.execute(
+                f"BEGIN IMMEDIATE; {_SCHEMA} {_COUNTS} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
+            )
             connection.close()  # the last one: the log is folded in and goes
+            if os.geteuid() == 0:
+                owner = folder.stat()
+                for made in (new, Path(f"{self._path}.lock")):
+                    os.chown(made, owner.st_uid, owner.st_gid)
             new.rename(self._path)
-            _sync_folder(self._path.parent)
+            _sync_folder(folder)
+
+
+def _close_to_others(path: Path) -> None:
+    """A file restored from a backup, or made by hand, may be readable by others."""
+    for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}.lock")):
+        # A file that is not there, or is another user's, stays as it is; what cannot be read is found next.
+        with suppress(OSError):
+            mode = name.stat().st_mode
+            if mode & 0o077:
+                name.chmod(mode & 0o700)
 
 
 def _connect(path: Path) -> apsw.Connection:
@@ -140,6 +168,16 @@ def _connect(path: Path) -> apsw.Connection:
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     return connection
+
+
+def _upgrade(connection: apsw.Connection) -> int:
+    """Bring a file of format 1 up to date, unless another process has; the format that it has then."""
+    connection.execute("BEGIN IMMEDIATE")
+    if connection.pragma("user_version") == 1:
+        connection.execute(_FROM_FORMAT_1)
+    connection.execute("COMMIT")
+    version: int = connection.pragma("user_version")
+    return version
 
 
 def _sync_folder(folder: Path) -> None:

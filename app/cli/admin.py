@@ -15,6 +15,7 @@ import click
 from app.auth.environment import environment_id
 from app.auth.hostkeys import KeyRecord
 from app.auth.local import ListedUser
+from app.auth.passwords import Passwords
 from app.cli import store
 from app.cli.context import Admin
 from app.cli.history import history
@@ -23,8 +24,9 @@ from app.cli.init import init
 from app.cli.output import Row, show
 from app.config import Settings, SettingsError
 from app.errors import AppError
+from app.version import VERSION
 from storage.errors import StorageError
-from storage.types import UserId
+from storage.types import UserId, run_here
 
 _USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
 _KEY_COLUMNS = ("id", "user", "client", "created_ms", "used_ms")
@@ -46,6 +48,7 @@ class AdminGroup(click.Group):
 
 
 @click.group(cls=AdminGroup)
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Look after an ankisyncd server. It reads the same settings as the server."""
@@ -67,6 +70,8 @@ def add_user(
     admin: Admin, name: str, user_id: str | None, *, password_stdin: bool, from_environment: bool
 ) -> None:
     """Make the user NAME; no restart is needed."""
+    if name != name.encode("utf-8", "replace").decode():
+        raise click.UsageError(f"{name!r} is not UTF-8")
     if from_environment and user_id:
         raise click.UsageError("--from-environment and --id exclude each other")
     if from_environment:
@@ -74,7 +79,7 @@ def add_user(
     added = admin.users.add(
         name, read_password(from_stdin=password_stdin), user=None if user_id is None else UserId(user_id)
     )
-    click.echo(f"Added {added.name} ({added.id}).")
+    click.echo(f"Added {added.name} ({added.id}) to the users of {admin.settings.place}.")
 
 
 @user.command("passwd")
@@ -86,6 +91,13 @@ def change_password(admin: Admin, name: str, *, password_stdin: bool) -> None:
     admin.find_user(name)
     admin.users.change_password(name, read_password(from_stdin=password_stdin))
     click.echo(f"Changed the password of {name}; its host keys are revoked.")
+
+
+@user.command("hash")
+@password_stdin
+def hash_password(*, password_stdin: bool) -> None:
+    """Print the hash of a password, for SYNC_USERn with PASSWORDS_HASHED."""
+    click.echo(Passwords(run_here).hash(read_password(from_stdin=password_stdin)))
 
 
 @user.command("list")
@@ -165,7 +177,10 @@ def revoke_keys(admin: Admin, key_id: str | None, name: str | None) -> None:
 def read_password(*, from_stdin: bool) -> str:
     """From the terminal, twice, or the first line of standard input."""
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        try:
+            return sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise click.UsageError("the password is not UTF-8") from None
     answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     return answer
 
@@ -200,4 +215,5 @@ def key_row(record: KeyRecord, names: dict[UserId, str]) -> Row:
 
 def main() -> None:
     """The console command."""
+    os.umask(0o077)  # as the server: what is made is for the owner alone
     cli(prog_name="ankisyncctl")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Final
 
 import click
 
@@ -12,12 +16,16 @@ from app.config import Settings
 from app.main import Stores, build_accounts, build_cloud, build_stores, now_ms
 from storage.types import UserId, run_here
 
+_AT_ONCE: Final = 16
+"""Databases that maintenance does side by side: it waits for the network for most of the time."""
+
 
 class Admin:
     """One run of `ankisyncctl`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        _refuse_root_in_others_folder(settings)
         self._cloud = build_cloud(settings)
         accounts = build_accounts(settings, self._cloud, offload=run_here, clock_ms=now_ms)
         self.users, self.keys = accounts.users, accounts.keys
@@ -25,11 +33,18 @@ class Admin:
     @contextmanager
     def stores(self) -> Iterator[Stores]:
         """The stores, beside those of running workers; closed at the end."""
-        stores = build_stores(self.settings, self._cloud, offload=run_here, clock_ms=now_ms)
-        try:
-            yield stores
-        finally:
-            stores.close()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            stores = build_stores(
+                self.settings,
+                self._cloud,
+                offload=run_here,
+                clock_ms=now_ms,
+                in_parallel=map if self._cloud is None else pool.map,
+            )
+            try:
+                yield stores
+            finally:
+                stores.close()
 
     def find_user(self, name: str) -> ListedUser:
         """The user called `name`, or an end with a clear line."""
@@ -41,3 +56,14 @@ class Admin:
     def names(self) -> dict[UserId, str]:
         """The name of each user."""
         return {listed.id: listed.name for listed in self.users.list()}
+
+
+def _refuse_root_in_others_folder(settings: Settings) -> None:
+    """Files that root makes in the folder of the server's user could not be opened by the server."""
+    folder = settings.cache_dir if settings.cloud is not None else settings.data_root
+    with contextlib.suppress(OSError):
+        owner = folder.stat().st_uid
+        if os.geteuid() == 0 and owner != 0:
+            raise click.ClickException(
+                f"{folder} belongs to uid {owner}: run this as that user (sudo -u '#{owner}' ...)"
+            )

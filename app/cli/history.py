@@ -16,7 +16,7 @@ from app.cli import store
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.cli.restoring import Restorer, RestoreRefused
-from app.main import new_nonce, now_ms, scratch_of
+from app.main import new_nonce, now_ms
 from storage.database.history import Point, find_point
 from storage.types import DatabaseId, DatabaseKind, UserId
 
@@ -114,7 +114,7 @@ def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: boo
 @contextmanager
 def _restorer(admin: Admin) -> Iterator[Restorer]:
     with admin.stores() as stores:
-        yield Restorer(stores, scratch_of(admin.settings), stores.limits.history_ms, now_ms, new_nonce)
+        yield Restorer(stores, stores.work.path, stores.limits.history_ms, now_ms, new_nonce)
 
 
 @contextmanager

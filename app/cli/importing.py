@@ -12,7 +12,7 @@ import click
 
 from app.cli import official
 from app.cli.context import Admin
-from app.main import Stores, build_collections, new_nonce, now_ms, scratch_of
+from app.main import Stores, build_collections, new_nonce, now_ms
 from app.sync.transfer import OK
 from storage.database.store import Commit
 from storage.media.blobs import LARGE_BYTES, Digester, NewBlob
@@ -60,7 +60,7 @@ class Importer:
 
     def __init__(self, admin: Admin, stores: Stores) -> None:
         self._admin, self._stores = admin, stores
-        self._scratch = scratch_of(admin.settings)
+        self._scratch = stores.work.path
         self._collections = build_collections(admin.settings, stores, offload=run_here)
 
     def bring(self, folder: Path, *, replace: bool) -> str:

@@ -24,5 +24,5 @@ def init(admin: Admin) -> None:
         raise click.ClickException(str(exc)) from exc
     for line in made or ["everything was there"]:
         click.echo(line)
-    if faults := find_faults(admin.settings):
+    if faults := [finding.text for finding in find_faults(admin.settings)]:
         raise click.ClickException("\n".join(["but the server would not start:", *faults]))

@@ -5,8 +5,10 @@ Refuses to forget: what is replaced stays in the history and can be brought back
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from app.main import Stores
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from storage.collection.oneway import force_one_way
 from storage.collection.package import write_package
 from storage.database.history import Point, find_point
@@ -167,13 +169,14 @@ class Restorer:
             clock_ms=self.clock_ms,
             nonce=self.nonce,
             scratch=self.scratch,
+            waiting=Waiting(time.sleep, time.monotonic),
         )
 
 
 def _insist(attempt: Callable[[], T]) -> T:
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
         try:
             return attempt()
         except Conflict:
-            continue
+            time.sleep(random.uniform(0, 0.2 * 2**tried))  # noqa: S311 - nothing to guess
     raise Unavailable("the user syncs again and again: try later")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, Final
 
 import click
 
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.examination import Examination, Finding
-from app.main import Stores
+from app.main import Stores, new_nonce
+from app.upkeep import EVERYTHING, Shard
+from storage.database.keys import prefix
+from storage.database.lost import Lost, list_lost
+from storage.database.mark import STORE, HeadsMark, list_databases
 from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
 
+_MOST_SHARDS: Final = 1000
 _STATUS_COLUMNS = (
     "name", "id", "notes", "cards", "media_files", "media_bytes", "stored_bytes",
     "changed_ms", "syncing_since_ms",
@@ -28,7 +34,7 @@ def status(admin: Admin, *, as_json: bool) -> None:
     """Who keeps how much, when it last changed, and who is syncing."""
     names = admin.names()
     with admin.stores() as stores:
-        kept = {database.user for database in stores.heads.list()}
+        kept = {database.user for database in list_databases(stores.heads)}
         rows = [_status_row(stores, user, names.get(user, "-")) for user in names | dict.fromkeys(kept)]
     if not as_json:
         click.echo(f"Kept in {admin.settings.place}", err=True)
@@ -48,26 +54,60 @@ def doctor(admin: Admin, name: str | None, *, read_media: bool, as_json: bool) -
         examination = Examination(stores.databases, stores.blobs, run_here)
         findings = [
             examination.examine(database, read_media=read_media)
-            for database in list(stores.heads.list(chosen))
+            for database in list(list_databases(stores.heads, chosen))
         ]
+        fault = HeadsMark(stores.heads, stores.objects, new_nonce).find_fault()
+        findings += _lost(stores, chosen, suspects_all=fault is not None)
     rows = [row for finding in findings for row in _finding_rows(finding, names)]
     show(rows, _DOCTOR_COLUMNS, as_json=as_json)
-    if any(finding.faults for finding in findings):
+    if fault is not None:
+        click.echo(f"Error: {fault}", err=True)
+    if fault is not None or any(finding.faults for finding in findings):
         sys.exit(1)
 
 
+class _ShardType(click.ParamType[Shard]):
+    """I/N, with I from 1 to N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
+        """The shard that `value` tells."""
+        if isinstance(value, Shard):
+            return value
+        number, _, count = str(value).partition("/")
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= _MOST_SHARDS:
+            return Shard(int(number), int(count))
+        raise click.BadParameter(f"{value!r} is not like 2/8", ctx, param)
+
+
 @click.command()
+@click.option("--full", "is_full", is_flag=True, help="Take all databases, also those that have not changed.")
+@click.option("--shard", type=_ShardType(), default=EVERYTHING, help="Take the I-th of N parts of the users.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Take the head records as they are, although objects tell that some are lost or older; "
+    "what only those named is then deleted. Takes all databases.",
+)
 @click.pass_obj
-def maintain(admin: Admin) -> None:
-    """Compact what has grown long and delete what nothing needs; the server does so once a day."""
+def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) -> None:
+    """Compact what has grown long and delete what nothing needs; the server does so once a day.
+
+    Takes the databases that have changed since the last run, and all of them once a week. May be broken off:
+    the next run goes on. With --shard, run it for each part, at the same time if you like.
+    """
     with admin.stores() as stores:
-        summary = stores.upkeep.run()
+        summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     click.echo(
         f"{summary.databases} databases, {summary.compacted} compacted; "
         f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes."
     )
+    faults = list(summary.refused)
     if summary.failed:
-        raise click.ClickException(f"{summary.failed} databases could not be done; see doctor")
+        faults.append(f"{summary.failed} databases could not be done; see doctor")
+    if faults:
+        raise click.ClickException("\n".join(faults))
 
 
 @click.command("erase")
@@ -77,10 +117,16 @@ def maintain(admin: Admin) -> None:
 def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
     """Delete the data that a removed user left under USER_ID, with its whole history."""
     user = UserId(user_id)
+    if user == STORE.user:
+        raise click.ClickException(f"{user_id} is no user: the store keeps its own mark under it")
     if user in admin.names():
         raise click.ClickException(f"{user_id} is the user {admin.names()[user]!r}: remove it first")
     with admin.stores() as stores:
-        if not list(stores.heads.list(user)):
+        # Also what a deletion that was broken off has left: objects without a head record.
+        has_objects = any(
+            any(True for _ in stores.objects.list(prefix(DatabaseId(user, kind)))) for kind in DatabaseKind
+        )
+        if not has_objects and not list(stores.heads.list(user)):
             raise click.ClickException(f"nothing is kept under the id {user_id!r}")
         if not yes:
             click.confirm(f"Delete all data of {user_id} for good?", abort=True)
@@ -92,6 +138,22 @@ def erase_data(stores: Stores, user: UserId) -> None:
     """Forget both databases of a user; the media contents go with the next `maintain`."""
     for kind in DatabaseKind:
         stores.databases.erase(DatabaseId(user, kind))
+
+
+def _lost(stores: Stores, chosen: UserId | None, *, suspects_all: bool) -> list[Finding]:
+    """Databases that have objects but no head record; what may be of a failed upload if all is suspect."""
+    return [
+        Finding(lost.database, 0, 0, (_what_is_lost(lost),))
+        for lost in list_lost(stores.heads, stores.objects)
+        if not lost.has_record
+        and chosen in {None, lost.database.user}
+        and (suspects_all or lost.evidence.is_proof)
+    ]
+
+
+def _what_is_lost(lost: Lost) -> str:
+    also = "" if lost.evidence.is_proof else ", or an upload failed"
+    return f"the head record is lost{also}: {lost.evidence.text}"
 
 
 def _status_row(stores: Stores, user: UserId, name: str) -> Row:

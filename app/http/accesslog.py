@@ -16,7 +16,7 @@ import msgspec
 
 from app.config import LogFormat, LogLevel
 
-_KEY = "ankisyncd.entry"
+ENTRY_KEY = "ankisyncd.entry"
 _TEXT_LIMIT = 120
 _NAMES = {"gunicorn.error": "server"}
 """Loggers whose own names would only puzzle: this one is the process's, errors or not."""
@@ -43,17 +43,17 @@ class Entry(msgspec.Struct):
 
 def entry_of(environ: MutableMapping[str, Any]) -> Entry:
     """The entry of this request, made when first asked for."""
-    entry: Entry | None = environ.get(_KEY)
+    entry: Entry | None = environ.get(ENTRY_KEY)
     if entry is None:
-        entry = environ[_KEY] = Entry()
+        entry = environ[ENTRY_KEY] = Entry()
     return entry
 
 
-def level_of(status: int) -> int:
-    """Our faults are errors, refusals are warnings."""
+def level_of(status: int, reason: str = "") -> int:
+    """Our faults are errors, refusals are warnings; clients are told of some refusals under status 200."""
     if status >= 500:
         return logging.ERROR
-    return logging.WARNING if status >= 400 else logging.INFO
+    return logging.WARNING if status >= 400 or reason else logging.INFO
 
 
 class LineFormatter:
@@ -77,7 +77,11 @@ class LineFormatter:
         }
         if entry.reason:
             fields["reason"] = entry.reason[: 4 * _TEXT_LIMIT]
-        return self._format(now_s, level_of(entry.status), "request", fields)
+        return self._format(now_s, level_of(entry.status, entry.reason), "request", fields)
+
+    def lost(self, count: int) -> bytes:
+        """The line that says that lines could not be written."""
+        return self._format(time.time(), logging.WARNING, "lines of the log were lost", {"count": count})
 
     def message(self, record: logging.LogRecord) -> bytes:
         """The line of anything else that is logged; a traceback goes into it or, in text, below it."""
@@ -150,7 +154,11 @@ class AccessLog:
 
     def write(self, entry: Entry) -> None:
         """Write one request's line. `GET /health` of a load balancer counts as debugging."""
-        level = logging.DEBUG if entry.method == "health" and entry.status < 400 else level_of(entry.status)
+        level = (
+            logging.DEBUG
+            if entry.method == "health" and entry.status < 400
+            else level_of(entry.status, entry.reason)
+        )
         if level >= self._least:
             self._stream.write(self._lines.request(entry, time.time()))
 

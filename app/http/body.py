@@ -7,14 +7,12 @@ them are files that are held while there is `Room`, and go to the disk like larg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, Self
 
 from app.errors import PayloadTooLarge
 from app.http.unpack import Unpacker, ZstdUnpacker, unpacked_zstd
-from storage.errors import TooLarge
+from storage.errors import TooLarge, Unavailable
 from storage.types import Offload
 
 SMALL_BYTES = 64 * 1024
@@ -43,31 +41,67 @@ class Room:
 
     def __init__(self, size_bytes: int) -> None:
         self.left_bytes = size_bytes
+        self._owner_bytes = size_bytes // 2
+        self._by_owner: dict[str, int] = {}
 
-    @contextmanager
-    def share(self) -> Iterator[Share]:
-        """One request's part of it, which grows as it is taken; all of it comes back after the block."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            self.left_bytes += share.taken_bytes
+    def share(self, owner: str) -> Share:
+        """One request's part of it, which grows as it is taken; all of it comes back after its block.
+
+        The requests of one owner get at most half of the room.
+        """
+        return Share(self, owner)
+
+    def take(self, owner: str, size_bytes: int) -> bool:
+        """For `Share`: whether there was so much more room."""
+        owned_bytes = self._by_owner.get(owner, 0) + size_bytes
+        if size_bytes > self.left_bytes or owned_bytes > self._owner_bytes:
+            return False
+        self.left_bytes -= size_bytes
+        self._by_owner[owner] = owned_bytes
+        return True
+
+    def give_back(self, owner: str, size_bytes: int) -> None:
+        """For `Share`."""
+        self.left_bytes += size_bytes
+        self._by_owner[owner] -= size_bytes
+        if not self._by_owner[owner]:
+            del self._by_owner[owner]
 
 
-@dataclass(slots=True)
 class Share:
-    """What one request holds of a `Room`."""
+    """What one request holds of a `Room`; a context manager. To be used by greenlets, not by threads."""
 
-    room: Room
-    taken_bytes: int = 0
+    __slots__ = ("_owner", "_room", "taken_bytes")
+
+    def __init__(self, room: Room, owner: str) -> None:
+        self._room, self._owner = room, owner
+        self.taken_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give all of it back."""
+        if self.taken_bytes:
+            self._room.give_back(self._owner, self.taken_bytes)
+            self.taken_bytes = 0
 
     def take(self, size_bytes: int) -> bool:
         """Whether there was so much more room."""
-        if size_bytes > self.room.left_bytes:
-            return False
-        self.room.left_bytes -= size_bytes
-        self.taken_bytes += size_bytes
-        return True
+        is_taken = self._room.take(self._owner, size_bytes)
+        self.taken_bytes += size_bytes if is_taken else 0
+        return is_taken
+
+    def need(self, size_bytes: int) -> None:
+        """Take so much more room.
+
+        Raises: Unavailable.
+        """
+        if not self.take(size_bytes):
+            raise Unavailable("too many large requests at the same time")
 
 
 class Body:
@@ -101,15 +135,21 @@ class Body:
         unpacker.finish()
         self._small = pieces.joined()
 
-    def read(self, limit_bytes: int) -> bytes:
-        """The unpacked message.
+    @property
+    def is_small(self) -> bool:
+        """Whether all of it has come and was unpacked by `check`: reading it takes nothing more."""
+        return self._small is not None
 
-        Raises: ProtocolError (of it PayloadTooLarge from `limit_bytes` on).
+    def read(self, limit_bytes: int, share: Share) -> bytes:
+        """The unpacked message; one that is not small takes room of `share`.
+
+        Raises: ProtocolError (of it PayloadTooLarge from `limit_bytes` on); Unavailable if there is no room.
         """
         if self._small is None:
             pieces = _Pieces(min(limit_bytes, self._limit_bytes))
             try:
-                self._drain(pieces.write)
+                for _ in self._drain(pieces.write):
+                    share.need(pieces.size_bytes - share.taken_bytes)
             except TooLarge as exc:
                 raise PayloadTooLarge("the message is too large") from exc
             return pieces.joined()
@@ -170,15 +210,18 @@ class Body:
         with self._offload(lambda: path.open("xb", buffering=0)) as file:
             sink = _Capped(file, self._limit_bytes)
             if self._small is None:
-                self._drain(sink.write)
+                for _ in self._drain(sink.write):
+                    pass
             else:
                 sink.write(self._small)
             return sink.size_bytes
 
-    def _drain(self, write: Callable[[bytes], object]) -> None:
+    def _drain(self, write: Callable[[bytes], object]) -> Iterator[None]:
+        """Unpack block by block; yields after each."""
         unpacker = self._unpacker()
         for block in self._blocks():
             self._offload(_feeding(unpacker, block, write))
+            yield
         unpacker.finish()
 
     def _blocks(self) -> Iterator[bytes]:
@@ -198,12 +241,13 @@ class _Pieces:
     """A sink in memory."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._room_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
         self._pieces: list[bytes] = []
+        self.size_bytes = 0
 
     def write(self, piece: bytes) -> None:
-        self._room_bytes -= len(piece)
-        if self._room_bytes <= 0:
+        self.size_bytes += len(piece)
+        if self.size_bytes >= self._limit_bytes:
             raise TooLarge("more bytes than a message may have")
         self._pieces.append(piece)
 
@@ -223,4 +267,6 @@ class _Capped:
         self.size_bytes += len(piece)
         if self.size_bytes >= self._limit_bytes:
             raise TooLarge("more bytes than a file may have")
-        self._file.write(piece)
+        rest = memoryview(piece)
+        while rest:  # a disk that becomes full takes a part first, and says so only when asked again
+            rest = rest[self._file.write(rest) :]

@@ -8,11 +8,13 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
-from app.errors import ProtocolError
+from app.errors import refusal_reason
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
-from app.sync.transfer import TOO_LARGE
+from app.json_reader import reader
+from app.sync.admission import Admission
+from app.sync.transfer import OK, TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
 
@@ -32,8 +34,8 @@ _MESSAGES = (
 class CollectionService(Protocol):
     """What the blueprint asks of app.sync."""
 
-    def call(self, user: UserId, method: str, skey: str, version: int, payload: bytes) -> bytes:
-        """Answer a method that has JSON on both sides."""
+    def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        """Answer a method that has JSON on both sides; proves the admission."""
 
     def upload(self, user: UserId, path: Path) -> str:
         """Take a whole collection; returns OK or the text that clients show."""
@@ -53,6 +55,9 @@ class LoginMessage(msgspec.Struct, frozen=True):
         return f"LoginMessage(u={self.u!r})"
 
 
+_read_login = reader(LoginMessage, "hostKey")
+
+
 class LoginAnswer(msgspec.Struct, frozen=True):
     """What hostKey answers."""
 
@@ -69,30 +74,36 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
 
     def host_key(request: SyncRequest) -> Answer:
         """A password for a host key: the one method that needs none."""
-        try:
-            message = msgspec.json.decode(front.strangers_payload(request), type=LoginMessage)
-        except msgspec.MsgspecError as exc:
-            raise ProtocolError("hostKey needs u and p") from exc
+        message = _read_login(front.login_payload(request))
         key = front.authenticator.login(message.u, message.p, request.address, request.client)
         return front.answers.message(request, msgspec.json.encode(LoginAnswer(key)))
 
     def message(request: SyncRequest) -> Answer:
-        user, payload = front.admit(request), front.payload(request)
-        answer = service.call(user, request.method, request.skey, request.version, payload)
+        admission = front.claim(request)
+        try:
+            with front.payload(request) as payload:
+                answer = service.call(admission, request.method, request.skey, request.version, payload)
+        finally:
+            if admission.is_proven:
+                request.entry.user = admission.user
         return front.answers.message(request, answer)
 
     def upload(request: SyncRequest) -> Answer:
         user = front.admit(request)
+        refusal_reason.set("")
         try:
-            with front.spooled(request) as path:
+            with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
                 text = service.upload(user, path)
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
+        if text != OK:
+            why = refusal_reason.get()
+            request.entry.reason = f"upload refused: {why or text}"
         return front.answers.message(request, text.encode())
 
     def download(request: SyncRequest) -> Answer:
-        user, payload = front.admit(request), front.payload(request)
-        with front.pools.transfer():
+        user = front.admit(request)
+        with front.payload(request) as payload, front.pools.transfer(user):
             return front.answers.file(request, service.download(user, request.version, payload))
 
     steps: dict[str, Step] = {"hostKey": host_key}

@@ -32,6 +32,9 @@ class Outcome:
 
 
 _UNKNOWN = Outcome(500, logs_traceback=True)
+_HOST_FAULT = Outcome(503)
+_HOST_FAULT_RETRY_S = 60
+"""Disks do not become empty by themselves."""
 
 # The first entry that the error is an instance of counts.
 TABLE: tuple[tuple[type[Exception], Outcome], ...] = (
@@ -44,6 +47,9 @@ TABLE: tuple[tuple[type[Exception], Outcome], ...] = (
     (app_errors.ProtocolError, Outcome(400, tells_reason=True)),
     (app_errors.ServiceUnavailable, Outcome(503)),
     (storage_errors.Unavailable, Outcome(503)),
+    # The disk has lost a write: the client tries again, and an operator has to look.
+    (storage_errors.NotDurable, Outcome(503, logs_traceback=True)),
+    (storage_errors.DeletionUnsafe, Outcome(503)),
     (storage_errors.Conflict, Outcome(409)),
     (storage_errors.InvalidDatabase, Outcome(400)),
     (storage_errors.TooLarge, Outcome(413, tells_reason=True)),
@@ -54,7 +60,8 @@ TABLE: tuple[tuple[type[Exception], Outcome], ...] = (
 
 def outcome_of(error: Exception) -> Outcome:
     """How `error` is answered."""
-    return next((outcome for kind, outcome in TABLE if isinstance(error, kind)), _UNKNOWN)
+    otherwise = _HOST_FAULT if app_errors.is_host_fault(error) else _UNKNOWN
+    return next((outcome for kind, outcome in TABLE if isinstance(error, kind)), otherwise)
 
 
 def refusal_of(error: Exception, entry: Entry) -> Answer:
@@ -65,7 +72,8 @@ def refusal_of(error: Exception, entry: Entry) -> Answer:
     else:
         entry.reason = f"{type(error).__name__}: {error}"
     headers = []
-    if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
+    retry_after_s = getattr(error, "retry_after_s", _HOST_FAULT_RETRY_S if outcome is _HOST_FAULT else None)
+    if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))
     return _refusal(outcome.status, str(error) if outcome.tells_reason else "", headers)
 

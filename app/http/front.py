@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -10,11 +11,15 @@ from typing import Any, Protocol
 
 import flask
 
-from app.errors import UnknownMethod
-from app.http.body import Room
+from app.errors import SessionConflict, UnknownMethod
+from app.http.body import Room, Share
+from app.http.errors import LOGGER_NAME
+from app.http.limits import LOGIN_LIMITS, MessageLimits, limits_of
 from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answer, Answers, as_response
+from app.json_reader import check_structure
 from app.offload import ThreadPools
+from app.sync.admission import Admission
 from storage.types import UserId
 
 Step = Callable[[SyncRequest], Answer]
@@ -23,8 +28,14 @@ Step = Callable[[SyncRequest], Answer]
 _HELD_BYTES = 64 * 1024 * 1024
 """What small files that are being uploaded may take of a process's memory; more of them go to the disk."""
 
-_STRANGERS_BYTES = 16 * 1024
-"""A name and a password; a few packed bytes could stand for hundreds of megabytes."""
+_MESSAGES_BYTES = 512 * 1024 * 1024
+"""What messages that are not small, and the values decoded from them, may take of a process's memory."""
+
+_VALUE_BYTES = 100
+"""Of a decoded value, on average: an empty list has 64 bytes, a small number 36, a dict of one key 200."""
+
+_INLINE_BYTES = 64 * 1024
+"""A message of this size is looked through faster than it is handed to a thread."""
 
 
 class Authenticator(Protocol):
@@ -35,6 +46,9 @@ class Authenticator(Protocol):
 
     def authenticate(self, hkey: str) -> UserId:
         """Whose host key this is."""
+
+    def admit(self, hkey: str) -> Admission:
+        """Whose host key this claims to be; to be proven before anything is told."""
 
 
 class View:
@@ -53,6 +67,21 @@ class View:
         Raises: whatever `app.http.errors` has an answer for.
         """
         return self._step(self._reader.read(self._method, environ))
+
+
+class Payload:
+    """A message, and the memory that was counted for it; a context manager."""
+
+    __slots__ = ("_content", "_share")
+
+    def __init__(self, content: bytes, share: Share) -> None:
+        self._content, self._share = content, share
+
+    def __enter__(self) -> bytes:
+        return self._content
+
+    def __exit__(self, *_exc: object) -> None:
+        self._share.close()
 
 
 class Front:
@@ -75,6 +104,8 @@ class Front:
         self._folder = folder
         self._message_limit_bytes = message_limit_bytes
         self._room = Room(_HELD_BYTES)
+        self._uploading: set[UserId] = set()
+        self._messages = Room(max(_MESSAGES_BYTES, 4 * message_limit_bytes))
 
     def admit(self, request: SyncRequest) -> UserId:
         """Whose request it is; asked after its form is checked, and before its payload is read.
@@ -82,7 +113,22 @@ class Front:
         Raises: AuthError.
         """
         user = request.entry.user = self.authenticator.authenticate(request.hkey)
+        self.pools.serve(user)
         return user
+
+    def claim(self, request: SyncRequest) -> Admission:
+        """Whose request it claims to be.
+
+        It is left to the service to prove that, which it may do by the head record that it reads anyway. A
+        body that has not come as a whole is only waited for if the host key is proven to be good.
+        Raises: AuthError.
+        """
+        admission = self.authenticator.admit(request.hkey)
+        if not request.body.is_small:
+            admission.prove()
+            request.entry.user = admission.user
+        self.pools.serve(admission.user)
+        return admission
 
     def add_routes(self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step]) -> None:
         """Let `blueprint` answer POST /<room>/<method> by the step of each method.
@@ -102,19 +148,36 @@ class Front:
         """A view that unwraps a request and lets `step` answer it."""
         return View(self.reader, method, step)
 
-    def payload(self, request: SyncRequest) -> bytes:
-        """The message that the request of an admitted user carries.
+    def payload(self, request: SyncRequest) -> Payload:
+        """The message that the request of an authenticated user carries; to be used within its block.
 
-        Raises: ProtocolError.
+        Raises: ProtocolError (of it PayloadTooLarge above the limits of the method); Unavailable if the
+        requests of all users together, or those of this user, take too much memory.
         """
-        return request.body.read(self._message_limit_bytes)
+        share = self._messages.share(request.entry.user)
+        limits = limits_of(request.method, self._message_limit_bytes)
+        try:
+            return Payload(self._checked(request, limits, share), share)
+        except BaseException:
+            share.close()
+            raise
 
-    def strangers_payload(self, request: SyncRequest) -> bytes:
-        """The message of somebody who is not admitted yet.
+    def login_payload(self, request: SyncRequest) -> bytes:
+        """The message of a client that is not authenticated yet.
 
-        Raises: ProtocolError.
+        Raises: ProtocolError (of it PayloadTooLarge above `LOGIN_LIMITS`); Unavailable.
         """
-        return request.body.read(_STRANGERS_BYTES)
+        with self._messages.share("") as share:
+            return self._checked(request, LOGIN_LIMITS, share)
+
+    def _checked(self, request: SyncRequest, limits: MessageLimits, share: Share) -> bytes:
+        payload = request.body.read(limits.size_bytes, share)
+        if len(payload) <= _INLINE_BYTES:
+            check_structure(payload, most_values=limits.values)
+            return payload
+        values = self.pools.run(lambda: check_structure(payload, most_values=limits.values))
+        share.need(values * _VALUE_BYTES)
+        return payload
 
     @contextmanager
     def held(self, request: SyncRequest) -> Iterator[bytes | Path]:
@@ -122,8 +185,8 @@ class Front:
 
         Raises: ProtocolError; TooLarge.
         """
-        with self._room.share() as share:
-            with self.pools.transfer():
+        with self._room.share(request.entry.user) as share:
+            with self.pools.transfer(request.entry.user):
                 content = request.body.hold(share)
                 if content is not None:
                     yield content
@@ -138,9 +201,30 @@ class Front:
         Raises: ProtocolError; TooLarge.
         """
         path = self._folder / f"{uuid.uuid4().hex}.body"
-        with self.pools.transfer():
-            try:
+        try:
+            with self.pools.transfer(request.entry.user):
                 request.body.spool(path)
-                yield path
-            finally:
-                self.pools.run(lambda: path.unlink(missing_ok=True))
+            yield path
+        finally:
+            self._remove(path)
+
+    @contextmanager
+    def only_upload(self, user: UserId) -> Iterator[None]:
+        """One upload of a collection a user at a time, in this process.
+
+        Raises: SessionConflict if there is another.
+        """
+        if user in self._uploading:
+            raise SessionConflict("another upload of this user is running")
+        self._uploading.add(user)
+        try:
+            yield
+        finally:
+            self._uploading.discard(user)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a temporary file. What is left of one is found by the upkeep, and no reason to fail."""
+        try:
+            self.pools.run(lambda: path.unlink(missing_ok=True))
+        except OSError as exc:
+            logging.getLogger(LOGGER_NAME).warning("a temporary file cannot be removed: %s", exc)

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 
 from app.http.accesslog import entry_of
 from app.http.response import Answer, as_response
+from app.version import HEADER, VERSION
 
 
 def health_blueprint() -> Blueprint:
@@ -15,6 +16,6 @@ def health_blueprint() -> Blueprint:
     @blueprint.get("/health")
     def health() -> Response:
         entry_of(request.environ).method = "health"
-        return as_response(Answer())
+        return as_response(Answer(headers=((HEADER, VERSION),)))
 
     return blueprint

@@ -35,29 +35,30 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
 
     def begin(request: SyncRequest) -> Answer:
         """Legacy clients send their version beside the payload, and the payload does not count."""
-        user = front.admit(request)
-        if request.media_version is None:
-            payload = front.payload(request)
-        else:
+        if request.media_version is not None:
+            user = front.admit(request)
             payload = msgspec.json.encode({"v": request.media_version})
-        return front.answers.message(request, service.call(user, "begin", request.hkey, payload))
+            return front.answers.message(request, service.call(user, "begin", request.hkey, payload))
+        return message(request)
 
     def message(request: SyncRequest) -> Answer:
-        user, payload = front.admit(request), front.payload(request)
-        return front.answers.message(request, service.call(user, request.method, request.hkey, payload))
+        user = front.admit(request)
+        with front.payload(request) as payload:
+            answer = service.call(user, request.method, request.hkey, payload)
+        return front.answers.message(request, answer)
 
     def upload_changes(request: SyncRequest) -> Answer:
         user = front.admit(request)
         try:
-            with front.held(request) as zipped:
+            with front.held(request) as zipped, front.pools.transfer(user):
                 answer = service.upload_changes(user, zipped)
         except TooLarge as exc:
             raise ProtocolError("the zip is too large") from exc
         return front.answers.message(request, answer)
 
     def download_files(request: SyncRequest) -> Answer:
-        user, payload = front.admit(request), front.payload(request)
-        with front.pools.transfer():
+        user = front.admit(request)
+        with front.payload(request) as payload, front.pools.transfer(user):
             return front.answers.file(request, service.download_files(user, payload))
 
     steps: dict[str, Step] = {

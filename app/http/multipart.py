@@ -1,12 +1,14 @@
 """The legacy wrapper: a multipart form whose `data` field is the payload, gzipped or not.
 
 Source: rslib/src/sync/request/multipart.rs. Order of fields is free, unknown ones are ignored,
-of a repeated one the last counts.
+of a repeated one the last counts. Clients in Python and Java send the host key first, those of the first
+Rust versions (2.1.20 to 2.1.56, rslib/src/sync/http_client.rs) send it after the data.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -45,30 +47,45 @@ class FormReader:
         self._folder = folder
         self._offload = offload
 
-    def read(self, source: Source, content_type: str, length_bytes: int | None) -> Form:
+    def read(
+        self,
+        source: Source,
+        content_type: str,
+        length_bytes: int | None,
+        authenticate: Callable[[str], object],
+    ) -> Form:
         """Read a whole form. `length_bytes` is the Content-Length, if there was one.
 
-        Raises: ProtocolError.
+        Of a form larger than `SMALL_BYTES`, `authenticate` is asked as soon as the host key is there, so that
+        the limits for clients that are not authenticated hold no longer, and nothing more is read of others.
+
+        Raises: ProtocolError; what `authenticate` raises.
         """
         mimetype, options = parse_options_header(content_type)
         boundary = options.get("boundary")
-        if mimetype != "multipart/form-data" or not boundary:
+        # Types and parameter names are compared without case: RFC 9110, section 8.3.1.
+        if mimetype.lower() != "multipart/form-data" or not boundary:
             raise ProtocolError("neither an anki-sync header nor a multipart form")
         if length_bytes is not None and length_bytes > self._limit_bytes:
             raise PayloadTooLarge("the form is too large")
         parts = _Parts(boundary.encode("latin-1", "replace"), self._folder)
         left_bytes = self._limit_bytes
+        wanted_bytes, is_authenticated = SMALL_BYTES, False
         while True:
-            block = source.read(_BLOCK_BYTES)
+            block = source.read(wanted_bytes)
             left_bytes -= len(block)
             if left_bytes < 0:
                 raise PayloadTooLarge("the form is too large")
-            self._take(parts, block)
-            if len(block) < _BLOCK_BYTES:
+            is_last = len(block) < wanted_bytes
+            self._take(parts, block, is_last=is_last)
+            if is_last:
                 return parts.form()
+            wanted_bytes = _BLOCK_BYTES
+            if not is_authenticated and (hkey := parts.find_host_key()):
+                authenticate(hkey)
+                is_authenticated = True
 
-    def _take(self, parts: _Parts, block: bytes) -> None:
-        is_last = len(block) < _BLOCK_BYTES
+    def _take(self, parts: _Parts, block: bytes, *, is_last: bool) -> None:
         if len(block) <= SMALL_BYTES:
             parts.take(block, is_last=is_last)
         else:
@@ -103,6 +120,12 @@ class _Parts:
             raise ProtocolError("the form cannot be read") from exc
         if len(self._decoder.buffer) > _UNPARSED_BYTES:
             raise ProtocolError("the form's parts cannot be told apart")
+
+    def find_host_key(self) -> str:
+        """The host key, if it was read; else an empty text."""
+        if self._current == "k":
+            return ""
+        return self._fields.get("k", bytearray()).decode("utf-8", "replace")
 
     def form(self) -> Form:
         if not self._is_complete:

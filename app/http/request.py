@@ -17,9 +17,11 @@ import msgspec
 from app.config import AddressSource
 from app.errors import ProtocolError
 from app.http.accesslog import Entry, entry_of
+from app.http.addresses import parse_address
 from app.http.body import Body, Source
 from app.http.multipart import FormReader
 from app.http.unpack import GzipUnpacker, PlainUnpacker, ZstdUnpacker, zstd_decompressor
+from app.json_reader import reader
 from storage.types import Offload
 
 HEADER_VERSION = 11
@@ -66,10 +68,13 @@ class SyncHeader(msgspec.Struct, frozen=True):
     s: str
 
 
+_read_header = reader(SyncHeader, "anki-sync header")
+
+
 class RequestReader:
     """Unwraps the requests of one worker process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by name
         self,
         *,
         unpacked_limit_bytes: int,
@@ -77,13 +82,15 @@ class RequestReader:
         folder: Path,
         offload: Offload[Any],
         address_source: AddressSource,
+        authenticate: Callable[[str], str],
     ) -> None:
+        """`authenticate` tells whose host key it is, and raises AuthError if it is of no user."""
         self._limit_bytes = unpacked_limit_bytes
         self._offload = offload
         self._forms = FormReader(limit_bytes=form_limit_bytes, folder=folder, offload=offload)
-        self._header = msgspec.json.Decoder(SyncHeader)
         self._shared = zstd_decompressor()
         self._address = _address_finder(address_source)
+        self._authenticate = authenticate
 
     def read(self, method: str, environ: MutableMapping[str, Any]) -> SyncRequest:
         """Unwrap a request.
@@ -104,10 +111,7 @@ class RequestReader:
     def _read_packed(self, method: str, header: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         if not header.isascii():
             raise ProtocolError("the anki-sync header is not ASCII")
-        try:
-            wrapping = self._header.decode(header)
-        except msgspec.MsgspecError as exc:
-            raise ProtocolError("the anki-sync header is malformed") from exc
+        wrapping = _read_header(header)
         if not _OLDEST_VERSION <= wrapping.v <= HEADER_VERSION:
             raise ProtocolError("the sync version is not supported")
         body = self._body(environ["wsgi.input"], ZstdUnpacker)
@@ -130,8 +134,15 @@ class RequestReader:
 
     def _read_form(self, method: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:
         length = environ.get("CONTENT_LENGTH") or None
+
+        def authenticate(hkey: str) -> None:
+            entry.user = self._authenticate(hkey)
+
         form = self._forms.read(
-            environ["wsgi.input"], environ.get("CONTENT_TYPE", ""), None if length is None else int(length)
+            environ["wsgi.input"],
+            environ.get("CONTENT_TYPE", ""),
+            None if length is None else int(length),
+            authenticate,
         )
         if form.payload is None:
             body = self._body(io.BytesIO(b"{}"), PlainUnpacker)
@@ -167,11 +178,16 @@ _ADDRESS_KEYS = {
 
 
 def _address_finder(source: AddressSource) -> Callable[[Mapping[str, Any]], str]:
-    """The rightmost member is the one that our own proxy has added; the others may be invented."""
+    """How to find a client's address in an environ; the answer is empty if there is none.
+
+    The rightmost member of the header is the one that our own proxy has added; a client may invent the
+    others. If that member is no address, the address of the connection counts: a text that a client may
+    choose would count as another client each time.
+    """
     key = _ADDRESS_KEYS[source]
 
     def find(environ: Mapping[str, Any]) -> str:
-        named: str = environ.get(key) or environ.get("REMOTE_ADDR") or ""
-        return named.rpartition(",")[2].strip()
+        named = environ.get(key, "").rpartition(",")[2]
+        return parse_address(named) or parse_address(environ.get("REMOTE_ADDR", "")) or ""
 
     return find

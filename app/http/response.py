@@ -88,12 +88,15 @@ class Answers:
         """A file in blocks; an error on the way cuts the connection: nobody takes a part for the whole."""
         size_bytes = download.size_bytes
         if request.is_packed:
-            return Answer(self._packed(_whole(download), size_bytes), ((_SIZE_HEADER, str(size_bytes)),))
+            return Answer(
+                self._packed(request.entry.user, _whole(download), size_bytes),
+                ((_SIZE_HEADER, str(size_bytes)),),
+            )
         return Answer(_whole(download), (("Content-Length", str(size_bytes)),))
 
-    def _packed(self, blocks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
+    def _packed(self, owner: str, blocks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
         packer = zstandard.ZstdCompressor(level=_FILE_LEVEL).compressobj(size=size_bytes)
-        with self._pools.transfer():
+        with self._pools.transfer(owner):
             for block in blocks:
                 if packed := self._pack(packer, block):
                     yield packed

@@ -1,7 +1,7 @@
 """The gevent worker of gunicorn, fitted to sync clients.
 
 One send per small answer; bodies that are counted, and end the connection when they are not read;
-a limit to silence; idle connections that do not hold up a stop; one line per request.
+limits to connections and to slow clients (`app.http.connections`); one line per request.
 """
 
 from __future__ import annotations
@@ -10,32 +10,46 @@ import contextlib
 import errno
 import functools
 import re
+import signal
 import socket
 import sys
 import time
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
 import gevent
 from gunicorn.glogging import Logger
 from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import NoMoreData, ParseException
-from gunicorn.http.unreader import SocketUnreader
-from gunicorn.util import close, unquote_to_wsgi_str
+from gunicorn.util import close
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import ProtocolError
-from app.http.accesslog import AccessLog, Entry, entry_of
+from app.http.accesslog import ENTRY_KEY, AccessLog, Entry
 from app.http.chunks import body_of
+from app.http.connections import (
+    GRACE_S,
+    HEAD_S,
+    LEAST_RATE,
+    Connection,
+    ConnectionLimits,
+    ConnectionReader,
+    ConnectionTable,
+    OtherProtocol,
+    address_of,
+)
 from app.http.head import HeadReader
-
-SILENCE_S = 90
-"""A client that neither sends nor takes a byte for so long is gone; Anki's give up after 30 s."""
+from app.http.paths import canonical_path
 
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 
-_IDLE_CHECK_S = 5
+_IDLE_CHECK_S = 1
 _STOP_CHECK_S = 0.05
+
+_SEND_BYTES = 64 * 1024
+
+_ROOM_LOG_S = 60
 
 _LINGER_S = 5
 _LINGER_BYTES = 64 * 1024 * 1024
@@ -78,6 +92,10 @@ class CountedBody:
         return self._known is not None and self._known.length == 0
 
 
+class ClientGone(Exception):
+    """The client does not take its answer; the text says how."""
+
+
 class OneSendResponse:
     """Keeps the head back until the first bytes of the body, so that both go out in one segment."""
 
@@ -90,6 +108,7 @@ class OneSendResponse:
         self._length: int | None = None
         self._is_chunked = False
         self._head_sent = False
+        self._waited_s, self._went_bytes = 0.0, 0
         self.status_code = 0
         self.sent = 0
 
@@ -118,7 +137,10 @@ class OneSendResponse:
         return self._must_close
 
     def write(self, block: bytes) -> None:
-        """Send a part of the body, never more than was promised."""
+        """Send a part of the body, never more than was promised.
+
+        Raises: ClientGone.
+        """
         if self._length is not None:
             block = block[: self._length - self.sent]
         if self._is_head:
@@ -139,11 +161,30 @@ class OneSendResponse:
             framing = "Transfer-Encoding: chunked\r\n" if self._is_chunked else ""
             head = f"{self._head}Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n{framing}\r\n"
             block = head.encode("latin-1") + block
-        if block:
-            # `sendall` would ask for the size of the socket's buffer first.
+        if not block:
+            return
+        try:
+            # `sendall` would ask for the size of the socket's buffer first, and has one timeout for all.
             sent = self._sock.send(block)
+            self._went_bytes += sent
             if sent < len(block):
-                self._sock.sendall(memoryview(block)[sent:])
+                self._send_rest(memoryview(block)[sent:])
+        except OSError as exc:
+            raise ClientGone(f"the client did not take the answer: {type(exc).__name__}") from exc
+
+    def _send_rest(self, rest: memoryview) -> None:
+        """Send what did not fit into the socket's buffer, at the least rate or faster.
+
+        Raises: OSError, of it TimeoutError if the client takes too little.
+        """
+        while rest:
+            if self._waited_s > GRACE_S + self._went_bytes / LEAST_RATE:
+                raise TimeoutError("the client takes the answer too slowly")
+            started_s = time.monotonic()
+            sent = self._sock.send(rest[:_SEND_BYTES])
+            self._waited_s += time.monotonic() - started_s
+            self._went_bytes += sent
+            rest = rest[sent:]
 
 
 _HEADERS = re.compile(r"(?:[A-Za-z0-9-]+: [\t -~\x80-\xff]*\r\n)*")
@@ -157,73 +198,115 @@ def _date(now_s: int) -> str:
 class SyncWorker(GeventWorker):  # type: ignore[misc]
     """One process: greenlets for connections, the monkey patch (in `init_process`), the stop."""
 
+    limits: ConnectionLimits
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle: dict[Any, float] = {}
-        """When the wait of a connection for its next request is over, by the clock of `time.monotonic`."""
+        self._table = ConnectionTable(self.limits, self._end_soon)
+
+    def init_signals(self) -> None:
+        """As gunicorn's, but for the signals of a terminal, which would end the process."""
+        super().init_signals()
+        ignore_terminal_signals()
 
     def run(self) -> None:
         """Serve until told to stop."""
-        gevent.spawn(self._end_idle)
+        gevent.spawn(self._end_overdue)
+        gevent.spawn(self._log_closed)
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: running requests are finished, connections without one are closed."""
         super().handle_exit(sig, frame)
-        gevent.spawn(self._end_idle)
+        gevent.spawn(self._end_overdue)
 
-    def _end_idle(self) -> None:
+    def _end_overdue(self) -> None:
         """One for all connections: a timer for each request would cost as much as reading it."""
         while True:
-            for greenlet in tuple(self._idle):
-                gevent.get_hub().loop.run_callback(self._wake, greenlet)
+            for connection in self._table.overdue(all_waiting=not self.alive):
+                self._end_soon(connection)
             gevent.sleep(_IDLE_CHECK_S if self.alive else _STOP_CHECK_S)
 
-    def _wake(self, greenlet: Any) -> None:
-        """In the event loop: a request that has come meanwhile is served."""
-        end_s = self._idle.get(greenlet)
-        if end_s is not None and (time.monotonic() >= end_s or not self.alive):
-            del self._idle[greenlet]
-            greenlet.throw(_IdleOver)
+    def _log_closed(self) -> None:
+        told = 0
+        while True:
+            gevent.sleep(_ROOM_LOG_S)
+            if self._table.closed_for_room > told:
+                self.log.warning(
+                    "%s connections were closed to make room for others (%s are open, at most %s)",
+                    self._table.closed_for_room - told,
+                    len(self._table),
+                    self.limits.most,
+                )
+                told = self._table.closed_for_room
+
+    def _end_soon(self, connection: Connection) -> None:
+        gevent.get_hub().loop.run_callback(_end, connection)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
         req = None
-        heads = HeadReader(self.cfg, SocketUnreader(client), addr)
+        connection = Connection(address_of(addr), gevent.getcurrent())
+        reader = ConnectionReader(client, connection, self._table)
+        heads = HeadReader(self.cfg, reader, addr)
         base = base_environ(listener.getsockname(), addr, is_multiprocess=self.cfg.workers > 1)
+        self._table.enter(connection)
+        wait_s = HEAD_S
         try:
             while True:
                 req = None
-                req = self._next(heads, client)
-                self.handle_request(base, req, client)
-        except (StopIteration, NoMoreData, _IdleOver):
+                req = self._next(heads, reader, connection, wait_s)
+                if connection.refusal and canonical_path(req.path) != "/health":
+                    self._refuse(connection, client, addr, 503, connection.refusal)
+                    break
+                connection.entry = Entry()
+                self.handle_request(base, req, client, connection)
+                self._table.settle(connection)
+                if connection.refusal:
+                    break
+                wait_s = self.cfg.keepalive
+        except (StopIteration, NoMoreData):
             pass
+        except _Ended:
+            self._log_ended(connection, addr)
+        except ParseException as exc:
+            self._refuse(
+                connection,
+                client,
+                addr,
+                400,
+                exc.name if isinstance(exc, OtherProtocol) else type(exc).__name__,
+            )
         except OSError as exc:
             if exc.errno not in _GONE:
                 self.log.exception("a connection failed")
-        except Exception as exc:  # noqa: BLE001 - what is no HTTP, or a bug
+        except Exception as exc:  # noqa: BLE001 - a bug
             self.handle_error(req, client, addr, exc)
         finally:
+            self._table.leave(connection)
             close(client)
 
-    def _next(self, heads: HeadReader, client: Any) -> Any:
-        greenlet = gevent.getcurrent()
-        client.settimeout(None)
-        self._idle[greenlet] = time.monotonic() + self.cfg.keepalive
+    def _next(
+        self, heads: HeadReader, reader: ConnectionReader, connection: Connection, wait_s: float
+    ) -> Any:
+        reader.begin_head()
+        self._table.wait(connection, wait_s)
         try:
             return heads.read()
         finally:
-            self._idle.pop(greenlet, None)
-            client.settimeout(SILENCE_S)
+            self._table.resume(connection)
+            reader.begin_body()
 
-    def handle_request(self, base: dict[str, Any], req: Any, sock: Any) -> None:
+    def handle_request(self, base: dict[str, Any], req: Any, sock: Any, connection: Connection) -> None:
         """Serve one request.
 
         Raises: StopIteration, where the connection must not be used any more.
         """
         started = time.perf_counter()
+        entry = connection.entry
         body = CountedBody(body_of(req))
         environ = environ_of(base, req, body)
+        environ[ENTRY_KEY] = entry
         if req._expected_100_continue:  # noqa: SLF001 - its only name
             sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         response = OneSendResponse(req, sock)
@@ -236,40 +319,69 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
                 response.write(block)
             response.close()
             is_cut = False
-        except OSError as exc:
-            entry_of(environ).reason = f"the client did not take the answer: {type(exc).__name__}"
-        except Exception:
+        except ClientGone as exc:
+            entry.reason = str(exc)
+        except Exception as exc:
+            entry.reason = f"the answer broke off: {type(exc).__name__}"
             self.log.exception("an answer broke off")
         finally:
-            if hasattr(blocks, "close"):
-                blocks.close()
-            entry = entry_of(environ)
+            self._close(blocks)
             entry.ms = (time.perf_counter() - started) * 1000
             entry.bytes_in, entry.bytes_out = body.bytes_in, response.sent
             self._log_request(entry, environ, response.status_code)
         if is_cut:
             _cut(sock)
         elif not body.is_finished:
-            _linger(sock)
+            self._linger(connection, sock)
         if is_cut or response.should_close():
             raise StopIteration
 
+    def _close(self, blocks: Any) -> None:
+        """Let the answer's files go; the client has got it, or has not, whatever happens here."""
+        try:
+            if hasattr(blocks, "close"):
+                blocks.close()
+        except Exception:
+            self.log.exception("an answer could not be closed")
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is no HTTP, or a fault outside of the application; says nothing of its content."""
-        del req
-        if isinstance(exc, ParseException):
-            entry = Entry(
-                address=str(addr[0]) if addr else "", method="-", status=400, reason=type(exc).__name__
-            )
-            self.log.entry(entry)
-            status, phrase = 400, "Bad Request"
-        else:
-            self.log.error("a connection failed", exc_info=exc)
-            status, phrase = 500, "Internal Server Error"
+        """Answer a fault outside of the application."""
+        del req, addr
+        self.log.error("a connection failed", exc_info=exc)
         with contextlib.suppress(OSError):
-            head = f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: text/plain\r\n"
-            client.sendall(f"{head}Content-Length: 3\r\n\r\n{status}".encode())
-            _linger(client)
+            client.sendall(_short_answer(500))
+
+    def _log_ended(self, connection: Connection, addr: Any) -> None:
+        """A line for a request that was ended before it had an answer."""
+        entry = connection.entry
+        if entry.method and not entry.status:
+            entry.address = entry.address or (str(addr[0]) if addr else "")
+            entry.status, entry.reason = 408, "closed to make room for other connections"
+            self.log.entry(entry)
+
+    def _refuse(self, connection: Connection, client: Any, addr: Any, status: int, reason: str) -> None:
+        """Answer what does not reach the application; says nothing of its content."""
+        self.log.entry(Entry(address=str(addr[0]) if addr else "", method="-", status=status, reason=reason))
+        with contextlib.suppress(OSError):
+            client.sendall(_short_answer(status))
+            self._linger(connection, client)
+
+    def _linger(self, connection: Connection, client: Any) -> None:
+        """Take what a client still sends, for a while; ended early if other connections need the room.
+
+        Closing at once would reset the connection, and the client might lose the answer that tells why.
+        """
+        connection.is_lingering = True
+        self._table.wait(connection, _LINGER_S)
+        try:
+            with contextlib.suppress(OSError, _Ended):
+                client.settimeout(_LINGER_S)
+                client.shutdown(socket.SHUT_WR)
+                taken_bytes = 0
+                while taken_bytes < _LINGER_BYTES and (block := client.recv(_LINGER_BLOCK_BYTES)):
+                    taken_bytes += len(block)
+        finally:
+            self._table.resume(connection)
 
     def _log_request(self, entry: Entry, environ: dict[str, Any], status: int) -> None:
         entry.status = status
@@ -278,8 +390,35 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         self.log.entry(entry)
 
 
-class _IdleOver(BaseException):
-    """The time of a connection without a request is up, or the server stops."""
+class _Ended(BaseException):
+    """The time of a connection is up, it has to make room, or the server stops."""
+
+
+def _end(connection: Connection) -> None:
+    """In the event loop: a request that has come meanwhile is served."""
+    if connection.is_waiting or connection.is_receiving:
+        connection.greenlet.throw(_Ended)
+
+
+def ignore_terminal_signals() -> None:
+    """Let a terminal that is closed, or that stops output of the background, end or restart nothing."""
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def sync_worker(connection_limits: ConnectionLimits) -> type[SyncWorker]:
+    """The class of worker for these limits; gunicorn takes a class, so they are bound here."""
+
+    class BoundWorker(SyncWorker):
+        limits = connection_limits
+
+    return BoundWorker
+
+
+def _short_answer(status: int) -> bytes:
+    retry = "Retry-After: 5\r\n" if status == 503 else ""
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n{retry}"
+    return f"{head}Content-Type: text/plain\r\nContent-Length: 3\r\n\r\n{status}".encode()
 
 
 def base_environ(server: Any, client: Any, *, is_multiprocess: bool) -> dict[str, Any]:
@@ -312,7 +451,8 @@ def environ_of(base: dict[str, Any], req: Any, body: CountedBody) -> dict[str, A
     environ["QUERY_STRING"] = req.query
     environ["RAW_URI"] = req.uri
     environ["SERVER_PROTOCOL"] = f"HTTP/{req.version[0]}.{req.version[1]}"
-    environ["PATH_INFO"] = unquote_to_wsgi_str(req.path) if "%" in req.path else req.path
+    # As it came: a percent sign is part of no path of ours, and what is in front of us matches paths as well.
+    environ["PATH_INFO"] = req.path
     for name, value in req.headers:
         key = _OWN_NAMES.get(name) or "HTTP_" + name.replace("-", "_")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
@@ -325,18 +465,6 @@ _OWN_NAMES = {"CONTENT-TYPE": "CONTENT_TYPE", "CONTENT-LENGTH": "CONTENT_LENGTH"
 def _cut(sock: Any) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _linger(sock: Any) -> None:
-    """Take what a client still sends, for a while.
-
-    Closing at once would reset the connection, and the client might lose the answer that tells why.
-    """
-    with contextlib.suppress(OSError), gevent.Timeout(_LINGER_S, False):  # noqa: FBT003
-        sock.shutdown(socket.SHUT_WR)
-        taken_bytes = 0
-        while taken_bytes < _LINGER_BYTES and (block := sock.recv(_LINGER_BLOCK_BYTES)):
-            taken_bytes += len(block)
 
 
 class ServerLog(Logger):  # type: ignore[misc]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from app.media.messages import BEGIN, BeginAnswer, answer
+from app.media.messages import BeginAnswer, answer, read_begin
 from storage.types import Head
 
 
 def begin(payload: bytes, hkey: str, head: Head) -> bytes:
     """`{usn, sk}`; `sk` is the host key, which older clients go on with."""
-    BEGIN.read(payload)
+    read_begin(payload)
     return answer(BeginAnswer(usn_of(head), hkey))
 
 

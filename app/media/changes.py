@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.media.begin import usn_of
 from app.media.gate import IndexGate
-from app.media.messages import CHANGES, answer
+from app.media.messages import answer, read_changes
 from storage.types import UserId
 
 
@@ -14,7 +14,7 @@ def media_changes(payload: bytes, user: UserId, gate: IndexGate) -> bytes:
     The client asks again from the last row's USN until the list is empty; that last question needs
     no checkout.
     """
-    last_usn = CHANGES.read(payload).last_usn
+    last_usn = read_changes(payload).last_usn
     head = gate.head(user)
     if last_usn >= usn_of(head):
         return answer([])

@@ -10,9 +10,9 @@ import msgspec
 
 from app.errors import FileMissing, ProtocolError
 from app.media.gate import IndexGate
-from app.media.messages import DOWNLOAD
+from app.media.messages import read_download
 from app.media.storedzip import Member, joined, whole_member, zip_blocks, zip_size_bytes
-from storage.media.blobs import LARGE_BYTES, Blobs
+from storage.media.blobs import LARGE_BYTES, Blobs, key_of
 from storage.media.index import FileRow
 from storage.types import UserId
 
@@ -35,11 +35,11 @@ def download_files(payload: bytes, user: UserId, gate: IndexGate, blobs: Blobs) 
     """A zip of the first files asked for: members "0", "1", ..., then `_meta` = `{"0": name, ...}`.
 
     Raises: ProtocolError for more than 25 names. FileMissing for a file that is unknown, removed,
-    or whose blob is lost; the last is then forgotten without a tombstone, so that the loss does not
-    delete it on other devices and any of them may upload it again. Never an empty zip for a
-    non-empty question: clients would ask for ever.
+    or whose blob is lost or has other bytes than were uploaded; the last is then forgotten without a
+    tombstone, so that the loss does not delete it on other devices and any of them may upload it again.
+    Never an empty zip for a non-empty question: clients would ask for ever.
     """
-    names = DOWNLOAD.read(payload).files
+    names = read_download(payload).files
     if len(names) > MAX_FILES:
         raise ProtocolError(f"{len(names)} files asked for, at most {MAX_FILES} are allowed")
     nothing: list[FileRow | None] = [None] * len(names)
@@ -48,7 +48,8 @@ def download_files(payload: bytes, user: UserId, gate: IndexGate, blobs: Blobs) 
     lost = [row for row, content in zip(rows, contents, strict=True) if content is None]
     if lost:
         gate.change(user, lambda index: index.drop_rows(lost))
-        raise FileMissing(f"the content of {lost[0].name!r} is lost")
+        names_lost = ", ".join(f"{row.name!r} ({key_of(row.sha256)})" for row in lost)
+        raise FileMissing(f"the content of {names_lost} is lost or damaged; devices send it again")
     members = [
         Member(b"%d" % number, row.crc32, row.size_bytes, content)
         for number, (row, content) in enumerate(zip(rows, contents, strict=True))
@@ -75,8 +76,8 @@ def _that_fit(names: Sequence[str], found: Sequence[FileRow | None]) -> list[Fil
 def _contents(rows: Sequence[FileRow], blobs: Blobs) -> list[Iterator[bytes] | None]:
     """The content of each row, or None where it is lost, with each blob found before this returns.
 
-    All but the last row have 2.5 MiB together and are read whole; the last may have 100 MiB and is
-    streamed if it is large.
+    All but the last row have 2.5 MiB together and are read whole; the last may have 100 MiB and, if it is
+    large, is read once to compare it with its hash, and then streamed.
     """
     is_last_large = bool(rows) and rows[-1].size_bytes >= LARGE_BYTES
     whole = rows[:-1] if is_last_large else rows
@@ -84,5 +85,5 @@ def _contents(rows: Sequence[FileRow], blobs: Blobs) -> list[Iterator[bytes] | N
         None if content is None else iter((content,)) for content in blobs.read_many(whole)
     ]
     if is_last_large:
-        contents.append(blobs.find_stream(rows[-1]))
+        contents.append(blobs.find_stream(rows[-1]) if blobs.is_sound(rows[-1]) else None)
     return contents

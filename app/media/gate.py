@@ -1,13 +1,14 @@
-"""The one gate to a user's media index: checkout, transaction, commit, and another try on conflict.
+"""The one way to a user's media index: checkout, transaction, commit, and another try on conflict.
 
-Refuses to know what is read or changed: the steps pass functions over a `MediaIndex`.
+The steps of the protocol pass functions over a `MediaIndex`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,8 +24,17 @@ from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId, run_h
 T = TypeVar("T")
 Stamps = dict[str, int | bool]
 
-_TRIES = 5
-"""Each conflict means that another process has committed a batch of the same user in between."""
+_PATIENCE_S = 20.0
+"""From when on no other try is begun. Clients give up when nothing comes for 30 s."""
+_LEAST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 1.0
+
+
+class Waiting(NamedTuple):
+    """How to wait between two tries."""
+
+    sleep: Callable[[float], None]
+    """Lets the process go on."""
+    monotonic_s: Callable[[], float]
 
 
 class Changed(NamedTuple):
@@ -39,7 +49,8 @@ class IndexGate:
     """Reads and changes media indexes.
 
     `locks` gives the lock of a database within this process: two requests of one user would only
-    make each other's commit fail. Between processes the head's guard decides.
+    make each other's commit fail. Between processes the head's guard decides: each conflict means that
+    another process has committed a batch of the same user, and the next try waits for a random time.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators by name
@@ -51,6 +62,7 @@ class IndexGate:
         clock_ms: Callable[[], int],
         nonce: Callable[[], str],
         scratch: Path,
+        waiting: Waiting,
     ) -> None:
         self._store = store
         self._locks = locks
@@ -58,6 +70,7 @@ class IndexGate:
         self._clock_ms = clock_ms
         self._nonce = nonce
         self._scratch = scratch
+        self._waiting = waiting
 
     def head(self, user: UserId) -> Head:
         """The head record, for what can be answered from it alone."""
@@ -85,13 +98,25 @@ class IndexGate:
 
         `beside` are objects that the change relies on, put with the commit if there is one. `function`
         may be called several times, each time on the newest version. Raises: Conflict when others were
-        faster again and again.
+        faster for as long as a client waits.
         """
+        left = beside
+
+        @contextlib.contextmanager
+        def putting() -> Iterator[Objects]:
+            """What is still to be put: a commit that lost to another one has put it."""
+            nonlocal left
+            try:
+                yield left
+            except Conflict:
+                left = ()
+                raise
 
         def attempt(database: DatabaseId) -> Changed:
             head = self._store.head(database)
             if head.version == 0:
-                return self._create(database, head, function, beside)
+                with putting() as objects:
+                    return self._create(database, head, function, objects)
             checkout = self._store.checkout(database, head)
             with self._store.discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
@@ -99,7 +124,8 @@ class IndexGate:
                 # A batch has 25 files at most, whose rows are committed in less time than a hop to a thread
                 # takes. A commit discards on its own.
                 commit = self._commit(stamps)
-                self._store.commit(checkout, head, commit, beside=beside, way=run_here)
+                with putting() as objects:
+                    self._store.commit(checkout, head, commit, beside=objects, way=run_here)
             self._store.release(checkout)
             return _outcome(head, stamps)
 
@@ -123,15 +149,17 @@ class IndexGate:
 
     def _with_tries(self, user: UserId, attempt: Callable[[DatabaseId], T]) -> T:
         database = DatabaseId(user, DatabaseKind.MEDIA)
+        end_s = self._waiting.monotonic_s() + _PATIENCE_S
+        longest_s = _LEAST_PAUSE_S
         with self._locks(database):
-            tries = 1
             while True:
                 try:
                     return attempt(database)
                 except Conflict:
-                    if tries == _TRIES:
+                    if self._waiting.monotonic_s() >= end_s:
                         raise
-                    tries += 1
+                self._waiting.sleep(random.uniform(0, longest_s))  # noqa: S311 - nothing to guess
+                longest_s = min(2 * longest_s, _LONGEST_PAUSE_S)
 
 
 def _outcome(head: Head, stamps: Stamps | None) -> Changed:

@@ -6,13 +6,12 @@ Source: rslib/src/sync/media/{begin,changes,upload,download,sanity,protocol}.rs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Generic, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from app.errors import ProtocolError
-
-T = TypeVar("T")
+from app.json_reader import reader
 
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -53,26 +52,11 @@ UploadEntries = list[tuple[str, str | None]]
 """`_meta` of an uploaded zip: (file name, name of its member in the zip); no member: removed."""
 
 
-class Reader(Generic[T]):
-    """Reads one type of message."""
-
-    def __init__(self, kind: Any) -> None:
-        self._decoder = msgspec.json.Decoder(kind)
-
-    def read(self, payload: bytes) -> T:
-        """The message. Raises: ProtocolError."""
-        try:
-            message: T = self._decoder.decode(payload)
-        except (ValueError, RecursionError) as exc:  # of it msgspec's errors and those of UTF-8
-            raise ProtocolError(f"invalid JSON: {exc}") from exc
-        return message
-
-
-BEGIN: Final = Reader[BeginRequest](BeginRequest)
-CHANGES: Final = Reader[ChangesRequest](ChangesRequest)
-DOWNLOAD: Final = Reader[DownloadRequest](DownloadRequest)
-SANITY: Final = Reader[SanityRequest](SanityRequest)
-UPLOAD_ENTRIES: Final = Reader[UploadEntries](UploadEntries)
+read_begin: Final[Callable[[bytes], BeginRequest]] = reader(BeginRequest)
+read_changes: Final[Callable[[bytes], ChangesRequest]] = reader(ChangesRequest)
+read_download: Final[Callable[[bytes], DownloadRequest]] = reader(DownloadRequest)
+read_sanity: Final[Callable[[bytes], SanityRequest]] = reader(SanityRequest)
+read_upload_entries: Final[Callable[[bytes], UploadEntries]] = reader(UploadEntries, "_meta")
 
 
 class _Answer(msgspec.Struct, frozen=True):

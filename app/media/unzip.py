@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from app.errors import ProtocolError
-from app.media.messages import UPLOAD_ENTRIES, UploadEntries
+from app.media.messages import UploadEntries, read_upload_entries
 from app.media.plainzip import PlainZip, find_plain_zip
 from storage.media.blobs import LARGE_BYTES, Digester, NewBlob, facts_of
 from storage.media.index import FileFacts
@@ -157,7 +157,7 @@ def _read_meta(archive: zipfile.ZipFile) -> bytes:
 
 
 def _checked_entries(meta: bytes) -> UploadEntries:
-    entries = UPLOAD_ENTRIES.read(meta)
+    entries = read_upload_entries(meta)
     if len(entries) > MAX_ENTRIES:
         raise ProtocolError(f"{len(entries)} files in a zip, at most {MAX_ENTRIES} are allowed")
     for name, member in entries:

@@ -34,6 +34,8 @@ class SyncState(msgspec.Struct, frozen=True, array_like=True):
     """Whose config wins."""
     sent: ChunkPosition = ChunkPosition()
     """Up to where `chunk` has given our rows."""
+    key_until_ms: int = 0
+    """Until when the host key that began the sync needs no other proof than the session."""
 
 
 encode_state = msgspec.msgpack.Encoder().encode

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from app.errors import ProtocolError
-
-M = TypeVar("M")
+from app.json_reader import is_deeper, reader
 
 U8 = Annotated[int, Meta(ge=0, le=2**8 - 1)]
 U16 = Annotated[int, Meta(ge=0, le=2**16 - 1)]
@@ -209,19 +208,6 @@ encode: Callable[[object], bytes] = msgspec.json.Encoder(order="deterministic").
 """The JSON of an answer: the same bytes for the same answer, whatever order its dicts are in."""
 
 
-def reader(kind: type[M]) -> Callable[[bytes], M]:
-    """A function that reads JSON as `kind`, and raises ProtocolError where that cannot be."""
-    decode = msgspec.json.Decoder(kind).decode
-
-    def read(payload: bytes) -> M:
-        try:
-            return decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            raise ProtocolError(f"{kind.__name__}: {exc}") from exc
-
-    return read
-
-
 read_meta = reader(MetaRequest)
 read_apply_graves = reader(ApplyGravesRequest)
 read_sanity = reader(SanityRequest)
@@ -246,18 +232,9 @@ def read_empty(payload: bytes) -> EmptyRequest:
 
 def read_apply_changes(payload: bytes) -> ApplyChangesRequest:
     """The client's changed objects, none nested so deeply that other clients could not read it."""
-    request = _read_changes(payload)
-    if payload.count(b"[") + payload.count(b"{") > DEEPEST and _depth(msgspec.json.decode(payload)) > DEEPEST:
+    if is_deeper(payload, DEEPEST):
         raise ProtocolError("objects are nested too deeply")
-    return request
-
-
-def _depth(value: object) -> int:
-    depth, inner = 0, [value]
-    while outer := [one for one in inner if isinstance(one, dict | list)]:
-        inner = [one for each in outer for one in (each.values() if isinstance(each, dict) else each)]
-        depth += 1
-    return depth
+    return _read_changes(payload)
 
 
 def read_start(payload: bytes) -> StartRequest:

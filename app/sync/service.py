@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from app.errors import ProtocolError, UnknownMethod
 from app.sync import messages, transfer
+from app.sync.admission import Admission
 from app.sync.genesis import Genesis
 from app.sync.meta import meta
 from app.sync.session import Sessions, Sync, session_id
@@ -83,23 +84,26 @@ class SyncService:
 
         return run
 
-    def call(self, user: UserId, method: str, skey: str, version: int, payload: bytes) -> bytes:
-        """Answer a method that has JSON on both sides.
+    def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        """Answer a method that has JSON on both sides. Nothing is told before the host key is proven.
 
         Raises: AppError, storage.errors.StorageError.
         """
         del version  # `meta` brings its own, the others are alike in all
+        known = self._methods.get(method)
+        if known is not None and skey:
+            message = self._read(admission, known.read, payload)
+            return known.run(_sync_of(admission, skey), message, payload)
+        user = admission.user
+        admission.prove()
         if method == messages.META:
             return self._meta(user, payload)
         if method == messages.ABORT:
-            return self._abort(user, skey, payload)
-        known = self._methods.get(method)
+            return self._abort(admission, skey, payload)
         if known is None:
-            raise UnknownMethod(f"{method} is no method of a sync")
-        if not skey:
-            raise ProtocolError("the session key is missing")
-        message = self._read(known.read, payload)
-        return known.run(_sync_of(user, skey), message, payload)
+            known_ones = (messages.META, messages.ABORT, *self._methods)
+            raise UnknownMethod(f"{method} is none of {', '.join(known_ones)}")
+        raise ProtocolError("the session key is missing")
 
     def _meta(self, user: UserId, payload: bytes) -> bytes:
         """Leaves running syncs alone, unlike the official server's."""
@@ -109,11 +113,11 @@ class SyncService:
         )
         return messages.encode(meta(request, collection, media, self._clock_ms(), self._limit_bytes))
 
-    def _abort(self, user: UserId, skey: str, payload: bytes) -> bytes:
+    def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
         """Always null; ends the sync of this key only, unlike the official server's."""
         messages.read_empty(payload)
         if skey:
-            self._sessions.abort(_sync_of(user, skey))
+            self._sessions.abort(_sync_of(admission, skey))
         return NULL
 
     def upload(self, user: UserId, path: Path) -> str:
@@ -135,14 +139,19 @@ class SyncService:
         messages.read_empty(payload)
         return self._transfer.give(_collection_of(user), version)
 
-    def _read(self, read: Callable[[bytes], Any], payload: bytes) -> Any:
-        if len(payload) <= INLINE_BYTES:
-            return read(payload)
-        return self._offload(lambda: read(payload))
+    def _read(self, admission: Admission, read: Callable[[bytes], Any], payload: bytes) -> Any:
+        try:
+            if len(payload) <= INLINE_BYTES:
+                return read(payload)
+            return self._offload(lambda: read(payload))
+        except ProtocolError:
+            admission.prove()  # a key that is not good is told before a message that is not
+            raise
 
 
-def _sync_of(user: UserId, skey: str) -> Sync:
-    return Sync(_collection_of(user), session_id(user, skey))
+def _sync_of(admission: Admission, skey: str) -> Sync:
+    user = admission.user
+    return Sync(_collection_of(user), session_id(user, skey, admission.key_hash), admission)
 
 
 def _collection_of(user: UserId) -> DatabaseId:

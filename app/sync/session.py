@@ -23,6 +23,7 @@ import msgspec
 
 from app.errors import NotApplicable, SessionConflict
 from app.sync import changes, graves, messages, sanity
+from app.sync.admission import Admission, Proof
 from app.sync.chunks import next_chunk
 from app.sync.genesis import Genesis
 from app.sync.journal import (
@@ -48,6 +49,7 @@ from app.sync.messages import (
     encode,
 )
 from storage.collection.codec import Codec
+from storage.collection.errors import InvalidChange
 from storage.collection.records import ChunkPosition, Graves
 from storage.collection.stamps import has_news
 from storage.collection.unseen import Unseen
@@ -65,9 +67,12 @@ ATTEMPTS = 5
 T = TypeVar("T")
 
 
-def session_id(user: UserId, skey: str) -> str:
-    """The name of a sync in the head record: from the key that the client made up for it."""
-    return hashlib.sha256(f"{user}\0{skey}".encode()).hexdigest()[:32]
+def session_id(user: UserId, skey: str, key_hash: bytes = b"") -> str:
+    """The name of a sync in the head record: from the key that the client made up for it, and its host key.
+
+    So who names a running session has the host key that began it.
+    """
+    return hashlib.sha256(f"{user}\0{skey}\0".encode() + key_hash).hexdigest()[:32]
 
 
 def commit_id(session: str, token: int) -> str:
@@ -80,10 +85,17 @@ def commit_id(session: str, token: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Which sync a request is for."""
+    """Which sync a request is for, and whose request it is."""
 
     database: DatabaseId
     id: str
+    admission: Admission
+
+    def prove(self, state: SyncState | None = None) -> Proof:
+        """Make sure that the host key is good; the state of the session that it began may tell."""
+        if state is None:
+            return self.admission.prove()
+        return self.admission.prove(self.admission.key_hash, state.key_until_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +115,16 @@ class Sessions:
 
         Old clients send their own deletions along; they are journalled as by `applyGraves`.
         """
-        state = SyncState(request.client_usn, request.client_is_newer)
+        until_ms = sync.prove().until_ms
+        state = SyncState(request.client_usn, request.client_is_newer, key_until_ms=until_ms)
         session = NewSession(sync.id, MERGE_REVISION, self.clock_ms(), (), encode_state(state))
-        head = self.store.sessions.open(sync.database, session)
-        if head.version == 0:
-            self.genesis.make(sync.database, head)
+        try:
             head = self.store.sessions.open(sync.database, session)
+            if head.version == 0:
+                self.genesis.make(sync.database, head)
+                head = self.store.sessions.open(sync.database, session)
+        except SessionLost as exc:
+            raise SessionConflict("this sync has gone on since its start") from exc
         self.known.started(sync.database, head)
         answer = graves.NONE
         if has_news(head.stamps, state.client_usn):
@@ -124,6 +140,7 @@ class Sessions:
         try:
             head = self.store.sessions.append(sync.database, sync.id, entry)
         except SessionLost as exc:
+            sync.prove()
             raise SessionConflict("no such sync is running") from exc
         self._session_of(sync, head)
         self.known.appended(sync.database, head)
@@ -186,7 +203,11 @@ class Sessions:
                 return read(Unseen(checkout.connection, self.codec, state.client_usn, deleted, now_s))
 
         with self.store.discarding(checkout):
-            result: T = self.offload(work)
+            try:
+                result: T = self.offload(work)
+            except InvalidChange as exc:
+                self._end(sync, session)
+                raise NotApplicable(str(exc)) from exc
         self.store.release(checkout)
         return result
 
@@ -264,6 +285,7 @@ class Sessions:
 
     def abort(self, sync: Sync) -> None:
         """End the caller's sync; another one goes on."""
+        sync.prove()
         session = self.store.head(sync.database).session
         if session is not None and session.id == sync.id:
             self._end(sync, session)
@@ -318,11 +340,18 @@ class Sessions:
             yield self.store.head(sync.database)
 
     def _session_of(self, sync: Sync, head: Head) -> Session:
+        """The running session, if it is the caller's.
+
+        Raises: AuthError for a host key that is not good, SessionConflict.
+        """
         session = head.session
         if session is None or session.id != sync.id:
+            sync.prove()
             raise SessionConflict("no such sync is running")
         if session.merge_revision != MERGE_REVISION:
+            sync.prove()
             raise SessionConflict("the sync was begun by another revision of the server")
+        sync.prove(decode_state(session.state))
         return session
 
     def _is_outdated(self, sync: Sync, head: Head) -> bool:
@@ -334,6 +363,7 @@ class Sessions:
         self.store.sessions.close(sync.database, session)
 
     def _kept_answer(self, sync: Sync, head: Head) -> bytes:
+        sync.prove()
         name = commit_id(sync.id, head.token)
         for recent in head.recent:
             if recent.commit_id == name:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from app.errors import SessionConflict
+from app.errors import SessionConflict, refusal_reason
 from app.sync.genesis import Genesis
 from app.sync.version import takes_current_schema
 from storage.collection.admit import admit
@@ -24,7 +24,7 @@ from storage.collection.stamps import Stamps
 from storage.database.checkout import Checkout
 from storage.database.image import PageReader
 from storage.database.store import Commit, DatabaseStore
-from storage.errors import Conflict
+from storage.errors import Conflict, InvalidDatabase
 from storage.types import DatabaseId, Offload
 
 OK = "OK"
@@ -90,7 +90,9 @@ class Transfer:
         into = self.folder / f"upload-{self.nonce()}"
         try:
             return into, self.offload(lambda: admit(path, into, self.codec))
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, InvalidDatabase):
+                refusal_reason.set(str(exc))
             into.unlink(missing_ok=True)
             raise
 
@@ -105,8 +107,8 @@ class Transfer:
         _insist(flip)
 
     def give(self, database: DatabaseId, version: int) -> Download:
-        """The collection, its USN raised by one: as schema 18 or, for legacy clients, 11."""
-        checkout = _insist(lambda: self._raise_usn(database))
+        """The collection as schema 18 or, for legacy clients, 11; its USN and `mod` move on first."""
+        checkout = _insist(lambda: self._mark_downloaded(database))
         try:
             reader = checkout.reader()
         finally:
@@ -133,7 +135,8 @@ class Transfer:
         while block := self.offload(lambda: file.read(BLOCK_BYTES)):
             yield block
 
-    def _raise_usn(self, database: DatabaseId) -> Checkout:
+    def _mark_downloaded(self, database: DatabaseId) -> Checkout:
+        now_ms = self.clock_ms()
         head = self.store.head(database)
         if head.version == 0:
             head = self.genesis.make(database, head)
@@ -142,17 +145,17 @@ class Transfer:
         def work() -> Stamps:
             checkout.begin()
             collection = Collection(checkout.connection, self.codec, head.stamps)
-            collection.increment_usn()
+            collection.mark_downloaded(now_ms)
             return collection.stamps()
 
         with self.store.discarding(checkout):
             stamps = self.offload(work)
-        self.store.commit(checkout, head, Commit(self.nonce(), b"", self.clock_ms(), stamps, None))
+        self.store.commit(checkout, head, Commit(self.nonce(), b"", now_ms, stamps, None))
         return checkout
 
 
 def _insist(attempt: Callable[[], T]) -> T:
-    """Try again where another commit was first; nobody's answer depends on the state before."""
+    """Try again if another commit was first; the answer does not depend on the state before."""
     for _ in range(ATTEMPTS - 1):
         try:
             return attempt()

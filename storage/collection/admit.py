@@ -1,4 +1,4 @@
-"""Full uploads: a stranger's file becomes a collection that every later step can rely on, or is refused."""
+"""Full uploads: a file of any origin becomes a collection that later steps can rely on, or is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import apsw
 from storage.collection.codec import Codec
 from storage.collection.ddl import BIG_TABLES, LATEST, OPENABLE, is_latest, tables
 from storage.collection.header import mark_as_wal, read_header
-from storage.collection.hostile import open_hostile
+from storage.collection.hostile import Deadline, open_hostile
 from storage.collection.rebuild import copy_table, create
 from storage.collection.soundness import (
     Check,
@@ -27,6 +27,15 @@ from storage.collection.together import run_together
 from storage.collection.upgrade import reset_eases, upgraded_small_tables
 from storage.errors import InvalidDatabase
 
+_SHORTEST_LIMIT_BYTES = 1 << 20
+
+_LONGEST_REBUILT_BYTES = 64 << 20
+"""Each value passes through this process's memory when a file is built anew, a few times its size."""
+
+_MOST_STATISTICS = 2_000
+_MOST_STATISTICS_BYTES = 256 << 10
+"""ANALYZE leaves at most 25 rows for each index; every connection to the collection keeps them in memory."""
+
 
 def admit(path: Path, into: Path, codec: Codec) -> Stamps:
     """Check a file of any origin, and put a sound collection (schema 18, WAL mode) at `into`.
@@ -35,7 +44,7 @@ def admit(path: Path, into: Path, codec: Codec) -> Stamps:
     is taken as it is. Any other is built anew from its rows. Raises: InvalidDatabase.
     """
     try:
-        stamps = _admit(path, into, codec)
+        stamps = _admit(path, into, codec, Deadline())
         mark_as_wal(into)
     except BaseException:
         into.unlink(missing_ok=True)
@@ -43,43 +52,58 @@ def admit(path: Path, into: Path, codec: Codec) -> Stamps:
     return stamps
 
 
-def _admit(path: Path, into: Path, codec: Codec) -> Stamps:
+def _admit(path: Path, into: Path, codec: Codec, deadline: Deadline) -> Stamps:
     header = read_header(path)
-    with open_hostile(path) as source:
+    with open_hostile(path, deadline) as source:
         version = _schema_version(source)
-        is_tidy = header.is_tidy and version == LATEST and is_latest(_objects(source))
+        objects: Any = source.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
+        is_tidy = (
+            header.is_tidy
+            and version == LATEST
+            and is_latest(objects)
+            and not any(_is_large_statistics(source, name) for _, name, _, _ in objects)
+        )
         if not is_tidy:
             _refuse_foreign_tables(source, version)
     stamps: Stamps = {}
 
     def check_small_tables_and_read_stamps(connection: apsw.Connection) -> None:
-        check_small_tables(connection, codec)
+        check_small_tables(connection, codec, deadline)
         stamps.update(read_stamps(connection))
 
     value_jobs = [*value_checks(), check_small_tables_and_read_stamps]
     if is_tidy:
         try:
-            _run(path, [*page_checks(), *value_jobs])
+            _run(path, [*page_checks(), *value_jobs], deadline)
         except Untidy:
             is_tidy = False
     if is_tidy:
         shutil.move(path, into)
     else:
-        _rebuild(path, into, version)
-        _run(into, value_jobs)
+        _rebuild(path, into, version, deadline)
+        _run(into, value_jobs, deadline)
     return stamps
 
 
-def _run(path: Path, checks: list[Check]) -> None:
+def _run(path: Path, checks: list[Check], deadline: Deadline) -> None:
+    # no value is longer than the file that it is in
+    longest_value_bytes = max(_SHORTEST_LIMIT_BYTES, path.stat().st_size)
+
     def job(check: Check) -> None:
-        with open_hostile(path) as connection:
+        with open_hostile(path, deadline, longest_value_bytes) as connection:
             check(connection)
 
     run_together([partial(job, check) for check in checks])
 
 
-def _objects(source: apsw.Connection) -> list[Any]:
-    return source.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
+def _is_large_statistics(source: apsw.Connection, name: str) -> bool:
+    if not name.startswith("sqlite_stat"):
+        return False
+    columns = [column for _, column, *_ in source.execute(f"PRAGMA table_xinfo({name})")]
+    size = " + ".join(f"coalesce(octet_length({column}), 0)" for column in columns)
+    rows = f"SELECT {size} AS size FROM {name} NOT INDEXED LIMIT {_MOST_STATISTICS + 1}"  # noqa: S608 - SQLite's names
+    count, size_bytes = source.execute(f"SELECT count(), sum(size) FROM ({rows})").get  # noqa: S608
+    return count > _MOST_STATISTICS or (size_bytes or 0) > _MOST_STATISTICS_BYTES
 
 
 def _schema_version(source: apsw.Connection) -> int:
@@ -97,33 +121,39 @@ def _refuse_foreign_tables(source: apsw.Connection, version: int) -> None:
 
 
 def _refuse_foreign_table(source: apsw.Connection, name: str, columns: tuple[str, ...]) -> None:
-    """Refuse what is no plain table with these columns."""
-    kinds = source.execute(
-        "SELECT type FROM pragma_table_list WHERE schema = 'main' AND name = ?", (name,)
-    ).fetchall()
-    if kinds != [("table",)]:
+    """Raise InvalidDatabase for what is no plain table with these columns.
+
+    Asked by statements, as a table of the file called `pragma_table_list` would answer for the function.
+    """
+    kinds = [row[2] for row in source.execute(f"PRAGMA main.table_list({name})")]
+    if kinds != ["table"]:
         raise InvalidDatabase(f"{name} is no table")
-    found: Any = source.execute("SELECT name, hidden FROM pragma_table_xinfo(?)", (name,)).fetchall()
-    if any(hidden for _, hidden in found):
+    found: Any = source.execute(f"PRAGMA main.table_xinfo({name})").fetchall()
+    if any(hidden for *_, hidden in found):
         raise InvalidDatabase(f"{name} has computed columns")
-    if not {column.lower() for column in columns} <= {column.lower() for column, _ in found}:
+    if not {column.lower() for column in columns} <= {column.lower() for _, column, *_ in found}:
         raise InvalidDatabase(f"{name} lacks columns")
 
 
-def _rebuild(path: Path, into: Path, version: int) -> None:
-    _run(path, table_checks(version))
+def _rebuild(path: Path, into: Path, version: int, deadline: Deadline) -> None:
+    _run(path, table_checks(version), deadline)
     small = into.with_name(into.name + ".small")
-    with open_hostile(path) as source, create(into, LATEST) as target:
+    with (
+        open_hostile(path, deadline, _LONGEST_REBUILT_BYTES) as source,
+        create(into, LATEST, deadline) as target,
+    ):
         for table in tables(LATEST):
             if table.name in BIG_TABLES or version == LATEST:
                 copy_table(source, target, table)
         if version != LATEST:
-            _fill_small_tables(source, target, version, small)
+            _fill_small_tables(source, target, version, small, deadline)
 
 
-def _fill_small_tables(source: apsw.Connection, target: apsw.Connection, version: int, path: Path) -> None:
+def _fill_small_tables(
+    source: apsw.Connection, target: apsw.Connection, version: int, path: Path, deadline: Deadline
+) -> None:
     try:
-        with upgraded_small_tables(source, version, path) as (upgraded, reset):
+        with upgraded_small_tables(source, version, path, deadline) as (upgraded, reset):
             for table in tables(LATEST):
                 if table.name not in BIG_TABLES:
                     copy_table(upgraded, target, table)

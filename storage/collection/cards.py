@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import apsw
 
@@ -63,18 +64,21 @@ def replace(connection: apsw.Connection, cards: Sequence[Row]) -> None:
 def merge(connection: apsw.Connection, tally: Tally, cards: Iterable[Row], min_usn: int) -> None:
     """Write each card, unless ours is unseen by the client and as new."""
     cards = list(cards)
-    ours = {row[0]: row[1:] for row in connection.execute(_OURS, (id_list(card[0] for card in cards),))}
+    ours: dict[Any, Any] = {
+        row[0]: row for row in connection.execute(_OURS, (id_list(card[0] for card in cards),))
+    }
     inserts, updates, updates_in_place = [], [], []
     for card in newest(cards, ours, min_usn, _MOD, _USN):
-        row = (*card[:_DATA], card_data.canonical(card[_DATA]))
+        data = card_data.canonical(card[_DATA])
+        row = card if data is card[_DATA] else (*card[:_DATA], data)
         known = ours.get(card[0])
         if known is None:
             inserts.append(row)
-        elif known[2] == card[1] and known[3] == card[_ODID]:
+        elif known[3] == card[1] and known[4] == card[_ODID]:
             updates_in_place.append(row)
         else:
             updates.append(row)
-        tally.saw_usn(card[_USN])
+    tally.saw_usns(card[_USN] for card in (*inserts, *updates, *updates_in_place))
     for sql, rows in ((_INSERT, inserts), (_UPDATE, updates), (_UPDATE_IN_PLACE, updates_in_place)):
         if rows:
             connection.executemany(sql, rows)

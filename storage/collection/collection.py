@@ -56,7 +56,7 @@ class Collection:
         """Delete exactly these objects and remember them under this USN."""
         graves.apply(self._connection, self._tally, deleted, usn)
 
-    def apply_changes(self, changes: Changes, usn: int, now_s: int, *, sent_config: bool) -> None:
+    def apply_changes(self, changes: Changes, usn: int, now_s: int, *, sent_config: bool = False) -> None:
         """Merge what the client changed. `sent_config` tells whether the client was sent our config before.
 
         Raises: InvalidChange.
@@ -107,9 +107,15 @@ class Collection:
         """End the sync: `now_ms` becomes the time of the last sync and change, and the USN goes up."""
         self._connection.execute("UPDATE col SET ls = ?1, mod = ?1, usn = usn + 1", (now_ms,))
 
-    def increment_usn(self) -> None:
-        """Move the USN on, so that a download differs from the version before it."""
-        self._connection.execute("UPDATE col SET usn = usn + 1")
+    def mark_downloaded(self, now_ms: int) -> None:
+        """Raise the USN and date the collection, as the official server does before it sends the file.
+
+        A device that uploaded may have been left with a `mod` a millisecond above its time of last sync,
+        which shows as unsynced changes. It clears them in the normal sync that this new `mod` causes. The new
+        `mod` is later than the last one even if the clock went back.
+        Source: rslib/src/sync/collection/download.rs of ankitects/anki (transact_no_undo sets `mod`).
+        """
+        self._connection.execute("UPDATE col SET mod = max(?, mod + 1), usn = usn + 1", (now_ms,))
 
     def stamps(self) -> Stamps:
         """What the head keeps of this state, see `storage.collection.stamps`."""

@@ -1,12 +1,28 @@
-"""The tables of Anki's schema, by version: their statements, columns and kinds of values.
+"""The tables of Anki's schema, by version: their statements, columns and what these may hold.
 
-Refuses everything else: what is not named here does not get into a collection that we keep.
+What is not named here does not get into a collection that we keep.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from storage.collection.rules import (
+    CARD_DATA,
+    MODIFIED,
+    USN,
+    Rule,
+    blobs,
+    cast_within,
+    integers,
+    low_byte_within,
+    or_else,
+    texts,
+    unread,
+    within,
+)
 
 LATEST = 18
 OPENABLE = frozenset({11, 14, 15, 16, 17, 18})
@@ -20,16 +36,24 @@ _SPACE = re.compile(r"\s+")
 _AROUND_PUNCTUATION = re.compile(r" ?([(),=]|!=) ?")
 
 
+_U8 = (0, 2**8 - 1)
+_U16 = (0, 2**16 - 1)
+_U32 = (0, 2**32 - 1)
+_I32 = (-(2**31), 2**31 - 1)
+
+
 class Table(NamedTuple):
-    """A table: its columns by kind, in the order of the statement."""
+    """A table and its columns, in the order of the statement."""
 
     name: str
     sql: str
     columns: tuple[str, ...]
-    integers: tuple[str, ...] = ()
-    """Those whose readers take nothing else; a fraction in one of them is cut off."""
-    texts: tuple[str, ...] = ()
-    blobs: tuple[str, ...] = ()
+    rules: Mapping[str, Rule]
+    """By column; the ranges are those of the rows in messages, see `app.sync.messages`."""
+    found_by: str = ""
+    """The column by which rows are looked up: those without an integer in it are lost already."""
+    ordered_by: str = ""
+    """The name in whose order the rows lie."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -43,8 +67,12 @@ _COL = Table(
     "ls integer NOT NULL, conf text NOT NULL, models text NOT NULL, decks text NOT NULL, "
     "dconf text NOT NULL, tags text NOT NULL)",
     ("id", "crt", "mod", "scm", "ver", "dty", "usn", "ls", "conf", "models", "decks", "dconf", "tags"),
-    integers=("crt", "mod", "scm", "ver", "dty", "usn", "ls"),
-    texts=("conf", "models", "decks", "dconf", "tags"),
+    {
+        **integers("crt", "scm", "ver", "usn", "ls"),
+        **MODIFIED,
+        **unread("integer", "0", "dty"),
+        **unread("text", "''", "conf", "models", "decks", "dconf", "tags"),
+    },
 )
 
 _NOTES = Table(
@@ -54,8 +82,13 @@ _NOTES = Table(
     # integers in the sort field sort as numbers
     "sfld integer NOT NULL, csum integer NOT NULL, flags integer NOT NULL, data text NOT NULL)",
     ("id", "guid", "mid", "mod", "usn", "tags", "flds", "sfld", "csum", "flags", "data"),
-    integers=("mid", "mod", "usn"),
-    texts=("guid", "tags", "flds"),
+    {
+        **integers("mid", "mod"),
+        **USN,
+        **texts("guid", "tags", "flds"),
+        **or_else("0", "csum", "flags"),
+        **or_else("''", "data"),
+    },
 )
 
 _CARDS = Table(
@@ -66,7 +99,18 @@ _CARDS = Table(
     "reps integer NOT NULL, lapses integer NOT NULL, left integer NOT NULL, odue integer NOT NULL, "
     "odid integer NOT NULL, flags integer NOT NULL, data text NOT NULL)",
     _words("id nid did ord mod usn type queue due ivl factor reps lapses left odue odid flags data"),
-    integers=_words("nid did ord usn type queue factor reps lapses left odid flags"),
+    {
+        **integers("nid", "did", "odid"),
+        **USN,
+        **low_byte_within(0, 3, "type"),
+        **low_byte_within(-3, 4, "queue"),
+        **within(*_U8, "flags"),
+        **within(*_U16, "ord", "factor"),
+        **within(*_U32, "reps", "lapses", "left"),
+        **cast_within(*_U32, "ivl"),
+        **or_else("0", "due", "odue"),
+        **CARD_DATA,
+    },
 )
 
 _REVLOG = Table(
@@ -75,14 +119,21 @@ _REVLOG = Table(
     "ease integer NOT NULL, ivl integer NOT NULL, lastIvl integer NOT NULL, factor integer NOT NULL, "
     "time integer NOT NULL, type integer NOT NULL)",
     ("id", "cid", "usn", "ease", "ivl", "lastIvl", "factor", "time", "type"),
-    integers=("cid", "usn", "ease", "factor"),
+    {
+        **integers("cid"),
+        **USN,
+        **within(*_U8, "ease"),
+        **within(*_U32, "factor"),
+        **cast_within(*_I32, "ivl", "lastIvl"),
+        **or_else("0", "time", "type"),
+    },
 )
 
 _GRAVES_11 = Table(
     "graves",
     "CREATE TABLE graves (usn integer NOT NULL, oid integer NOT NULL, type integer NOT NULL)",
     ("usn", "oid", "type"),
-    integers=("usn", "oid", "type"),
+    {**integers("oid", "type"), **USN},
 )
 
 _GRAVES_18 = Table(
@@ -90,7 +141,7 @@ _GRAVES_18 = Table(
     "CREATE TABLE graves (oid integer NOT NULL, type integer NOT NULL, usn integer NOT NULL, "
     "PRIMARY KEY (oid, type)) WITHOUT ROWID",
     ("oid", "type", "usn"),
-    integers=("oid", "type", "usn"),
+    {**integers("oid", "type"), **USN},
 )
 
 _DECK_CONFIG = Table(
@@ -98,9 +149,7 @@ _DECK_CONFIG = Table(
     "CREATE TABLE deck_config (id integer PRIMARY KEY NOT NULL, name text NOT NULL COLLATE unicase, "
     "mtime_secs integer NOT NULL, usn integer NOT NULL, config blob NOT NULL)",
     ("id", "name", "mtime_secs", "usn", "config"),
-    integers=("mtime_secs", "usn"),
-    texts=("name",),
-    blobs=("config",),
+    {**integers("mtime_secs"), **USN, **texts("name"), **blobs("config")},
 )
 
 _CONFIG = Table(
@@ -108,17 +157,15 @@ _CONFIG = Table(
     "CREATE TABLE config (KEY text NOT NULL PRIMARY KEY, usn integer NOT NULL, "
     "mtime_secs integer NOT NULL, val blob NOT NULL) WITHOUT ROWID",
     ("key", "usn", "mtime_secs", "val"),
-    integers=("usn", "mtime_secs"),
-    texts=("key",),
-    blobs=("val",),
+    {**USN, **unread("integer", "0", "mtime_secs"), **texts("key"), **blobs("val")},
 )
 
 _TAGS_14 = Table(
     "tags",
     "CREATE TABLE tags (tag text NOT NULL PRIMARY KEY COLLATE unicase, usn integer NOT NULL) WITHOUT ROWID",
     ("tag", "usn"),
-    integers=("usn",),
-    texts=("tag",),
+    {**USN, **texts("tag")},
+    ordered_by="tag",
 )
 
 _TAGS_17 = Table(
@@ -126,8 +173,8 @@ _TAGS_17 = Table(
     "CREATE TABLE tags (tag text NOT NULL PRIMARY KEY COLLATE unicase, usn integer NOT NULL, "
     "collapsed boolean NOT NULL, config blob NULL) WITHOUT ROWID",
     ("tag", "usn", "collapsed", "config"),
-    integers=("usn", "collapsed"),
-    texts=("tag",),
+    {**USN, **integers("collapsed"), **texts("tag")},
+    ordered_by="tag",
 )
 
 _FIELDS = Table(
@@ -135,9 +182,8 @@ _FIELDS = Table(
     "CREATE TABLE fields (ntid integer NOT NULL, ord integer NOT NULL, name text NOT NULL COLLATE unicase, "
     "config blob NOT NULL, PRIMARY KEY (ntid, ord)) WITHOUT ROWID",
     ("ntid", "ord", "name", "config"),
-    integers=("ntid", "ord"),
-    texts=("name",),
-    blobs=("config",),
+    {**integers("ntid", "ord"), **texts("name"), **blobs("config")},
+    found_by="ntid",
 )
 
 _TEMPLATES = Table(
@@ -146,9 +192,8 @@ _TEMPLATES = Table(
     "name text NOT NULL COLLATE unicase, mtime_secs integer NOT NULL, usn integer NOT NULL, "
     "config blob NOT NULL, PRIMARY KEY (ntid, ord)) WITHOUT ROWID",
     ("ntid", "ord", "name", "mtime_secs", "usn", "config"),
-    integers=("ntid", "ord", "mtime_secs", "usn"),
-    texts=("name",),
-    blobs=("config",),
+    {**integers("ntid", "ord", "mtime_secs"), **USN, **texts("name"), **blobs("config")},
+    found_by="ntid",
 )
 
 _NOTETYPES = Table(
@@ -156,9 +201,7 @@ _NOTETYPES = Table(
     "CREATE TABLE notetypes (id integer NOT NULL PRIMARY KEY, name text NOT NULL COLLATE unicase, "
     "mtime_secs integer NOT NULL, usn integer NOT NULL, config blob NOT NULL)",
     ("id", "name", "mtime_secs", "usn", "config"),
-    integers=("mtime_secs", "usn"),
-    texts=("name",),
-    blobs=("config",),
+    {**integers("mtime_secs"), **USN, **texts("name"), **blobs("config")},
 )
 
 _DECKS = Table(
@@ -166,9 +209,7 @@ _DECKS = Table(
     "CREATE TABLE decks (id integer PRIMARY KEY NOT NULL, name text NOT NULL COLLATE unicase, "
     "mtime_secs integer NOT NULL, usn integer NOT NULL, common blob NOT NULL, kind blob NOT NULL)",
     ("id", "name", "mtime_secs", "usn", "common", "kind"),
-    integers=("mtime_secs", "usn"),
-    texts=("name",),
-    blobs=("common", "kind"),
+    {**integers("mtime_secs"), **USN, **texts("name"), **blobs("common", "kind")},
 )
 
 INDEXES = {

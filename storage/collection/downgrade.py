@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import apsw
-from anki._backend import RustBackend
-from anki.errors import AnkiException
 
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 
+_anki: Any = LazyModule("anki._backend")
+_errors: Any = LazyModule("anki.errors")
 _SCHEMA = 11
 
 
 def downgrade(path: Path) -> None:
     """Turn the collection at `path` into schema 11, in place, with no WAL left. Raises: Corrupt."""
-    backend = RustBackend(langs=["en"], server=True)
+    backend = _anki.RustBackend(langs=["en"], server=True)
     try:
         backend.open_collection(collection_path=str(path), media_folder_path="", media_db_path="")
         backend.close_collection(downgrade_to_schema11=True)
-    except AnkiException as exc:
+    except _errors.AnkiException as exc:
         raise Corrupt(str(path), "a collection that the engine can downgrade", str(exc)) from exc
     found = _schema_version(path)
     if found != _SCHEMA:  # closing logs its failures and keeps them to itself

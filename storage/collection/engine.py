@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from anki._backend import RustBackend  # the only door to the engine without a folder on disk
-from anki.card_rendering_pb2 import StripHtmlRequest
+from storage.lazy import LazyModule
+
+_anki: Any = LazyModule("anki._backend")  # the only door to the engine without a folder on disk
+_card_rendering: Any = LazyModule("anki.card_rendering_pb2")
 
 _UNIQUE_NAMES = ("idx_decks_name", "idx_notetypes_name", "idx_fields_name_ntid", "idx_templates_name_ntid")
 """Dropped in the scratch collection: names are made unique in the user's collection, not here."""
@@ -19,7 +21,7 @@ class Engine:
     """Not to be used by two threads at a time."""
 
     def __init__(self) -> None:
-        self._backend = RustBackend(langs=["en"], server=True)
+        self._backend = _anki.RustBackend(langs=["en"], server=True)
         self._backend.open_collection(collection_path=":memory:", media_folder_path="", media_db_path="")
         for index in _UNIQUE_NAMES:
             self._run(f"DROP INDEX {index}")
@@ -86,7 +88,8 @@ class Engine:
 
     def strip_html(self, text: str) -> str:
         """The text as sort fields and checksums see it: no tags, but the names of media files."""
-        stripped: str = self._backend.strip_html(text=text, mode=StripHtmlRequest.PRESERVE_MEDIA_FILENAMES)
+        mode = _card_rendering.StripHtmlRequest.PRESERVE_MEDIA_FILENAMES
+        stripped: str = self._backend.strip_html(text=text, mode=mode)
         return stripped
 
     def _wipe_notetypes(self) -> None:

@@ -1,11 +1,13 @@
-"""Opening a file that a stranger made: nothing in it is run, nothing is written, nothing takes for ever."""
+"""Opening a file of unknown origin: nothing in it is run or written, and time and memory are bounded."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import apsw
@@ -18,6 +20,10 @@ _STEPS_BETWEEN_LOOKS = 1_000_000
 _LONGEST_VALUE_BYTES = 32 * 2**20
 _CACHE_KIB = 4_096
 
+_MOST_SCHEMA_STEPS = 5_000
+_LONGEST_SCHEMA_VALUE_BYTES = 64 << 10
+"""Room for some hundred tables and indexes; ours are 30, of at most 600 bytes."""
+
 _PRAGMAS = (
     "trusted_schema = OFF",
     "cell_size_check = ON",
@@ -27,9 +33,31 @@ _PRAGMAS = (
 )
 
 
+class Deadline:
+    """When all work on a file must be done."""
+
+    def __init__(self) -> None:
+        self._end_s = time.monotonic() + _PATIENCE_S
+
+    def is_over(self) -> bool:
+        """Whether to stop; what SQLite asks between its steps."""
+        return time.monotonic() > self._end_s
+
+    def check(self) -> None:
+        """Raises InvalidDatabase once it is over."""
+        if self.is_over():
+            raise InvalidDatabase(f"takes longer than {_PATIENCE_S} s")
+
+    def apply_to(self, connection: apsw.Connection) -> None:
+        """Interrupt the connection's statements once it is over."""
+        connection.set_progress_handler(self.is_over, _STEPS_BETWEEN_LOOKS)
+
+
 @contextmanager
-def open_hostile(path: Path) -> Iterator[apsw.Connection]:
-    """A read-only connection to a file that nobody else writes.
+def open_hostile(
+    path: Path, deadline: Deadline | None = None, longest_value_bytes: int = _LONGEST_VALUE_BYTES
+) -> Iterator[apsw.Connection]:
+    """A read-only connection to a file that no other process writes.
 
     Whatever SQLite finds wrong with the file while it is open comes out as InvalidDatabase.
     """
@@ -40,12 +68,21 @@ def open_hostile(path: Path) -> Iterator[apsw.Connection]:
             flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
         )
         _harden(connection)
+        _read_schema(connection)
+        (deadline or Deadline()).apply_to(connection)
+        limit_values(connection, longest_value_bytes)
+        _add_functions(connection)
         yield connection
     except (apsw.Error, UnicodeError, MemoryError) as exc:
         raise InvalidDatabase(f"{type(exc).__name__}: {exc}") from exc
     finally:
         if connection is not None:
             connection.close(force=True)
+
+
+def limit_values(connection: apsw.Connection, most_bytes: int) -> None:
+    """Let statements fail on values that are longer."""
+    connection.limit(apsw.SQLITE_LIMIT_LENGTH, most_bytes)
 
 
 def _harden(connection: apsw.Connection) -> None:
@@ -57,9 +94,34 @@ def _harden(connection: apsw.Connection) -> None:
         apsw.SQLITE_DBCONFIG_DQS_DDL,
     ):
         connection.config(what, 0)
-    connection.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE_BYTES)
-    deadline = time.monotonic() + _PATIENCE_S
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
     configure(connection)
-    for pragma in _PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
+
+
+def _read_schema(connection: apsw.Connection) -> None:
+    """Let SQLite read the schema, and little of the statistics that come with it.
+
+    A connection keeps all of `sqlite_stat4` in memory, of whatever size, and reads it with the schema.
+    If the statement that does so is ended or fails, SQLite goes on without statistics.
+    """
+    connection.set_progress_handler(lambda: True, _MOST_SCHEMA_STEPS)
+    limit_values(connection, _LONGEST_SCHEMA_VALUE_BYTES)
+    for pragma in _PRAGMAS:  # the first one makes SQLite read
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+
+
+def _add_functions(connection: apsw.Connection) -> None:
+    """`casefold(text)`, and `readable(blob)`: text that may hold bytes that are none."""
+    encoding = connection.execute("PRAGMA encoding").get
+
+    def casefold(*values: Any) -> str | None:
+        return values[0].casefold() if isinstance(values[0], str) else None
+
+    def readable(*values: Any) -> str:
+        return bytes(values[0]).decode(encoding, "replace")
+
+    add = partial(
+        connection.create_scalar_function, numargs=1, deterministic=True, flags=apsw.SQLITE_DIRECTONLY
+    )
+    add("casefold", casefold)
+    add("readable", readable)

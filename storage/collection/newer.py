@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from storage.collection.records import Row
-from storage.collection.schema import is_pending
+from storage.collection.schema import PENDING_ON_CLIENT
+
+_HIGHEST = 2**63 - 1
 
 
 def newest(
@@ -14,13 +16,20 @@ def newest(
 ) -> list[Row]:
     """The rows to write, the last one of each id.
 
-    `ours` maps the ids that exist to `(usn, mod, ...)`.
+    `ours` maps the ids that exist to rows that begin with `(id, usn, mod)`.
     """
-    seen = {row_id: (row[0], row[1]) for row_id, row in ours.items()}
+    # a row is pending as `schema.pending_clause` has it
+    highest = PENDING_ON_CLIENT if min_usn == PENDING_ON_CLIENT else _HIGHEST
     writes: dict[int, Row] = {}
     for row in incoming:
-        found = seen.get(row[0])
-        if found is None or not is_pending(found[0], min_usn) or found[1] < row[mod_at]:
-            writes[row[0]] = row
-            seen[row[0]] = (row[usn_at], row[mod_at])
+        row_id = row[0]
+        if row_id in writes:
+            usn, mod = writes[row_id][usn_at], writes[row_id][mod_at]
+        elif row_id in ours:
+            _, usn, mod, *_ = ours[row_id]
+        else:
+            writes[row_id] = row
+            continue
+        if mod < row[mod_at] or not min_usn <= usn <= highest:
+            writes[row_id] = row
     return list(writes.values())

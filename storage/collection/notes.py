@@ -68,18 +68,20 @@ def merge(
     Raises InvalidChange where a note's notetype is missing or has another number of fields.
     """
     notes = list(notes)
-    ours = {row[0]: row[1:] for row in connection.execute(_OURS, (id_list(note[0] for note in notes),))}
+    ours: dict[Any, Any] = {
+        row[0]: row for row in connection.execute(_OURS, (id_list(note[0] for note in notes),))
+    }
     writes = newest(notes, ours, min_usn, _MOD, _USN)
     inserts, updates, updates_in_place = [], [], []
     for row in _prepared(connection, codec, writes):
         known = ours.get(row[0])
         if known is None:
             inserts.append(row)
-        elif known[2] == row[2] and known[3] == row[8]:
+        elif known[3] == row[2] and known[4] == row[8]:
             updates_in_place.append(row)
         else:
             updates.append(row)
-        tally.saw_usn(row[_USN])
+    tally.saw_usns(row[_USN] for row in writes)
     for sql, rows in ((_INSERT, inserts), (_UPDATE, updates), (_UPDATE_IN_PLACE, updates_in_place)):
         if rows:
             connection.executemany(sql, rows)

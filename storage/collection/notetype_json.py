@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from anki.notetypes_pb2 import Notetype
-
 from storage.collection.errors import InvalidChange
+from storage.lazy import LazyModule
+
+_messages: Any = LazyModule("anki.notetypes_pb2")
 
 _TEMPLATE_TEXTS = {
     "qfmt": "q_format",
@@ -24,12 +25,7 @@ _TEMPLATE_TEXTS = {
 _SOME_FIELD = {"ord": 0, "sticky": False, "rtl": False, "font": "", "size": 0}
 """The engine takes no notetype without a field; Anki has such notetypes."""
 
-_REQUIREMENT = Notetype.Config.CardRequirement
-_REQUIREMENT_KINDS = {
-    "none": _REQUIREMENT.KIND_NONE,
-    "any": _REQUIREMENT.KIND_ANY,
-    "all": _REQUIREMENT.KIND_ALL,
-}
+_REQUIREMENT_KINDS = {"none": "KIND_NONE", "any": "KIND_ANY", "all": "KIND_ALL"}
 
 
 class Part(NamedTuple):
@@ -54,7 +50,7 @@ class NotetypeRows(NamedTuple):
 
 def sort_field_index(config: bytes) -> int:
     """Which field of a note is its sort field, from the `config` column of its notetype."""
-    index: int = Notetype.Config.FromString(config).sort_field_idx
+    index: int = _messages.Notetype.Config.FromString(config).sort_field_idx
     return index
 
 
@@ -120,7 +116,7 @@ def _masked_part(part: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _config(notetype: dict[str, Any], encoded: bytes) -> bytes:
-    config = Notetype.Config.FromString(encoded)
+    config = _messages.Notetype.Config.FromString(encoded)
     config.sort_field_idx = notetype["sortf"]
     del config.reqs[:]
     config.reqs.extend(_requirements(notetype.get("req")))
@@ -129,7 +125,7 @@ def _config(notetype: dict[str, Any], encoded: bytes) -> bytes:
 
 
 def _template_config(template: dict[str, Any], encoded: bytes) -> bytes:
-    config = Notetype.Template.Config.FromString(encoded)
+    config = _messages.Notetype.Template.Config.FromString(encoded)
     for key, attribute in _TEMPLATE_TEXTS.items():
         setattr(config, attribute, template.get(key, ""))
     serialised: bytes = config.SerializeToString()
@@ -140,14 +136,14 @@ def _requirements(requirements: Any) -> list[Any]:
     """`[[ord, "any" | "all" | "none", [field ord, ...]], ...]`; empty where any of it is no such thing."""
     if not isinstance(requirements, list):
         return []
-    found = []
+    requirement_of, found = _messages.Notetype.Config.CardRequirement, []
     for requirement in requirements:
         match requirement:
             case [int(card_ord), str(kind), [*field_ords]] if kind in _REQUIREMENT_KINDS and all(
                 _is_uint16(number) for number in (card_ord, *field_ords)
             ):
                 found.append(
-                    _REQUIREMENT(card_ord=card_ord, kind=_REQUIREMENT_KINDS[kind], field_ords=field_ords)
+                    requirement_of(card_ord=card_ord, kind=_REQUIREMENT_KINDS[kind], field_ords=field_ords)
                 )
             case _:
                 return []

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import apsw
 
+from storage.collection.rules import LATEST_TIME_MS
 from storage.collection.stamps import Stamps, read_stamps
 
 
@@ -19,8 +20,9 @@ def force_one_way(connection: apsw.Connection, replaced: Mapping[str, int | bool
     """
     mod, scm, usn = connection.execute("SELECT mod, scm, usn FROM col").get
     known = [mod, scm, int(replaced.get("mod", 0)), int(replaced.get("scm", 0))]
-    # Later than whatever a device has, also where this machine's clock is behind those of others.
-    stamp_ms = max(now_ms, 1 + max(known))
+    # Later than whatever a device has, even if this machine's clock is behind those of others. What is no
+    # time of a clock need not be passed, which it could not be at the end of 64 bits.
+    stamp_ms = max(now_ms, *(stamp + 1 for stamp in known if stamp < LATEST_TIME_MS))
     connection.execute(
         "UPDATE col SET mod = ?1, scm = ?1, ls = ?1, usn = ?2",
         (stamp_ms, 1 + max(usn, int(replaced.get("usn", 0)))),

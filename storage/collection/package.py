@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from anki._backend import RustBackend
-from anki.errors import AnkiException
+from typing import Any
 
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
+
+_anki: Any = LazyModule("anki._backend")
+_errors: Any = LazyModule("anki.errors")
 
 
 def write_package(collection: Path, into: Path) -> None:
     """Pack a throw-away copy of a collection, which the engine opens. Raises: Corrupt."""
-    backend = RustBackend(langs=["en"], server=False)
+    backend = _anki.RustBackend(langs=["en"], server=False)
     media = collection.with_name(collection.name + ".media")
     media.mkdir()
     try:
@@ -20,5 +22,5 @@ def write_package(collection: Path, into: Path) -> None:
             collection_path=str(collection), media_folder_path=str(media), media_db_path=f"{media}.db"
         )
         backend.export_collection_package(out_path=str(into), include_media=False, legacy=False)
-    except AnkiException as exc:
+    except _errors.AnkiException as exc:
         raise Corrupt(str(collection), "a collection that the engine can pack", str(exc)) from exc

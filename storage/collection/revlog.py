@@ -33,5 +33,4 @@ def merge(connection: apsw.Connection, tally: Tally, entries: Iterable[Row]) -> 
     before = connection.total_changes()
     connection.executemany("INSERT OR IGNORE INTO revlog VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", entries)
     tally.add("revlog", connection.total_changes() - before)
-    for entry in entries:
-        tally.saw_usn(entry[_USN])
+    tally.saw_usns(entry[_USN] for entry in entries)

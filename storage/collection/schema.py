@@ -27,11 +27,6 @@ def pending_clause(min_usn: int) -> str:
     return "usn = ?" if min_usn == PENDING_ON_CLIENT else "usn >= ?"
 
 
-def is_pending(usn: int, min_usn: int) -> bool:
-    """Whether a row with this USN is one the other side has not seen."""
-    return usn == PENDING_ON_CLIENT if min_usn == PENDING_ON_CLIENT else usn >= min_usn
-
-
 def id_list(ids: Iterable[int]) -> str:
     """One bound value that `json_each` turns into the ids, in their order."""
     return json.dumps(list(ids))

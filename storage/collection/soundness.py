@@ -3,13 +3,15 @@
 The pages: `integrity_check` of the whole file, in parts that can run side by side. `quick_check` of
 the file finds a page used twice, lost or out of order and a missing value; `integrity_check` of each
 table compares it with its indexes. Together that is all that `integrity_check` of the file looks at.
-The values: each column holds the kind of value that its readers expect.
+The values: each column holds what its readers expect, see `storage.collection.rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import codecs
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -17,7 +19,11 @@ import msgspec
 from storage.collection import notetypes
 from storage.collection.codec import Codec, DeckConfigRow, DeckRow
 from storage.collection.ddl import BIG_TABLES, LATEST, Table, tables
+from storage.collection.hostile import Deadline, limit_values
+from storage.collection.rules import HIGHEST_USN
 from storage.errors import Corrupt, InvalidDatabase
+
+T = TypeVar("T")
 
 
 class Untidy(InvalidDatabase):
@@ -26,10 +32,22 @@ class Untidy(InvalidDatabase):
 
 Check = Callable[[apsw.Connection], None]
 
-_HIGHEST_USN = 2_000_000_000
-"""A USN has 31 bits; there must be room for it to go up."""
+_SHORT_BYTES = 1 << 20
+"""Longer texts are read in pieces, so that a note as large as the file takes no memory."""
 
-_LATEST_TIME_MS = 2**53
+_PIECE_BYTES = 1 << 16
+
+_OBJECTS_AT_ONCE = 50
+"""Decks in one call of the engine: with one in each, most of the time goes into the calls."""
+
+_MOST_PARTS = 8_000_000
+"""Of all config, decks, their options and notetypes together; a sync may have to decode all of them."""
+
+_DEEPEST_CONFIG = 124
+"""Clients read 127 levels, three of which are around a value of the config in a message."""
+
+_LARGEST_SMALL_VALUE_BYTES = 32 << 20
+"""Of the tables whose rows are decoded whole."""
 
 
 def page_checks() -> list[Check]:
@@ -45,18 +63,23 @@ def table_checks(version: int) -> list[Check]:
 
 def value_checks() -> list[Check]:
     """The checks of the values of notes, cards and reviews in a schema 18 collection."""
-    return [*(_values(table) for table in tables(LATEST) if table.name in BIG_TABLES), _check_text]
+    kinds = [_values(table) for table in tables(LATEST) if table.name in BIG_TABLES]
+    return [*kinds, _check_text_of_notes, _check_text_of_cards]
 
 
-def check_small_tables(connection: apsw.Connection, codec: Codec) -> None:
+def check_small_tables(connection: apsw.Connection, codec: Codec, deadline: Deadline) -> None:
     """Check the values of all other tables, in an order in which none can trip over another's."""
+    limit_values(connection, _LARGEST_SMALL_VALUE_BYTES)
     for table in tables(LATEST):
         if table.name not in BIG_TABLES:
             _values(table)(connection)
     _check_one_col(connection)
     _check_graves(connection)
-    _check_config(connection)
-    _check_decodable(connection, codec)
+    parts = _Parts()
+    _check_config(connection, parts)
+    for _ in connection.execute("SELECT tag FROM tags"):
+        pass  # reading is the check: text that is no UTF-8 raises
+    _check_decodable(connection, codec, parts, deadline)
 
 
 def _whole_file(connection: apsw.Connection) -> None:
@@ -78,49 +101,56 @@ def _expect_ok(connection: apsw.Connection, pragma: str) -> None:
 
 
 def _values(table: Table) -> Check:
+    odd = {name: rule.odd for name, rule in table.rules.items() if rule.odd}
+    any_odd = " OR ".join(odd.values())
+
     def check(connection: apsw.Connection) -> None:
-        if _has(connection, table, ("'integer'", "'text'", "'blob'")):
-            if _has(connection, table, ("'integer', 'real'", "'text'", "'blob'")):
-                raise InvalidDatabase(f"a value of another kind than its column in {table.name}")
-            raise Untidy(f"a fraction in {table.name}")
-        if "usn" in table.columns:
-            sql = f"SELECT min(usn), max(usn) FROM {table.name}"  # noqa: S608 - our names
-            usns: Any = connection.execute(sql).fetchone()
-            lowest, highest = usns
-            if lowest is not None and not (-1 <= lowest <= highest <= _HIGHEST_USN):
-                raise InvalidDatabase(f"USN {lowest} to {highest} in {table.name}")
+        sql = f"SELECT {{}} FROM {table.name} NOT INDEXED WHERE {any_odd} LIMIT 1"  # noqa: S608 - our words
+        if connection.execute(sql.format("1")).get is not None:
+            which = " ".join(f"WHEN {condition} THEN '{name}'" for name, condition in odd.items())
+            column = connection.execute(sql.format(f"CASE {which} END")).get
+            raise Untidy(f"a value that cannot be in {table.name}.{column}")
 
     return check
 
 
-def _has(connection: apsw.Connection, table: Table, kinds: tuple[str, str, str]) -> bool:
-    """Whether a row has a value of another kind than these, for integers, texts and blobs."""
-    columns = zip((table.integers, table.texts, table.blobs), kinds, strict=True)
-    wrong = " OR ".join(f"typeof({name}) NOT IN ({kind})" for names, kind in columns for name in names)
-    sql = f"SELECT 1 FROM {table.name} NOT INDEXED WHERE {wrong} LIMIT 1"  # noqa: S608 - our names
-    return connection.execute(sql).get is not None
+def _check_text_of_notes(connection: apsw.Connection) -> None:
+    _check_text(connection, "notes", ("guid", "tags", "flds"))
 
 
-def _check_text(connection: apsw.Connection) -> None:
-    """Reading is the check: text that is no UTF-8 raises."""
-    for _ in connection.execute("SELECT guid, tags, flds FROM notes"):
+def _check_text_of_cards(connection: apsw.Connection) -> None:
+    try:
+        _check_text(connection, "cards", ("data",))
+    except UnicodeDecodeError as exc:
+        raise Untidy("a text that is no UTF-8 in cards.data") from exc
+
+
+def _check_text(connection: apsw.Connection, table: str, columns: tuple[str, ...]) -> None:
+    """Reading is the check: text that is no UTF-8 raises UnicodeDecodeError."""
+    size = " + ".join(f"octet_length({column})" for column in columns)
+    sql = f"SELECT {{}} FROM {table} NOT INDEXED WHERE {size} {{}} {_SHORT_BYTES}"  # noqa: S608 - our words
+    for _ in connection.execute(sql.format(", ".join(columns), "<=")):
         pass
-    for _ in connection.execute("SELECT data FROM cards"):
-        pass
-    for _ in connection.execute("SELECT tag FROM tags"):
-        pass
+    for (row_id,) in connection.execute(sql.format("id", ">")):
+        for column in columns:
+            _check_long_text(connection, table, column, row_id)
+
+
+def _check_long_text(connection: apsw.Connection, table: str, column: str, row_id: int) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with connection.blob_open("main", table, column, row_id, False) as blob:  # noqa: FBT003 - apsw's
+        while piece := blob.read(_PIECE_BYTES):
+            decoder.decode(piece)
+    decoder.decode(b"", final=True)
 
 
 def _check_one_col(connection: apsw.Connection) -> None:
-    rows = connection.execute("SELECT ver, usn, mod, scm, ls FROM col LIMIT 2").fetchall()
+    rows: Any = connection.execute("SELECT ver, usn FROM col LIMIT 2").fetchall()
     if len(rows) != 1:
         raise InvalidDatabase("not one row in col")
-    row: Any = rows[0]
-    version, usn, *times_ms = row
-    if version != LATEST or not 0 <= usn <= _HIGHEST_USN:
+    [(version, usn)] = rows
+    if version != LATEST or not 0 <= usn <= HIGHEST_USN:
         raise InvalidDatabase(f"schema {version} at USN {usn}")
-    if not all(0 <= time_ms < _LATEST_TIME_MS for time_ms in times_ms):
-        raise InvalidDatabase("a time out of range in col")
 
 
 def _check_graves(connection: apsw.Connection) -> None:
@@ -128,21 +158,61 @@ def _check_graves(connection: apsw.Connection) -> None:
         raise InvalidDatabase("a grave of unknown kind")
 
 
-def _check_config(connection: apsw.Connection) -> None:
+class _Parts:
+    """Counts what values may decode to, before they are decoded: 3 bytes of JSON can take 64 in memory."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, *values: bytes) -> None:
+        """Raises InvalidDatabase where all values together have too many."""
+        self._count += sum(value.count(mark) for value in values for mark in (b",", b"[", b"{"))
+        if self._count > _MOST_PARTS:
+            raise InvalidDatabase("too many lists, objects and members in config, decks and notetypes")
+
+
+def _check_config(connection: apsw.Connection, parts: _Parts) -> None:
     try:
         for row in connection.execute("SELECT val, key FROM config"):
-            msgspec.json.decode(row[0])
-    except msgspec.DecodeError as exc:
+            value: Any = row[0]
+            parts.add(value)
+            if _depth(msgspec.json.decode(value)) > _DEEPEST_CONFIG:
+                raise InvalidDatabase("config that is nested too deeply")
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise InvalidDatabase("config that is no JSON") from exc
 
 
-def _check_decodable(connection: apsw.Connection, codec: Codec) -> None:
+def _depth(value: object) -> int:
+    depth, inner = 0, [value]
+    while outer := [one for one in inner if isinstance(one, dict | list)]:
+        inner = [one for each in outer for one in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
+
+
+def _check_decodable(connection: apsw.Connection, codec: Codec, parts: _Parts, deadline: Deadline) -> None:
+    decks: Any = connection.execute("SELECT id, name, mtime_secs, usn, common, kind FROM decks")
+    configs: Any = connection.execute("SELECT id, name, mtime_secs, usn, config FROM deck_config")
+    ids: Any = connection.execute("SELECT id FROM notetypes").fetchall()
     try:
-        for deck in connection.execute("SELECT id, name, mtime_secs, usn, common, kind FROM decks"):
-            codec.deck_dicts([DeckRow._make(deck)])
-        for config in connection.execute("SELECT id, name, mtime_secs, usn, config FROM deck_config"):
-            codec.deck_config_dicts([DeckConfigRow._make(config)])
-        for (notetype_id,) in connection.execute("SELECT id FROM notetypes"):
-            codec.notetype_dicts([notetypes.read(connection, notetype_id)])
+        for some in _batches(map(DeckRow._make, decks), deadline):
+            parts.add(*(blob for deck in some for blob in (deck.common, deck.kind)))
+            codec.deck_dicts(some)
+        for some_configs in _batches(map(DeckConfigRow._make, configs), deadline):
+            parts.add(*(config.config for config in some_configs))
+            codec.deck_config_dicts(some_configs)
+        for some_ids in _batches(ids, deadline):
+            rows = [notetypes.read(connection, notetype_id) for (notetype_id,) in some_ids]
+            parts.add(*(row.config for row in rows))
+            parts.add(*(part.config for row in rows for part in (*row.fields, *row.templates)))
+            codec.notetype_dicts(rows)
     except Corrupt as exc:
         raise InvalidDatabase(str(exc)) from exc
+
+
+def _batches(rows: Iterable[T], deadline: Deadline) -> Iterator[list[T]]:
+    """The rows, some at a time. Raises InvalidDatabase once the deadline is over."""
+    rest = iter(rows)
+    while batch := list(islice(rest, _OBJECTS_AT_ONCE)):
+        deadline.check()
+        yield batch

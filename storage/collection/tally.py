@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import apsw
 
@@ -40,6 +40,11 @@ class Tally:
             self.maybe_unsynced = True
         if self.newest is not None and usn > self.newest:
             self.newest = usn
+
+    def saw_usns(self, usns: Iterable[int]) -> None:
+        """Note the USNs of rows that were written."""
+        for usn in set(usns):
+            self.saw_usn(usn)
 
     def recount(self, connection: apsw.Connection) -> None:
         """Count for real."""

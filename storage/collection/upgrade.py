@@ -14,27 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from anki._backend import RustBackend
-from anki.errors import AnkiException
 
 from storage.collection.ddl import BIG_TABLES, tables
-from storage.collection.hostile import open_hostile
+from storage.collection.hostile import Deadline, open_hostile
 from storage.collection.rebuild import copy_table, create
 from storage.errors import InvalidDatabase
+from storage.lazy import LazyModule
 
+_anki: Any = LazyModule("anki._backend")
+_errors: Any = LazyModule("anki.errors")
 _LOWEST_EASE = 1300
 _RESET_EASE = 2500
 
 
 @contextmanager
 def upgraded_small_tables(
-    source: apsw.Connection, version: int, path: Path
+    source: apsw.Connection, version: int, path: Path, deadline: Deadline
 ) -> Iterator[tuple[apsw.Connection, list[int]]]:
     """A schema 18 collection with the small tables of `source`, made at `path`.
 
     And the decks whose cards' eases are to be reset. Raises: InvalidDatabase.
     """
-    with create(path, version) as target:
+    with create(path, version, deadline) as target:
         for table in tables(version):
             if table.name not in BIG_TABLES:
                 copy_table(source, target, table)
@@ -42,13 +43,13 @@ def upgraded_small_tables(
             "INSERT INTO cards VALUES (NULL, 1, ?, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 0, 0, '')",
             ((deck, _LOWEST_EASE) for deck in _decks_of_cards(source)),
         )
-    backend = RustBackend(langs=["en"], server=True)
+    backend = _anki.RustBackend(langs=["en"], server=True)
     try:
         backend.open_collection(collection_path=str(path), media_folder_path="", media_db_path="")
         backend.close_collection(downgrade_to_schema11=False)
-    except AnkiException as exc:
+    except _errors.AnkiException as exc:
         raise InvalidDatabase(f"schema {version} cannot be upgraded: {exc}") from exc
-    with open_hostile(path) as upgraded:
+    with open_hostile(path, deadline) as upgraded:
         reset: Any = upgraded.execute("SELECT did FROM cards WHERE factor = ?", (_RESET_EASE,)).fetchall()
         yield upgraded, [deck for (deck,) in reset]
 

@@ -160,12 +160,9 @@ class Assembler:
         entry, path = target.chain[0], self._work.new_path(".base")
         try:
             _again_if_broken(lambda: self._write_base(target.database, entry, path))
-            base = self._offload(lambda: self._publish(target.database, entry, path))
+            draft: Draft = self._offload(lambda: self._publish(target.database, entry, path))
         finally:
             path.unlink(missing_ok=True)
-        draft: Draft | None = self._offload(lambda: self._link(base))
-        if draft is None:
-            raise Corrupt(base.path.name, "the base just made", "another file")
         return draft
 
     def _write_base(self, database: DatabaseId, entry: ChainEntry, path: Path) -> None:
@@ -179,9 +176,11 @@ class Assembler:
         if writer.checksum != entry.checksum:
             raise Corrupt(keys.entry_key(database, entry), entry.checksum, writer.checksum)
 
-    def _publish(self, database: DatabaseId, entry: ChainEntry, path: Path) -> Base:
+    def _publish(self, database: DatabaseId, entry: ChainEntry, path: Path) -> Draft:
+        into = self._work.new_path(".db")
         with local_disk():
-            return self._bases.publish(database, entry.last, entry.checksum, path)
+            base = self._bases.publish(database, entry.last, entry.checksum, path, into)
+            return Draft(into, base.version, self._bases.open_linked(base, into))
 
     def _bring(self, target: Target, draft: Draft) -> Draft:
         """Lay the missing deltas over a draft; the draft is removed if that fails."""

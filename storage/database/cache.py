@@ -1,14 +1,15 @@
 """Local files of a host: immutable bases shared by its processes, and the private folder of each.
 
-Refuses to be believed: a base that was touched since it was made, or is not of its name, is dropped.
+A base that was touched since it was made, or is not of its name, is dropped and fetched again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
+import functools
 import itertools
+import operator
 import os
 import re
 import shutil
@@ -16,16 +17,24 @@ import struct
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from storage.database.image import Image, Layout, image_checksum
+from storage.database.image import Image, Layout, hashes_path, whole_blocks
+from storage.database.pages import lock_page, page_hashes
+from storage.disk import is_full
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.types import DatabaseId
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 _LOCK, _BOOT = "~lock", "~boot"
 """Beside the users' folders: no user id has a `~`."""
-_NO_LINKS = {errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP}
 
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.db")
 
@@ -105,14 +114,22 @@ class BaseCache:
         bases = [Base(int(m[1], 16), int(m[2], 16), self._home(database) / m[0]) for m in matches]
         return sorted(bases, key=lambda base: base.version, reverse=True)
 
-    def publish(self, database: DatabaseId, version: int, checksum: int, made: Path) -> Base:
-        """Take a finished file over as a base; it moves. Evicts others when the room is used up."""
+    def publish(
+        self, database: DatabaseId, version: int, checksum: int, made: Path, into: Path | None = None
+    ) -> Base:
+        """Take a finished file over as a base; it moves. Evicts others when the room is used up.
+
+        `into` is a name that a checkout has for the file from the start, so that eviction by another process
+        cannot come between publishing and linking.
+        """
         home = self._home(database)
         home.mkdir(parents=True, exist_ok=True)
         path = home / f"{version:016x}-{checksum:016x}.db"
         made.chmod(0o600)
         os.utime(made, ns=(_mark_ns(checksum), _mark_ns(checksum)))
         size = made.stat().st_size
+        if into is not None:
+            _link_or_copy(made, into)
         made.replace(path)
         self._added_bytes += size
         if self._added_bytes * 16 > self._max_bytes:
@@ -124,8 +141,9 @@ class BaseCache:
         try:
             self.publish(database, version, checksum, path)
         except OSError as exc:
-            if exc.errno != errno.EXDEV:
+            if isinstance(exc, FileNotFoundError) or is_full(exc):
                 raise
+            # From another disk, however the file system says so. If it is something else, copying fails, too.
             near = self._folder / f"{path.name}.{os.getpid()}.tmp"
             shutil.copyfile(path, near)
             self.publish(database, version, checksum, near)
@@ -133,19 +151,35 @@ class BaseCache:
     def link(self, base: Base, into: Path) -> Layout:
         """Give a checkout its own name for a base. Raises FileNotFoundError, Corrupt (and drops it)."""
         _link_or_copy(base.path, into)
+        return self.open_linked(base, into)
+
+    def open_linked(self, base: Base, into: Path) -> Layout:
+        """The layout of a base under the name that a checkout has for it. Raises as `link` does."""
         try:
             layout = _read_layout(base, into)
-            if next(self._links) % self._verify_every == 0:
-                _verify(into, layout)
+            self._link_hashes(base, into, layout)
         except (Corrupt, OSError):
-            into.unlink()
+            _unlink(into)
             self.drop(base)
             raise
         return layout
 
+    def _link_hashes(self, base: Base, into: Path, layout: Layout) -> None:
+        """Put the file of page hashes beside a copy; all of the base is read where there is none yet."""
+        is_due = next(self._links) % self._verify_every == 0
+        if not is_due:
+            with contextlib.suppress(FileNotFoundError):
+                _link_or_copy(hashes_path(base.path), hashes_path(into))
+                return
+        hashes = _hash_pages(into, layout)
+        hashes_path(into).write_bytes(hashes)
+        near = hashes_path(into).with_suffix(".new-sums")
+        near.write_bytes(hashes)
+        near.replace(hashes_path(base.path))
+
     def drop(self, base: Base) -> None:
         """Forget one base; checkouts that link it go on."""
-        base.path.unlink(missing_ok=True)
+        _unlink(base.path)
 
     def _evict(self, spare: Path) -> None:
         with locked(self._folder / _LOCK, wait=False) as held:
@@ -163,17 +197,27 @@ class BaseCache:
                 if total <= self._max_bytes:
                     break
                 if path != spare:
-                    path.unlink(missing_ok=True)
+                    _unlink(path)
                     total -= size
 
 
+def _unlink(base: Path) -> None:
+    for path in (base, hashes_path(base)):
+        path.unlink(missing_ok=True)
+
+
 def _link_or_copy(path: Path, into: Path) -> None:
+    """Link, or copy where the file system has no hard links; how it says so differs too much to tell."""
     try:
         into.hardlink_to(path)
     except OSError as exc:
-        if exc.errno not in _NO_LINKS:
+        if isinstance(exc, FileNotFoundError | FileExistsError) or is_full(exc):
             raise
-        shutil.copy2(path, into)
+        try:
+            shutil.copy2(path, into)
+        except BaseException:
+            into.unlink(missing_ok=True)
+            raise
 
 
 def _read_layout(base: Base, path: Path) -> Layout:
@@ -196,15 +240,27 @@ def read_page_size(head: bytes) -> int:
     return size if size >= 512 and size & (size - 1) == 0 else 0
 
 
-def _verify(path: Path, layout: Layout) -> None:
+def _hash_pages(path: Path, layout: Layout) -> bytes:
+    """The hashes of all pages, in their order. Raises Corrupt unless they make up the checksum."""
+    hashes, total = np.zeros(layout.page_count, "<u8"), 0
     with Image(path, path, layout) as image:
-        found = image_checksum(image)
-    if found != layout.checksum:
-        raise Corrupt(path.name, f"{layout.checksum:016x}", f"{found:016x}")
+        for numbers in whole_blocks(layout):
+            found = page_hashes(numbers, image.pages(numbers), layout.page_size)
+            hashes[numbers[0] - 1 : numbers[-1]] = found
+            total ^= functools.reduce(operator.xor, found)
+        skipped = lock_page(layout.page_size)
+        if skipped <= layout.page_count:
+            hashes[skipped - 1 : skipped] = page_hashes([skipped], image.page(skipped), layout.page_size)
+    if total != layout.checksum:
+        raise Corrupt(path.name, f"{layout.checksum:016x}", f"{total:016x}")
+    return hashes.tobytes()
 
 
 class WorkFolder:
-    """The private folder of one process. What dead processes left is removed when it is made."""
+    """The private folder of one process. What dead processes left is removed when it is made.
+
+    Whether a process lives is told by a lock, and not by the age of its files: no clock counts.
+    """
 
     def __init__(self, parent: Path, nonce: str) -> None:
         parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +272,11 @@ class WorkFolder:
             alive = os.open(self._path / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(alive, fcntl.LOCK_EX)
         self._close = weakref.finalize(self, _remove_own, self._path, alive, os.getpid())
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
 
     def new_path(self, suffix: str) -> Path:
         """A name that nobody uses yet."""
@@ -235,6 +296,8 @@ def _remove_own(path: Path, alive: int, owner: int) -> None:
 def _remove_dead(parent: Path) -> None:
     for folder in parent.iterdir():
         if not folder.is_dir():
+            if folder.name != "lock":
+                folder.unlink(missing_ok=True)  # of a version that had its files here
             continue
         with contextlib.suppress(OSError), locked(folder / "alive", wait=False) as dead:
             if dead:

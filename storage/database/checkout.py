@@ -7,7 +7,6 @@ a host in turn. Neither is ever checkpointed: the base is not written, so the lo
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +16,9 @@ import apsw
 import msgspec
 
 from storage.database.image import Image, Layout, PageReader
+from storage.disk import is_disk_fault
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.types import DatabaseId, Offload
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 
 
 class local_disk:  # noqa: N801 - reads as a function; a class, as every request passes here often
@@ -32,8 +30,8 @@ class local_disk:  # noqa: N801 - reads as a function; a class, as every request
         pass
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        is_full = isinstance(exc, OSError) and exc.errno in _DISK_ERRORS
-        if is_full or isinstance(exc, _DISK_FAULTS):
+        is_fault = isinstance(exc, OSError) and is_disk_fault(exc)
+        if is_fault or isinstance(exc, _DISK_FAULTS):
             raise Unavailable(f"the local disk: {exc}") from exc
 
 
@@ -61,7 +59,7 @@ def _nothing() -> None:
 
 def remove_copy(path: Path) -> None:
     """Remove a working copy's link and whatever SQLite left beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in ("", "-wal", "-shm", "-journal", "-sums"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
@@ -154,11 +152,19 @@ class Checkout:
             return PageReader(self.image(), self._offload)
 
     def check_base(self) -> None:
-        """Raises Corrupt when the base file was written to since the copy was opened."""
+        """Raises Corrupt when the base file was written to, or found rotten, since the copy was opened."""
         stat = self.path.stat()
         found = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if found != self._base:
             raise Corrupt(self.path.name, self._base, found)
+
+    def is_untouched(self) -> bool:
+        """Whether the base file is as it was when the copy was opened: see `check_base`."""
+        try:
+            self.check_base()
+        except (Corrupt, OSError):
+            return False
+        return True
 
     def trim(self, kept_bytes: int) -> None:
         """Give SQLite's page cache back if it is larger; that of small changes serves the next sync."""

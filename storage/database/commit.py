@@ -10,29 +10,35 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from storage.database.adopt import read_file_layout
 from storage.database.checkout import Checkout, Mark, local_disk, log_path
 from storage.database.image import Image, Layout, whole_blocks
-from storage.database.layers import cut_checksum, laid_over
+from storage.database.layers import cut_checksum, hashed, laid_over
 from storage.database.limits import Limits
 from storage.database.pages import (
     PageHeader,
     PageWriter,
     lock_page,
+    page_hashes,
     page_packer,
     pages_checksum,
     pages_per_block,
 )
 from storage.database.wal import read_frame_headers, read_header
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind, Head
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = LazyModule("numpy")
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -183,12 +189,13 @@ class CommitMaker:
         ):
             # Carried along as for a delta: it proves the pages of the base that the snapshot takes up.
             expected = checkout.layout.checksum ^ cut_checksum(old, after.page_count)
+            hashes: dict[int, int] = {}
             for number in touched:
-                expected ^= _page_change(number, old, new)
+                expected ^= _page_change(number, old, new, hashes)
             made = self._snapshot(new, entry, self._quick_packer)
         if made.entry.checksum != expected:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
-        return made
+        return msgspec.structs.replace(made, layout=hashed(made.layout, checkout.layout, hashes))
 
     def _delta(self, checkout: Checkout, change: Change, entry: ChainEntry) -> Made:
         before, after = checkout.layout, change.layout
@@ -204,11 +211,13 @@ class CommitMaker:
         ):
             writer = PageWriter(header_of(entry, parent), sink.write, self._quick_packer)
             total = before.checksum ^ cut_checksum(old, after.page_count)
+            hashes: dict[int, int] = {}
             for numbers in _batches(pages, pages_per_block(after.page_size)):
-                total ^= _add_changed(writer, numbers, change.earlier, old, new)
+                total ^= _add_changed(writer, numbers, change.earlier, old, new, hashes)
             digest = writer.finish(total)
             entry = proven(entry, writer.size_bytes, digest, total)
-            return Made(entry, sink.content(), msgspec.structs.replace(after, checksum=total))
+            after = hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
+            return Made(entry, sink.content(), after)
 
     def snapshot(self, image: Image, entry: ChainEntry) -> Made:
         """The whole image as a snapshot of version `entry.last`; its checksum is computed anew."""
@@ -269,17 +278,24 @@ def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> 
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
 
 
-def _add_changed(
-    writer: PageWriter, numbers: list[int], always: frozenset[int], old: Image, new: Image
+def _add_changed(  # noqa: PLR0913, PLR0917 - a step of `_delta`
+    writer: PageWriter,
+    numbers: list[int],
+    always: frozenset[int],
+    old: Image,
+    new: Image,
+    hashes: dict[int, int],
 ) -> int:
     """Write those pages that differ, and those of `always`; the change of the database's checksum.
 
-    A page that is the same in both images cancels itself out in the checksum.
+    A page that is the same in both images cancels itself out in the checksum. `hashes` takes the hash of each
+    page of `numbers` as it is now.
     """
     size = new.layout.page_size
     before = [number for number in numbers if number <= old.layout.page_count]
     was = np.frombuffer(old.pages(before), np.uint8).reshape(-1, size)
     now = np.frombuffer(new.pages(numbers), np.uint8).reshape(-1, size)
+    hashes.update(zip(numbers, page_hashes(numbers, now.reshape(-1).data, size), strict=True))
     differs = np.ones(len(numbers), np.bool_)
     differs[: len(before)] = (was != now[: len(before)]).any(axis=1)
     if always:
@@ -292,18 +308,20 @@ def _add_changed(
         before, numbers = _chosen(before, differs), _chosen(numbers, differs)
     if numbers:
         writer.add(numbers, now.reshape(-1).data)
-    return pages_checksum(before, was.reshape(-1).data, size) ^ pages_checksum(
-        numbers, now.reshape(-1).data, size
-    )
+    total = pages_checksum(before, was.reshape(-1).data, size)
+    for number in numbers:
+        total ^= hashes[number]
+    return total
 
 
 def _chosen(numbers: list[int], chosen: npt.NDArray[np.bool_]) -> list[int]:
     return list(itertools.compress(numbers, chosen.tolist()))
 
 
-def _page_change(number: int, old: Image, new: Image) -> int:
+def _page_change(number: int, old: Image, new: Image, hashes: dict[int, int]) -> int:
     size = new.layout.page_size
     change = pages_checksum([number], new.page(number), size)
+    hashes[number] = change
     if number <= old.layout.page_count:
         change ^= pages_checksum([number], old.page(number), size)
     return change

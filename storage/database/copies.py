@@ -29,7 +29,7 @@ from storage.database.assemble import Assembler, Draft, Target, can_start_from, 
 from storage.database.cache import clear_after_reboot, locked
 from storage.database.checkout import Checkout, Mark, local_disk, log_path, remove_copy
 from storage.database.commit import follow_log
-from storage.database.image import Layout
+from storage.database.image import Layout, hashes_path
 from storage.database.limits import Limits
 from storage.errors import Corrupt
 from storage.types import DatabaseId, Offload
@@ -44,6 +44,10 @@ _INDEX_HEADER_BYTES = 136
 Source: https://www.sqlite.org/walformat.html#the_wal_index_file_format"""
 _EVICT_EVERY = 64
 """New copies after which a process looks at how much disk all of them take."""
+
+
+_IN_USE: set[Path] = set()
+"""Folders that a store of this process works on."""
 
 
 class _State(msgspec.Struct, frozen=True, array_like=True):
@@ -181,9 +185,15 @@ class SharedCopies:
         self._made = 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         clear_after_reboot(folder)
+        # SQLite's locks and its index belong to a process and an inode: two stores of one process would
+        # disturb each other, so the second one works on private copies.
+        self._is_used = folder not in _IN_USE
+        _IN_USE.add(folder)
 
     def close(self) -> None:
         """Close all connections. The copies stay for the other processes of the host."""
+        if self._is_used:
+            _IN_USE.discard(self._folder)
         for handle in self._handles.values():
             handle.close()
         self._handles.clear()
@@ -193,6 +203,8 @@ class SharedCopies:
 
         Raises: NotFound, Corrupt, Unavailable.
         """
+        if not self._is_used:
+            return None
         handle = self._handle(target.database)
         if not handle.lock(_WAIT_S):
             return None
@@ -208,14 +220,15 @@ class SharedCopies:
         if handle is None:
             with local_disk():
                 handle = _Handle(self._folder / database.user / database.kind.value)
-            self._handles[database] = handle
             self._close_oldest()
+            self._handles[database] = handle
         self._handles.move_to_end(database)
         return handle
 
     def _close_oldest(self) -> None:
+        """Make room for one more handle; those in use stay."""
         for database, handle in list(self._handles.items()):
-            if len(self._handles) <= self._limits.open_copies:
+            if len(self._handles) < self._limits.open_copies:
                 return
             if not handle.turn.locked():
                 del self._handles[database]
@@ -234,6 +247,7 @@ class SharedCopies:
             checkout: Checkout = self._offload(lambda: self._open(handle, target.database, state))
         else:
             checkout = handle.checkout
+            checkout.check_base()
             if checkout.layout.log_frames() != state.frames:
                 checkout.advance(state.version, _layout_of(checkout.path, checkout.layout, state))
         checkout.marks = state.marks
@@ -276,6 +290,7 @@ class SharedCopies:
         with local_disk():
             if draft.layout.log is not None:
                 log_path(draft.path).rename(log_path(path))
+            hashes_path(draft.path).rename(hashes_path(path))
             draft.path.rename(path)
         checkout = self._assembler.open(database, draft.version, path, draft.layout, is_shared=True)
         handle.attach(checkout, generation)

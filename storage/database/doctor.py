@@ -1,7 +1,4 @@
-"""Proves a database from its stored objects alone, and says what is wrong where something is.
-
-Refuses to repair: that is a restore, and a person's decision.
-"""
+"""Proves a database from its stored objects alone, and says what is wrong. It repairs nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import msgspec
 from storage.database import keys
 from storage.database.checkout import Checkout
 from storage.database.history import History
+from storage.database.lost import find_evidence
 from storage.database.pages import PageParser
 from storage.errors import Corrupt, NotFound
 from storage.objects.base import ObjectStore
@@ -32,14 +30,17 @@ class Diagnosis(msgspec.Struct, frozen=True):
 class Doctor:
     """Examines one database at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # one constructor call, in the facade
         self,
         objects: ObjectStore,
         history: History,
         rebuild: Callable[[DatabaseId, Head], Checkout],
         offload: Offload[Any],
+        clock_ms: Callable[[], int],
+        find_head: Callable[[DatabaseId], Head | None],
     ) -> None:
-        self._objects, self._history = objects, history
+        self._find_head = find_head
+        self._objects, self._history, self._clock_ms = objects, history, clock_ms
         self._rebuild, self._offload = rebuild, offload
 
     def examine(self, database: DatabaseId, head: Head) -> Diagnosis:
@@ -49,6 +50,7 @@ class Doctor:
             faults += self._try_rebuild(database, head)
         seen = {keys.entry_key(database, entry) for entry in head.chain}
         faults += self._try_history(database, seen)
+        faults += self._try_newer(database)
         stored = sum(entry.size_bytes for entry in head.chain)
         return Diagnosis(head.version, len(seen), stored, tuple(faults))
 
@@ -74,15 +76,24 @@ class Doctor:
             self._offload(checkout.remove)
         return [f"integrity: {text}" for (text,) in rows if text != "ok"]
 
+    def _try_newer(self, database: DatabaseId) -> list[str]:
+        """Objects that are newer than the head: it was put back to an earlier moment."""
+        listed = list(self._objects.list(keys.prefix(database)))
+        evidence = find_evidence(database, self._find_head(database), listed)
+        if evidence is None or not evidence.is_likely:
+            return []
+        also = "" if evidence.is_proof else ", or the machine lost power within a commit"
+        return [f"the head record is of an earlier moment{also}: {evidence.text}"]
+
     def _try_history(self, database: DatabaseId, seen: set[str]) -> list[str]:
         faults = []
-        for name, departure in self._history.list_departures(database):
-            if self._history.is_expired(departure):
-                continue
-            for entry in departure.chain:
+        for departed in self._history.list_departed(database):
+            if self._history.is_expired(departed, self._clock_ms()):
+                continue  # a sweep may have begun with it
+            for entry in departed.departure.chain:
                 key = keys.entry_key(database, entry)
                 if key not in seen and self._objects.find(key) is None:
-                    faults.append(f"{name}: {key} is gone")
+                    faults.append(f"{departed.key}: {key} is gone")
                 seen.add(key)
         return faults
 

@@ -1,6 +1,6 @@
 """What left a chain, named by objects written before the flip that drops it; and ways back to it.
 
-Refuses to forget: an entry stays until every object naming it is older than the limit.
+An entry stays until every object naming it is older than the limit, by the store's clock.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ class Departure(msgspec.Struct, frozen=True, array_like=True):
     chain: tuple[ChainEntry, ...]
 
 
+class Departed(msgspec.Struct, frozen=True):
+    """A history object."""
+
+    key: str
+    modified_ms: int
+    """By the store's clock."""
+    departure: Departure
+
+
 class Point(msgspec.Struct, frozen=True, order=True):
     """A version that can be brought back."""
 
@@ -49,23 +58,32 @@ class History:
         key = keys.history_key(database, head.chain_revision, head.token, nonce)
         self._objects.put(key, sealed.seal(sealed.HISTORY, msgspec.msgpack.encode(departure)))
 
-    def is_expired(self, departure: Departure) -> bool:
-        """Whether what it names may be swept by now."""
-        return departure.time_ms + self._kept_ms <= self._clock_ms()
+    def is_expired(self, departed: Departed, now_ms: int) -> bool:
+        """Whether what it names may be swept at `now_ms`, the time by the store's clock.
 
-    def list_departures(self, database: DatabaseId) -> Iterator[tuple[str, Departure]]:
+        A clock that was behind when the object was written must not shorten the time: the latest of all known
+        times counts.
+        """
+        departure = departed.departure
+        times = (departed.modified_ms, departure.time_ms, *(entry.time_ms for entry in departure.chain))
+        return max(times) + self._kept_ms <= now_ms
+
+    def list_departed(self, database: DatabaseId) -> Iterator[Departed]:
         """All history objects that are still there, oldest chain first, expired ones too."""
-        names = (stat.key for stat in self._objects.list(keys.history_prefix(database)))
-        while batch := list(itertools.islice(names, _BATCH)):
-            for key, content in zip(batch, self._objects.read_many(batch), strict=True):
+        found = self._objects.list(keys.history_prefix(database))
+        while batch := list(itertools.islice(found, _BATCH)):
+            contents = self._objects.read_many([stat.key for stat in batch])
+            for stat, content in zip(batch, contents, strict=True):
                 if content is not None:
-                    yield key, _decode(key, content)
+                    yield Departed(stat.key, stat.modified_ms, _decode(stat.key, content))
 
     def list_points(self, database: DatabaseId, head: Head) -> list[Point]:
-        """Every version that can be brought back, oldest first, the current one last."""
+        """Every version that is named, oldest first, the current one last.
+
+        No clock is asked: what is older than the limit can be brought back until a sweep has deleted it.
+        """
         points: dict[int, Point] = {}
-        departures = (departure for _, departure in self.list_departures(database))
-        chains = [departure.chain for departure in departures if not self.is_expired(departure)]
+        chains = [departed.departure.chain for departed in self.list_departed(database)]
         for chain in [*chains, head.chain]:
             for at, entry in enumerate(chain):
                 if entry.last not in points or at + 1 < len(points[entry.last].chain):

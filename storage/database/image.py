@@ -1,21 +1,30 @@
 """The state of a working copy: a base file that is never written, and pages of its log laid over it.
 
-Refuses SQLite: it sees files and offsets only.
+Sees files and offsets only, no SQLite. Every page that is read is compared with the hash that was kept
+when the page was written: a file beside the base has those of the base, the layout those of the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from storage.database.pages import lock_page, pages_checksum, pages_per_block
+from storage.database.pages import Bytes, lock_page, page_hashes, pages_checksum, pages_per_block
 from storage.database.wal import FRAME_HEADER_BYTES, WalState
+from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.types import Offload
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 _FEW_PAGES = 2
 _PAGES_PER_READ = 500
@@ -34,6 +43,9 @@ class Layout(msgspec.Struct, frozen=True):
     """Page number -> offset in the log. Never changed once the layout is made."""
     log: WalState | None
     """None while there is no log."""
+    log_hashes: dict[int, int] = {}
+    """Offset in the log -> hash of the page there, as far as it is known. All layouts of a copy share it:
+    what is committed stays where it is."""
 
     def log_frames(self) -> int:
         """Length of the log up to this state, in frames."""
@@ -44,16 +56,30 @@ class Layout(msgspec.Struct, frozen=True):
         return 0 if self.log is None else self.log.end
 
 
+def hashes_path(base: Path) -> Path:
+    """The file of page hashes beside a base: 8 bytes for each page, little-endian, in order."""
+    return base.with_name(base.name + "-sums")
+
+
 class Image:
-    """Reads the pages of a layout. Keeps its own descriptors: files may be unlinked meanwhile."""
+    """Reads the pages of a layout. Keeps its own descriptors: files may be unlinked meanwhile.
+
+    A page of the base is verified if there is a file of hashes beside it (`hashes_path`). All methods that
+    read raise Corrupt for a page that is not what was written.
+    """
 
     def __init__(self, base: Path, log: Path, layout: Layout) -> None:
         self.layout = layout
+        self._name = base.name
         self._base = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+        self._log = self._hashes = -1
         try:
-            self._log = -1 if layout.log is None else os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+            if layout.log is not None:
+                self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+            with contextlib.suppress(FileNotFoundError):
+                self._hashes = os.open(hashes_path(base), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            os.close(self._base)
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -64,10 +90,10 @@ class Image:
 
     def close(self) -> None:
         """Give the descriptors back; a second time does nothing."""
-        for descriptor in (self._base, self._log):
+        for descriptor in (self._base, self._log, self._hashes):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._base = self._log = -1
+        self._base = self._log = self._hashes = -1
 
     def page(self, number: int) -> bytes:
         """One page; zeros for one nobody wrote. Raises OSError where the file is cut short."""
@@ -77,11 +103,37 @@ class Image:
             if number > layout.base_pages:
                 return bytes(size)
             content = os.pread(self._base, size, (number - 1) * size)
+            if len(content) == size:
+                self._check_base(number, content)
         else:
             content = os.pread(self._log, size, offset)
+            if len(content) == size:
+                self._check_log([number], offset, content)
         if len(content) != size:
             raise OSError(f"page {number} is cut short")
         return content
+
+    def _check_base(self, first: int, pages: Bytes) -> None:
+        """Compare neighbouring pages of the base with their hashes."""
+        if self._hashes < 0:
+            return
+        count = len(pages) // self.layout.page_size
+        found = page_hashes(range(first, first + count), pages, self.layout.page_size)
+        stored = os.pread(self._hashes, 8 * count, 8 * (first - 1))
+        if stored != np.array(found, "<u8").tobytes():
+            # The time is the mark of a base that was not written to (see `cache`): with another one, no
+            # copy that shares the file commits, and the base is dropped when it is next asked for.
+            with contextlib.suppress(OSError):
+                os.utime(self._base, ns=(0, 0))
+            raise Corrupt(self._name, "pages as they were written", f"others, from page {first}")
+
+    def _check_log(self, numbers: Sequence[int], offset: int, pages: Bytes) -> None:
+        """Compare pages of neighbouring frames with their hashes."""
+        known, step = self.layout.log_hashes, self.layout.page_size + FRAME_HEADER_BYTES
+        for digest in page_hashes(numbers, pages, self.layout.page_size):
+            if known.get(offset, digest) != digest:
+                raise Corrupt(f"{self._name}-wal", "pages as they were written", f"another page at {offset}")
+            offset += step
 
     def pages(self, numbers: Sequence[int]) -> bytes | bytearray:
         """Several ascending pages, end to end; neighbours in a file are read at once.
@@ -110,6 +162,7 @@ class Image:
             while end < len(numbers) and find(numbers[end]) == offset + (end - start) * step:
                 end += 1
             self._read_frames(offset, view[start * size : end * size])
+            self._check_log(numbers[start:end], offset, view[start * size : end * size])
             return end
         number, last = numbers[start], layout.base_pages
         if number > last:
@@ -125,6 +178,7 @@ class Image:
             != (end - start) * size
         ):
             raise OSError(f"pages from {number} are cut short")
+        self._check_base(number, view[start * size : end * size])
         return end
 
     def _read_frames(self, offset: int, view: memoryview) -> None:

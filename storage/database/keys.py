@@ -7,20 +7,34 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-from storage.types import ChainEntry, DatabaseId, EntryKind
+from storage.types import ChainEntry, DatabaseId, DatabaseKind, EntryKind, UserId
 
-_TOKEN = re.compile(
-    r"(?:s/[0-9a-f]{16}-([0-9a-f]{16})-[^/]+\.snap"
-    r"|d/[0-9a-f]{16}-[0-9a-f]{16}-([0-9a-f]{16})-[^/]+\.delta"
-    r"|j/([0-9a-f]{16})/[0-9a-f]{4,}-[^/]+\.req"
-    r"|h/[0-9a-f]{16}-([0-9a-f]{16})-[^/]+\.history)"
+DATABASES = "v1/"
+"""What the keys of all objects of databases begin with."""
+
+_NAME = re.compile(
+    r"(?:s/(?P<snapshot>[0-9a-f]{16})-(?P<s>[0-9a-f]{16})-[^/]+\.snap"
+    r"|d/[0-9a-f]{16}-(?P<delta>[0-9a-f]{16})-(?P<d>[0-9a-f]{16})-[^/]+\.delta"
+    r"|j/(?P<j>[0-9a-f]{16})/[0-9a-f]{4,}-[^/]+\.req"
+    r"|h/(?P<revision>[0-9a-f]{16})-(?P<h>[0-9a-f]{16})-[^/]+\.history)"
 )
+
+
+class ObjectName(NamedTuple):
+    """What the name of an object tells."""
+
+    token: int
+    version: int | None
+    """That a snapshot or a delta leads to."""
+    chain_revision: int | None
+    """Of a history object."""
 
 
 def prefix(database: DatabaseId) -> str:
     """What all names of one database begin with."""
-    return f"v1/{database.user}/{database.kind.value}/"
+    return f"{DATABASES}{database.user}/{database.kind.value}/"
 
 
 def entry_key(database: DatabaseId, entry: ChainEntry) -> str:
@@ -45,7 +59,26 @@ def history_key(database: DatabaseId, chain_revision: int, token: int, nonce: st
     return f"{history_prefix(database)}{chain_revision:016x}-{token:016x}-{nonce}.history"
 
 
+def parse(database: DatabaseId, key: str) -> ObjectName | None:
+    """What a key tells; None for a name this module does not give."""
+    match = _NAME.fullmatch(key.removeprefix(prefix(database)))
+    if match is None:
+        return None
+    found = {name: int(value, 16) for name, value in match.groupdict().items() if value is not None}
+    (token,) = (found[kind] for kind in "sdjh" if kind in found)
+    return ObjectName(token, found.get("snapshot", found.get("delta")), found.get("revision"))
+
+
 def find_token(database: DatabaseId, key: str) -> int | None:
     """The fencing token that a key carries; None for a name this module does not give."""
-    match = _TOKEN.fullmatch(key.removeprefix(prefix(database)))
-    return None if match is None else int(next(filter(None, match.groups())), 16)
+    name = parse(database, key)
+    return None if name is None else name.token
+
+
+def database_of(key: str) -> DatabaseId | None:
+    """The database that an object belongs to by its key; None where it is none of a database."""
+    user, _, rest = key.removeprefix(DATABASES).partition("/")
+    kind = rest.partition("/")[0]
+    if not key.startswith(DATABASES) or kind not in set(DatabaseKind):
+        return None
+    return DatabaseId(UserId(user), DatabaseKind(kind))

@@ -9,8 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from storage.database.image import Image, Layout, whole_blocks
-from storage.database.pages import Bytes, PageBlock, lock_page, pages_checksum
+from storage.database.pages import Bytes, PageBlock, lock_page, page_hashes, pages_checksum
 from storage.database.wal import WalState, encode_frames, new_log
 from storage.errors import Corrupt
 from storage.types import ChainEntry
@@ -60,7 +62,7 @@ class DeltaLayer:
         except OSError:
             os.close(self._log)
             raise
-        self._in_log = dict(layout.in_log)
+        self._in_log, self._hashes = dict(layout.in_log), dict[int, int]()
         self._checksum = layout.checksum
         self._held: PageBlock | None = None
 
@@ -68,7 +70,9 @@ class DeltaLayer:
         """Lay the next ascending pages."""
         before = self._before
         old = [number for number in numbers if number <= before.page_count]
-        self._checksum ^= pages_checksum(numbers, pages, before.page_size)
+        for number, digest in zip(numbers, page_hashes(numbers, pages, before.page_size), strict=True):
+            self._hashes[number] = digest
+            self._checksum ^= digest
         self._checksum ^= pages_checksum(old, self._image.pages(old), before.page_size)
         self._flush(0)
         self._held = (numbers, pages)
@@ -93,12 +97,20 @@ class DeltaLayer:
         if self._checksum != entry.checksum:
             raise Corrupt(f"version {entry.last}", f"{entry.checksum:016x}", f"{self._checksum:016x}")
         log = self._state if self._state.frames else None
-        return laid_over(before, self._in_log, entry.page_count, self._checksum, log)
+        after = laid_over(before, self._in_log, entry.page_count, self._checksum, log)
+        return hashed(after, before, self._hashes)
 
     def close(self) -> None:
         """Close the files, finished or not."""
         self._image.close()
         os.close(self._log)
+
+
+def hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
+    """The layout with what is known of the pages in the log: of those before, and of pages written since."""
+    at = after.in_log
+    before.log_hashes.update((at[number], digest) for number, digest in hashes.items() if number in at)
+    return msgspec.structs.replace(after, log_hashes=before.log_hashes)
 
 
 def laid_over(
@@ -109,7 +121,7 @@ def laid_over(
         for number in [number for number in in_log if number > page_count]:
             del in_log[number]
     base_pages = min(before.base_pages, page_count)
-    return Layout(before.page_size, page_count, checksum, base_pages, in_log, log)
+    return Layout(before.page_size, page_count, checksum, base_pages, in_log, log, before.log_hashes)
 
 
 def cut_checksum(image: Image, page_count: int) -> int:

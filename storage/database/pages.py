@@ -6,18 +6,26 @@ Refuses to hand out a page that is not proven whole, or pages out of order or ra
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import operator
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 import xxhash
 import zstandard
 
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 from storage.packing import Packer
 from storage.types import ChainEntry, EntryKind
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 MAGIC = b"ankipage"
 FORMAT = 1
@@ -57,12 +65,18 @@ def lock_page(page_size: int) -> int:
     return _LOCK_BYTE // page_size + 1
 
 
+def page_hashes(numbers: Sequence[int], pages: Bytes, page_size: int) -> list[int]:
+    """The 64-bit hash of each page, seeded with the page's number."""
+    view, digest = memoryview(pages), xxhash.xxh3_64_intdigest
+    return [
+        digest(view[at : at + page_size], number)
+        for at, number in zip(range(0, len(view), page_size), numbers, strict=True)
+    ]
+
+
 def pages_checksum(numbers: Sequence[int], pages: Bytes, page_size: int) -> int:
-    """XOR over pages of a 64-bit hash seeded with the page's number."""
-    total, view, digest = 0, memoryview(pages), xxhash.xxh3_64_intdigest
-    for at, number in zip(range(0, len(view), page_size), numbers, strict=True):
-        total ^= digest(view[at : at + page_size], number)
-    return total
+    """XOR over the pages of `page_hashes`."""
+    return functools.reduce(operator.xor, page_hashes(numbers, pages, page_size), 0)
 
 
 def page_packer(level: int) -> Packer:

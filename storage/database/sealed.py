@@ -10,7 +10,7 @@ import hashlib
 from storage.errors import Corrupt
 
 FORMAT = 1
-JOURNAL, HISTORY = b"ankijrnl", b"ankihist"
+JOURNAL, HISTORY, RUN = b"ankijrnl", b"ankihist", b"ankirun."
 
 
 def seal(magic: bytes, content: bytes) -> bytes:

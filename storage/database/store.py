@@ -31,6 +31,7 @@ from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, SessionLost, 
 from storage.heads.base import Flip, HeadStore, SessionUpdate
 from storage.heads.transitions import has_landed
 from storage.objects.base import Objects, ObjectStore
+from storage.objects.now import read_clock
 from storage.types import (
     EMPTY_HEAD,
     ChainEntry,
@@ -102,7 +103,7 @@ class DatabaseStore:
             heads, objects, self._history, self._commits, offload=offload, nonce=nonce
         )
         self._sweeper = Sweeper(heads, objects, self._history, limits)
-        self._doctor = Doctor(objects, self._history, self._rebuild, offload)
+        self._doctor = Doctor(objects, self._history, self._rebuild, offload, clock_ms, heads.find)
 
     def close(self) -> None:
         """Close all working copies and remove the process's folder."""
@@ -341,18 +342,27 @@ class DatabaseStore:
     def _putting(self, database: DatabaseId) -> Callable[[Made], None]:
         return functools.partial(self._put, database)
 
-    def sweep(self, database: DatabaseId) -> Swept:
-        """Delete the objects that no version of the last `history_ms` needs."""
-        return self._sweeper.sweep(database, self._clock_ms())
+    def sweep(self, database: DatabaseId, now_ms: int | None = None, *, accept_loss: bool = False) -> Swept:
+        """Delete the objects that no version of the last `history_ms` needs.
+
+        `now_ms` is the time by the store's clock, asked for if it is not given. Raises: DeletionUnsafe where
+        that clock, or the head record (unless its loss is accepted), is not to be trusted.
+        """
+        if now_ms is None:
+            now_ms = read_clock(self._objects, self._clock_ms)
+        return self._sweeper.sweep(database, now_ms, accept_loss=accept_loss)
 
     def erase(self, database: DatabaseId) -> None:
         """Delete a database with its whole history."""
         self._copies.forget(database)
         self._sweeper.erase(database)
 
-    def history(self, database: DatabaseId) -> list[Point]:
-        """Every version that can be brought back, oldest first, the current one last."""
-        return self._history.list_points(database, self.head(database))
+    def history(self, database: DatabaseId, head: Head | None = None) -> list[Point]:
+        """Every version that can be brought back, oldest first, the current one last.
+
+        `head` is the current one if it is known; EMPTY_HEAD gives what the history names by itself.
+        """
+        return self._history.list_points(database, head or self.head(database))
 
     def checkout_point(self, database: DatabaseId, point: Point) -> Checkout:
         """A working copy of a version of the history; `restore` can make it current again.

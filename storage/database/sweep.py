@@ -1,6 +1,6 @@
 """Deletes the objects of a database that nothing names and nothing can name any more.
 
-Refuses by doubt: an unknown name, a token that may still commit, and a young object stay.
+An object with an unknown name, with a token that may still commit, or that is young, stays.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Iterable
 import msgspec
 
 from storage.database import keys
-from storage.database.history import Departure, History
+from storage.database.history import Departed, History
 from storage.database.limits import Limits
-from storage.heads.base import HeadStore
+from storage.database.lost import find_evidence, list_newer
+from storage.errors import DeletionUnsafe
+from storage.heads.base import HeadStore, NewSession
 from storage.objects.base import ObjectStat, ObjectStore
 from storage.types import ChainEntry, DatabaseId, Head
 
@@ -26,6 +28,10 @@ class Swept(msgspec.Struct, frozen=True):
     seen: int
     deleted: int
     deleted_bytes: int
+    chain_revision: int = 0
+    """Of the head that counted."""
+    doubt: str = ""
+    """Why the head may be of an earlier moment than the objects beside it."""
 
 
 class Sweeper:
@@ -34,19 +40,33 @@ class Sweeper:
     def __init__(self, heads: HeadStore, objects: ObjectStore, history: History, limits: Limits) -> None:
         self._heads, self._objects, self._history, self._limits = heads, objects, history, limits
 
-    def sweep(self, database: DatabaseId, now_ms: int) -> Swept:
-        """Delete what is dead. A database without a record is left alone: see `erase`.
+    def sweep(self, database: DatabaseId, now_ms: int, *, accept_loss: bool = False) -> Swept:
+        """Delete what is dead at `now_ms`, the time by the store's clock (see `storage.objects.now`).
+
+        A database without a record is left alone: see `erase`.
 
         The order is the guard: objects are listed before the head is read, and history after it.
         An entry leaves the head only after a history object names it, so one of the two shows it.
+
+        Raises: DeletionUnsafe if the objects prove that there was a newer head. If that loss is accepted, the
+        objects of newer versions are deleted.
         """
         listed = list(self._objects.list(keys.prefix(database)))
         head = self._heads.find(database)
         if head is None:
             return Swept(len(listed), 0, 0)
-        departures = list(self._history.list_departures(database))
-        expired = {key for key, departure in departures if self._history.is_expired(departure)}
-        named = _named(database, head, [departure for key, departure in departures if key not in expired])
+        evidence = find_evidence(database, head, listed)
+        newer: list[ObjectStat] = []
+        if evidence is not None and accept_loss:
+            newer = list_newer(database, head, listed)
+            head = self._outlive(database, head, newer)
+            self._delete(newer)
+            evidence = None
+        elif evidence is not None and evidence.is_proof:
+            raise DeletionUnsafe(f"{database}: {evidence.text}; nothing of it is deleted")
+        departed = list(self._history.list_departed(database))
+        expired = {found.key for found in departed if self._history.is_expired(found, now_ms)}
+        named = _named(database, head, [found for found in departed if found.key not in expired])
         old_ms = now_ms - self._limits.sweep_grace_ms
         dead = [stat for stat in listed if stat.modified_ms <= old_ms and stat.key not in named]
         orphans = [stat for stat in dead if _is_orphan(database, head, stat)]
@@ -54,8 +74,25 @@ class Sweeper:
         records = [stat for stat in dead if stat.key in expired]
         self._delete(orphans)
         self._delete(records)
-        deleted = orphans + records
-        return Swept(len(listed), len(deleted), sum(stat.size_bytes for stat in deleted))
+        gone = {stat.key for stat in newer}
+        deleted = newer + [stat for stat in orphans + records if stat.key not in gone]
+        doubt = evidence.text if evidence is not None and evidence.is_likely else ""
+        return Swept(
+            len(listed),
+            len(deleted),
+            sum(stat.size_bytes for stat in deleted),
+            head.chain_revision,
+            doubt,
+        )
+
+    def _outlive(self, database: DatabaseId, head: Head, newer: list[ObjectStat]) -> Head:
+        """Raise the token past those of newer objects: then no writer can make one of them the head's."""
+        last = max(token for stat in newer if (token := keys.find_token(database, stat.key)) is not None)
+        while head.token <= last:
+            head = self._heads.open_session(database, NewSession("accepted", 0, 0))
+        if head.session is not None:
+            self._heads.close_session(database, head.token, head.session.id)
+        return head
 
     def erase(self, database: DatabaseId) -> None:
         """Forget a database for good: its record, then all its objects."""
@@ -68,8 +105,8 @@ class Sweeper:
             self._objects.delete(batch)
 
 
-def _named(database: DatabaseId, head: Head, departures: list[Departure]) -> set[str]:
-    chains: list[tuple[ChainEntry, ...]] = [head.chain, *(departure.chain for departure in departures)]
+def _named(database: DatabaseId, head: Head, departed: list[Departed]) -> set[str]:
+    chains: list[tuple[ChainEntry, ...]] = [head.chain, *(found.departure.chain for found in departed)]
     named = {keys.entry_key(database, entry) for chain in chains for entry in chain}
     if head.session is not None:
         named.update(entry.key for entry in head.session.journal if entry.key is not None)

@@ -9,14 +9,20 @@ import functools
 import os
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from storage.errors import Corrupt
+from storage.lazy import LazyModule
 
-Words = npt.NDArray[np.uint32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.uint32]
+else:
+    np = LazyModule("numpy")
 
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24

@@ -68,8 +68,10 @@ class HeadStore(Protocol):
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
         """Take the database over: token + 1, any older session is replaced, `seq` counts the journal.
 
-        Creates the record if there is none. Needs no condition. Returns the head as written. Need not
-        survive a power cut.
+        Creates the record if there is none. Returns the head as written. Need not survive a power cut.
+
+        Guard: no session of the same id has come further than its start. A second delivery of a start, by a
+        proxy that tries again, must not empty the journal of the sync that goes on. Raises: SessionLost.
         """
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
@@ -112,6 +114,16 @@ class HeadStore(Protocol):
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         """The databases that have a record, ordered; of one user or of all; lazy."""
+
+    def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
+        """The databases that `settle` has not been called for since their last commit, ordered.
+
+        A store that keeps no such note gives those with a commit at `since_ms` or later, by `Flip.time_ms` or
+        by its own clock. Others may be among them. Never reads the records one by one over a network.
+        """
+
+    def settle(self, database: DatabaseId, chain_revision: int) -> None:
+        """Note that maintenance has seen the record at this chain revision, if it is still at it."""
 
     def delete(self, database: DatabaseId) -> None:
         """Forget a database (its user was removed). Its objects are the sweep's business."""

@@ -7,6 +7,7 @@ See `storage/README.md`, "Heads in DynamoDB".
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -33,9 +34,11 @@ from storage.types import (
 )
 
 LISTING_INDEX: Final = "listing"
-_LISTED: Final = {"S": "head"}
+_SETTLED: Final = {"S": "head"}
+_CHANGED: Final = {"S": "head-changed"}
+"""What `listing` says of a record with commits that maintenance has not seen."""
 FORMAT_VERSION: Final = 1
-_ALWAYS: Final = {"format": {"N": str(FORMAT_VERSION)}, "listing": _LISTED}
+_FORMAT: Final = {"N": str(FORMAT_VERSION)}
 _GUARD_FAILED: Final = "ConditionalCheckFailedException"
 _ATTEMPTS: Final = 5
 """Of a write whose guard held by the record that was read after it had failed."""
@@ -121,9 +124,9 @@ class DynamoHeadStore:
         ]
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        # Without a condition nothing needs resolution: landing twice only spends a token.
         sets: dict[str, str | dict[str, Any]] = {
-            **_ALWAYS,
+            "format": _FORMAT,
+            "listing": "if_not_exists(#listing, :settled)",
             "token": "if_not_exists(#token, :zero) + :one",
             "base_version": "if_not_exists(#version, :zero)",
             "session": _text(session.id),
@@ -137,12 +140,18 @@ class DynamoHeadStore:
         for name in ("version", "chain_revision", "page_size", "page_count", "checksum"):
             sets[name] = f"if_not_exists(#{name}, :zero)"
         values = {":zero": _number(0), ":one": _number(1), ":none": _packed({}), ":empty": {"L": []}}
+        values[":settled"] = _SETTLED
         if session.state:
             sets["state"] = {"B": session.state}
-        with mapped(str(database)):
-            update = _update(sets, values, removes=("prepared",) if session.state else ("prepared", "state"))
-            answer = _sound(self._client.update_item(**self._at(database), **update, ReturnValues="ALL_NEW"))
-        return _head(database, answer["Attributes"])
+        update = _update(sets, values, removes=("prepared",) if session.state else ("prepared", "state"))
+        guard = "attribute_not_exists(#session) OR #session <> :session OR #seq <= :seq"
+        update |= {"ConditionExpression": guard, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        return self._write(
+            database,
+            update,
+            lambda head: transitions.open_session(head, session),
+            lambda head: transitions.has_opened(head, session),
+        )
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
         sets: dict[str, str | dict[str, Any]] = {
@@ -222,17 +231,38 @@ class DynamoHeadStore:
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         return self._list() if user is None else databases_of(user, self.find)
 
+    def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
+        del since_ms  # the records themselves tell
+        return self._query(_CHANGED)
+
+    def settle(self, database: DatabaseId, chain_revision: int) -> None:
+        guard = {"chain_revision": _number(chain_revision)}
+        try:
+            with mapped(str(database)):
+                self._client.update_item(**self._at(database), **_update({"listing": _SETTLED}, {}, guard))
+        except StorageError as exc:
+            failure = exc.__cause__
+            if not isinstance(failure, ClientError) or code_of(failure) != _GUARD_FAILED:
+                raise
+
     def delete(self, database: DatabaseId) -> None:
         with mapped(str(database)):
             self._client.delete_item(**self._at(database))
 
     def _list(self) -> Iterator[DatabaseId]:
+        last = None
+        for database in heapq.merge(self._query(_SETTLED), self._query(_CHANGED)):
+            if database != last:  # one that changes just now may come twice
+                yield database
+            last = database
+
+    def _query(self, listing: dict[str, str]) -> Iterator[DatabaseId]:
         """By the index, whose order is ours: `#` sorts before whatever a user id may hold."""
         request = {
             "TableName": self._table,
             "IndexName": LISTING_INDEX,
             "KeyConditionExpression": "listing = :head",
-            "ExpressionAttributeValues": {":head": _LISTED},
+            "ExpressionAttributeValues": {":head": listing},
         }
         while True:
             with mapped(f"heads of {self._table}"):
@@ -304,7 +334,8 @@ def _flip_update(flip: Flip) -> dict[str, Any]:
     entry, version = flip.entry, flip.base_version + 1
     recent = Recent(flip.commit_id, flip.answer, flip.time_ms)
     sets: dict[str, str | dict[str, Any]] = {
-        **_ALWAYS,
+        "format": _FORMAT,
+        "listing": _CHANGED,
         "version": _number(version),
         "chain_revision": "if_not_exists(#chain_revision, :zero) + :one",
         "page_size": _number(entry.page_size),

@@ -61,6 +61,13 @@ class MemoryHeadStore:
             check_user(user)
         return iter(sorted(known for known in self._heads if user is None or known.user == user))
 
+    def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
+        heads = sorted(self._heads.items())
+        return (known for known, head in heads if transitions.changed_since(head, since_ms))
+
+    def settle(self, database: DatabaseId, chain_revision: int) -> None:
+        """Nothing: the time of the last commit tells what has changed."""
+
     def delete(self, database: DatabaseId) -> None:
         check_user(database.user)
         with self._lock:

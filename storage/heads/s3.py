@@ -77,7 +77,11 @@ class S3HeadStore:
         return [answer.result() for answer in asked]
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        return self._change(database, lambda head: transitions.open_session(head, session))
+        return self._change(
+            database,
+            lambda head: transitions.open_session(head, session),
+            lambda head: transitions.has_opened(head, session),
+        )
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
         return self._change(
@@ -123,19 +127,27 @@ class S3HeadStore:
         )
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
-        return self._list() if user is None else databases_of(user, self.find)
+        return self._list(0) if user is None else databases_of(user, self.find)
+
+    def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
+        return self._list(since_ms)
+
+    def settle(self, database: DatabaseId, chain_revision: int) -> None:
+        """Nothing: the time of the last commit tells what has changed."""
 
     def delete(self, database: DatabaseId) -> None:
         with mapped(str(database)):
             self._client.delete_object(**self._at(database))
 
-    def _list(self) -> Iterator[DatabaseId]:
-        """In our order: `!` sorts before whatever a user id may hold."""
+    def _list(self, since_ms: int) -> Iterator[DatabaseId]:
+        """Records that were written at a time or later, in our order: `!` sorts before all of a user id."""
         request = {"Bucket": self._bucket, "Prefix": self._prefix}
         while True:
             with mapped(f"heads under {self._prefix}"):
                 answer = self._client.list_objects_v2(**request)
             for found in answer.get("Contents", ()):
+                if found["LastModified"].timestamp() < since_ms // 1000:
+                    continue
                 user, _, kind = found["Key"].removeprefix(self._prefix).rpartition("!")
                 yield DatabaseId(UserId(user), DatabaseKind(kind))
             if not answer.get("IsTruncated"):

@@ -11,8 +11,8 @@ If several conditions fail at once, the first of this list is raised:
 
 A request that makes no sense whatever the head is raises `ValueError` before all others.
 
-`has_landed`, `has_appended`, `has_updated` and `has_replaced` tell a backend whether a write with an
-unknown outcome is in the record.
+`has_opened`, `has_appended`, `has_updated`, `has_landed` and `has_replaced` tell a backend whether a write
+with an unknown outcome is in the record.
 """
 
 from __future__ import annotations
@@ -25,14 +25,27 @@ from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, Head, JournalEntry,
 
 
 def open_session(head: Head | None, new: NewSession) -> Head:
-    """The head with a session of its own, whatever ran before."""
+    """The head with a session of its own, whatever other session ran before. Raises: SessionLost."""
     head = head or EMPTY_HEAD
+    running = head.session
+    if running is not None and running.id == new.id and running.seq > len(new.journal):
+        raise SessionLost(f"session {new.id} has gone on since its start")
     token = head.token + 1
     session = Session(
         new.id, token, head.version, len(new.journal), new.merge_revision, new.started_ms, new.journal,
         new.state,
     )  # fmt: skip
     return replace(head, token=token, session=session)
+
+
+def has_opened(head: Head | None, new: NewSession) -> bool:
+    """Whether the running session is this one, right after its start."""
+    session = head.session if head else None
+    return session is not None and (session.id, session.seq, session.started_ms) == (
+        new.id,
+        len(new.journal),
+        new.started_ms,
+    )
 
 
 def append(head: Head | None, session_id: str, entry: JournalEntry) -> Head:
@@ -143,6 +156,11 @@ def replace_chain(head: Head | None, token: int, chain_revision: int, chain: tup
     if reached != head.version:
         raise ValueError(f"the chain leads to version {reached}, not {head.version}")
     return replace(head, chain_revision=chain_revision + 1, chain=chain)
+
+
+def changed_since(head: Head, since_ms: int) -> bool:
+    """Whether the last commit was at that time or later."""
+    return bool(head.chain) and head.chain[-1].time_ms >= since_ms
 
 
 def check_flip(request: Flip) -> None:

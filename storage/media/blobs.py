@@ -1,25 +1,30 @@
 """The contents of media files, one object per content, shared by all users and never changed.
 
-Refuses names: what a content is called, and by whom, is the index's business. The key follows from
-the content: `blobs/<SHA-256 in hex>`, and the object is the bare content. The keys have no fan-out:
-on one machine a batch then names all its files in one folder, which is synced once.
+The key follows from the content: `blobs/<SHA-256 in hex>`, and the object is the bare content; names are kept
+in the index. The keys have no fan-out: on one machine a batch then names all its files in one folder, which
+is synced once. What is read for a client is compared with its hash.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from storage.errors import Corrupt, NotFound
+from storage.errors import Corrupt, NotFound, StorageError, Unavailable
 from storage.media.index import FileFacts, FileRow
 from storage.objects.base import Objects, ObjectStore
+from storage.types import Offload, run_here
 
 PREFIX = "blobs/"
 LARGE_BYTES = 1 << 20
 """From this size on a content is never held in memory as a whole."""
+
+log = logging.getLogger("ankisyncd.media")
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -74,21 +79,22 @@ class Digester:
 class Blobs:
     """The contents in an object store.
 
-    `fresh_ms`: a blob that is already there counts as put only if it is younger; an older one is
-    written again. It must be at most half of the sweep's grace (see `storage.media.sweep`).
-    `in_parallel` is how to ask for several blobs at a time; only a store behind a network gains by it.
+    `fresh_ms`: a blob that is already there counts as put only if it is younger, by the store's clock; an
+    older one is written again. It must be at most half of the sweep's grace (see `storage.media.sweep`).
+    `offload` runs the hashing of what is read. `in_parallel` is how to ask for several blobs at a time;
+    only a store behind a network gains by it.
     """
 
     def __init__(
         self,
         objects: ObjectStore,
         *,
-        clock_ms: Callable[[], int],
         fresh_ms: int,
+        offload: Offload[Any] = run_here,
         in_parallel: InParallel = in_turn,
     ) -> None:
         self._objects = objects
-        self._clock_ms = clock_ms
+        self._offload = offload
         self._fresh_ms = fresh_ms
         self._in_parallel = in_parallel
 
@@ -146,15 +152,69 @@ class Blobs:
         return True
 
     def read_many(self, rows: Sequence[FileRow]) -> list[bytes | None]:
-        """The whole contents of small files; None for a blob that is lost.
+        """The whole contents of small files, each compared with its hash; None for a blob that is lost.
 
-        Raises: Corrupt for a blob of another size than the index says.
+        A blob with other bytes counts as lost: see `is_sound`. Raises: Corrupt for an index that tells
+        another size.
         """
         contents = self._objects.read_many([key_of(row.sha256) for row in rows])
+        sound: list[bool] = self._offload(
+            lambda: [_is_content(*pair) for pair in zip(rows, contents, strict=True)]
+        )
+        for at, row in enumerate(rows):
+            if contents[at] is not None and not sound[at]:
+                contents[at] = self._read_again(row)
         for row, content in zip(rows, contents, strict=True):
             if content is not None and len(content) != row.size_bytes:
                 raise Corrupt(key_of(row.sha256), row.size_bytes, len(content))
         return contents
+
+    def _read_again(self, row: FileRow) -> bytes | None:
+        if not self.is_sound(row):
+            return None
+        content = self._objects.read(key_of(row.sha256))
+        if not _is_content(row, content):
+            raise Unavailable(f"{key_of(row.sha256)} is read with other bytes each time")
+        return content
+
+    def is_sound(self, row: FileRow) -> bool:
+        """Read a whole blob, and tell whether it is there and is what was uploaded.
+
+        One that is not, also when it is read a second time, is logged and removed: an upload of the content
+        would otherwise rely on it.
+        """
+        key = key_of(row.sha256)
+        for is_last in (False, True):
+            stat = self._objects.find(key)
+            if stat is None:
+                return False
+            found = self._digest(key)
+            if found == row.sha256:
+                return True
+            if is_last:
+                damage = Corrupt(key, row.sha256.hex(), "nothing" if found is None else found.hex())
+                log.error("%s is not what was uploaded: it is removed", key, exc_info=damage)
+                self._remove(key, stat.modified_ms)
+        return False
+
+    def _remove(self, key: str, modified_ms: int) -> None:
+        """Remove a damaged blob, if this process may delete objects.
+
+        Where it may not, the blob is written again by the next upload that finds it old enough.
+        """
+        try:
+            self._objects.delete_old([key], modified_ms + 1)
+        except StorageError as exc:
+            log.warning("%s could not be removed: %s", key, exc)
+
+    def _digest(self, key: str) -> bytes | None:
+        digest = hashlib.sha256()
+        try:
+            for piece in self._objects.stream(key):
+                self._offload(functools.partial(digest.update, piece))
+        except NotFound:
+            return None
+        return digest.digest()
 
     def find_stream(self, row: FileRow) -> Iterator[bytes] | None:
         """The content in pieces of at most 1 MiB, or None if the blob is lost.
@@ -171,7 +231,13 @@ class Blobs:
 
     def _is_fresh(self, sha256: bytes) -> bool:
         stat = self._objects.find(key_of(sha256))
-        return stat is not None and stat.modified_ms > self._clock_ms() - self._fresh_ms
+        if stat is None or stat.now_ms is None:
+            return False
+        return stat.now_ms - self._fresh_ms < stat.modified_ms <= stat.now_ms + self._fresh_ms
+
+
+def _is_content(row: FileRow, content: bytes | None) -> bool:
+    return content is not None and hashlib.sha256(content).digest() == row.sha256
 
 
 def key_of(sha256: bytes) -> str:

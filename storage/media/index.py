@@ -106,6 +106,10 @@ class MediaIndex:
         """
         execute = self._connection.execute
         before, files, total_bytes = self._totals()
+        # A machine whose clock is behind must not date a loss to before the history, nor one whose clock is
+        # ahead make losses be forgotten.
+        latest_s = self._latest_s()
+        forget_s, now_s = min(now_s, latest_s), max(now_s, latest_s)
         usn = before
         for name, facts in changes:
             found: Any = execute("SELECT sha256, size FROM files WHERE name = ?", (name,)).fetchone()
@@ -123,8 +127,16 @@ class MediaIndex:
         if usn == before:
             return False
         self._set_totals(usn, files, total_bytes)
-        self._forget_old(now_s)
+        self._forget_old(forget_s)
         return True
+
+    def _latest_s(self) -> int:
+        """The time of the last change that is known."""
+        row: Any = self._connection.execute(
+            "SELECT max(coalesce((SELECT mtime_s FROM files ORDER BY usn DESC LIMIT 1), 0),"
+            " coalesce((SELECT gone_s FROM gone ORDER BY id DESC LIMIT 1), 0))"
+        ).fetchone()
+        return int(row[0])
 
     def remember(self, contents: Iterable[bytes], now_s: int) -> None:
         """Note contents (SHA-256) as gone by now: what older versions held that this one does not.

@@ -1,21 +1,23 @@
 """Deleting the blobs that no retained version of any user's media names.
 
-Refuses to guess: every index is read before the first blob goes, and what is not known for a blob
-by its key is left alone. The newest version of an index tells what the older ones held, too.
+Every index is read before the first blob is deleted, and an object whose key is not that of a blob is left
+alone. The newest version of an index tells what the older ones held, too.
 
 Why an upload and a sweep cannot lose a blob between them: an upload relies on a blob that is there
 only if it is younger than half the grace (`Blobs.fresh_ms`), else it writes it again. A sweep deletes
 only what was older than the whole grace when its marking began. So a blob relied upon shortly
 before or during a sweep is too young for it, and one relied upon longer ago is named by a version
 that the marking sees. What is left is an upload that rewrites an old blob just when the sweep
-deletes it; each is looked at once more right before.
+deletes it: `ObjectStore.delete_old` leaves that one alone. All ages are by the store's clock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -24,26 +26,43 @@ from typing import Any
 import apsw
 import msgspec
 
-from storage.database.store import DatabaseStore
+from storage.database.store import Checkout, DatabaseStore
+from storage.errors import Corrupt, DeletionUnsafe, NotFound, StorageError
 from storage.media.blobs import PREFIX, key_of
 from storage.media.index import GONE_KEPT_S, MediaIndex
 from storage.objects.base import ObjectStat, ObjectStore
-from storage.types import DatabaseId, DatabaseKind, Offload
+from storage.types import EMPTY_HEAD, DatabaseId, Offload
 
 _AT_ONCE = 500
 _CLOCKS_MS = 24 * 3600 * 1000
 """More than the clocks of two workers can ever be apart."""
 
 _DIGITS = 64
+_OLDER_TRIED = 8
+"""Versions of an index that are tried when the newest one cannot be read."""
+
+log = logging.getLogger("ankisyncd.upkeep")
 
 
 class Swept(msgspec.Struct, frozen=True):
     """What one sweep found and did."""
 
+    named: int
+    """Contents that an index names."""
     kept: int
     """Blobs that are named by an index, or too young to tell."""
     deleted: int
     deleted_bytes: int
+    unreadable: int = 0
+    """Databases of which only an earlier version could be read."""
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What one user's media name."""
+
+    sha256s: Sequence[bytes]
+    until_ms: int | None = None
+    """They are all that was named until then; what was named later is not known. None: they are all."""
 
 
 class _Marks:
@@ -55,10 +74,14 @@ class _Marks:
         self._connection.pragma("synchronous", "off")
         self._connection.execute("CREATE TABLE live (key TEXT PRIMARY KEY) WITHOUT ROWID")
 
-    def add(self, index: MediaIndex, since_s: int) -> None:
+    def add(self, sha256s: Sequence[bytes]) -> None:
         with self._connection as connection:
-            keys = ((key_of(sha256),) for sha256 in index.contents_since(since_s))
+            keys = ((key_of(sha256),) for sha256 in sha256s)
             connection.executemany("INSERT OR IGNORE INTO live VALUES (?)", keys)
+
+    def count(self) -> int:
+        found: Any = self._connection.execute("SELECT count(*) FROM live").get
+        return int(found)
 
     def unmarked(self, stats: Iterable[ObjectStat]) -> list[ObjectStat]:
         return [stat for stat in stats if not self._has(stat.key)]
@@ -70,56 +93,108 @@ class _Marks:
         self._connection.close()
 
 
-def sweep_blobs(  # noqa: PLR0913 - collaborators by name
-    objects: ObjectStore,
-    indexes: Iterable[MediaIndex],
-    *,
-    clock_ms: Callable[[], int],
-    grace_ms: int,
-    history_ms: int,
-    scratch: Path,
-    offload: Offload[Any],
-) -> Swept:
-    """Delete blobs that none of `indexes` has named within `history_ms` and that are older than `grace_ms`.
-
-    `indexes` must yield the newest version of every user's media database, and must look for
-    them only while it is iterated: what is committed before that is marked, what comes later is
-    young. An exception out of it ends the sweep with nothing deleted.
-    """
-    started_ms = clock_ms()
-    since_s = (started_ms - history_ms - _CLOCKS_MS) // 1000
+def names_since_s(now_ms: int, history_ms: int) -> int:
+    """From when on a content that was named must be kept."""
     if history_ms + _CLOCKS_MS > GONE_KEPT_S * 1000:
         raise ValueError(f"a history of {history_ms} ms is longer than the media indexes remember")
+    return (now_ms - history_ms - _CLOCKS_MS) // 1000
+
+
+def sweep_blobs(  # noqa: PLR0913 - collaborators by name
+    objects: ObjectStore,
+    contents: Iterable[Contents],
+    *,
+    now_ms: int,
+    grace_ms: int,
+    scratch: Path,
+    offload: Offload[Any],
+    least_named: int = 0,
+) -> Swept:
+    """Delete blobs that are not among `contents` and that are older than `grace_ms`.
+
+    `now_ms` is the time by the store's clock before anything is read (see `storage.objects.now`).
+    `contents` must give what the newest version of every user's media database has named since
+    `names_since_s`, and must look for them only while it is iterated: what is committed before that is
+    marked, what comes later is young. An exception out of it ends the sweep with nothing deleted.
+
+    Raises: DeletionUnsafe when fewer than `least_named` contents are named: the indexes may be lost.
+    """
+    before_ms, unreadable = now_ms - grace_ms, 0
     with tempfile.TemporaryDirectory(dir=scratch, prefix="marks-") as folder:
         marks: _Marks = offload(lambda: _Marks(Path(folder, "live")))
         with closing(marks):
-            for index in indexes:
-                offload(partial(marks.add, index, since_s))
-            return _sweep(objects, marks, started_ms - grace_ms, offload)
+            for known in contents:
+                offload(partial(marks.add, known.sha256s))
+                if known.until_ms is not None:
+                    # Whatever it names since then is younger than this.
+                    before_ms = min(before_ms, known.until_ms - grace_ms - _CLOCKS_MS)
+                    unreadable += 1
+            named: int = offload(marks.count)
+            if named < least_named:
+                raise DeletionUnsafe(
+                    f"only {named} contents are named, less than half of those at the last full run"
+                )
+            kept, deleted, deleted_bytes = _sweep(objects, marks, before_ms, offload)
+            return Swept(named, kept, deleted, deleted_bytes, unreadable)
 
 
-def newest_indexes(store: DatabaseStore, databases: Iterable[DatabaseId]) -> Iterator[MediaIndex]:
-    """The media indexes among `databases` (lazy, as `HeadStore.list` gives them), one at a time."""
-    for database in databases:
-        if database.kind == DatabaseKind.MEDIA and (head := store.head(database)).version:
+def read_contents(
+    store: DatabaseStore, database: DatabaseId, since_s: int, offload: Offload[Any], *, is_doubtful: bool
+) -> Contents:
+    """What a media database has named since a time, by its newest version that can be read.
+
+    `is_doubtful`: its head may be of an earlier moment than its objects. Where the newest version cannot be
+    read, or may not be the newest, all that the version read has ever named counts. Raises what reading the
+    newest version raised, if no other one can be read either.
+    """
+    head = EMPTY_HEAD
+    try:
+        head = store.head(database)
+        if head.version == 0 and not is_doubtful:
+            return Contents(())
+        if head.version:
             checkout = store.checkout(database, head)
-            try:
-                yield MediaIndex(checkout.connection)
-            finally:
-                store.release(checkout)
+            if is_doubtful:
+                return Contents(_names(store, checkout, 0, offload), head.chain[-1].time_ms)
+            return Contents(_names(store, checkout, since_s, offload))
+        failure: StorageError = NotFound(f"{database} has objects but no head record")
+    except (Corrupt, NotFound) as exc:
+        log.exception("the media index of %s cannot be read", database)
+        failure = exc
+    for point in reversed(store.history(database, head)[-_OLDER_TRIED:]):
+        with contextlib.suppress(Corrupt, NotFound):
+            checkout = store.checkout_point(database, point)
+            return Contents(_names(store, checkout, 0, offload), point.time_ms)
+    raise failure
 
 
-def _sweep(objects: ObjectStore, marks: _Marks, before_ms: int, offload: Offload[Any]) -> Swept:
+def _names(store: DatabaseStore, checkout: Checkout, since_s: int, offload: Offload[Any]) -> list[bytes]:
+    """Read a checkout and give it back. Raises: Corrupt."""
+    try:
+        names: list[bytes] = offload(lambda: list(MediaIndex(checkout.connection).contents_since(since_s)))
+    except apsw.Error as exc:
+        store.distrust(checkout)
+        raise Corrupt(str(checkout.database), "a sound media index", str(exc)) from exc
+    except BaseException:
+        store.discard(checkout)
+        raise
+    store.discard(checkout)
+    return names
+
+
+def _sweep(
+    objects: ObjectStore, marks: _Marks, before_ms: int, offload: Offload[Any]
+) -> tuple[int, int, int]:
+    """How many blobs were kept and deleted, and the bytes of those deleted."""
     kept = deleted = deleted_bytes = 0
     for page in _pages(objects.list(PREFIX)):
         old = [stat for stat in page if _is_old(stat, before_ms)]
         dead: list[ObjectStat] = offload(partial(marks.unmarked, old))
-        dead = [stat for stat in dead if (now := objects.find(stat.key)) and _is_old(now, before_ms)]
-        objects.delete([stat.key for stat in dead])
-        kept += len(page) - len(dead)
-        deleted += len(dead)
-        deleted_bytes += sum(stat.size_bytes for stat in dead)
-    return Swept(kept, deleted, deleted_bytes)
+        gone = set(objects.delete_old([stat.key for stat in dead], before_ms))
+        kept += len(page) - len(gone)
+        deleted += len(gone)
+        deleted_bytes += sum(stat.size_bytes for stat in dead if stat.key in gone)
+    return kept, deleted, deleted_bytes
 
 
 def _is_old(stat: ObjectStat, before_ms: int) -> bool:

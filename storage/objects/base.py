@@ -22,6 +22,8 @@ class ObjectStat(msgspec.Struct, frozen=True):
     size_bytes: int
     modified_ms: int
     """By the store's clock."""
+    now_ms: int | None = None
+    """What that clock said when `find` was answered; None in a listing, and where the store does not tell."""
 
 
 class ObjectStore(Protocol):
@@ -61,3 +63,10 @@ class ObjectStore(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; absent ones are fine."""
+
+    def delete_old(self, keys: Sequence[str], before_ms: int) -> Sequence[str]:
+        """Remove those objects that were last written before `before_ms`; returns their keys, in order.
+
+        An object that is written anew meanwhile stays. A store that cannot look and delete in one step looks
+        at each object right before it deletes it.
+        """

@@ -6,7 +6,6 @@ log of writes (`storage.objects.ahead`) small files are whole and synced in the 
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from storage.disk import is_full
 from storage.errors import NotFound, Unavailable
 from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.base import ObjectStat
@@ -38,6 +38,7 @@ _TEMPORARY_S: Final = 24 * 3600
 _Files = Sequence[tuple[str, bytes | memoryview]]
 _Write = Callable[[_Files], None]
 _Paths = list[Path]
+_Keys = list[str]
 
 
 class LocalObjectStore:
@@ -100,6 +101,18 @@ class LocalObjectStore:
         paths = [self._path(key) for key in keys]
         self._offload(lambda: self._delete(paths))
 
+    def delete_old(self, keys: Sequence[str], before_ms: int) -> Sequence[str]:
+        paths = [(key, self._path(key)) for key in keys]
+
+        def delete() -> _Keys:
+            with _mapped(str(self._objects)):
+                gone = [(key, path) for key, path in paths if self._take_away(key, path, before_ms)]
+                self._after_deletes([path for _, path in gone])
+            return [key for key, _ in gone]
+
+        deleted: _Keys = self._offload(delete)
+        return deleted
+
     def _path(self, key: str) -> Path:
         check_key(key)
         return self._objects / key
@@ -155,8 +168,9 @@ class LocalObjectStore:
             try:
                 self._name(path, key)
             except OSError as exc:
-                if exc.errno != errno.EXDEV:
+                if isinstance(exc, FileNotFoundError) or is_full(exc):
                     raise
+                # From another disk, however the file system says so.
                 self._copy(path, key)
             _sync_folder(self._path(key).parent)
 
@@ -217,10 +231,34 @@ class LocalObjectStore:
             for path in paths:
                 with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     path.unlink()
-            for folder in dict.fromkeys(path.parent for path in paths):
-                self._prune(folder)
-            if self._ahead is not None:
-                self._ahead.forget([path.relative_to(self._objects).as_posix() for path in paths])
+            self._after_deletes(paths)
+
+    def _after_deletes(self, paths: _Paths) -> None:
+        for folder in dict.fromkeys(path.parent for path in paths):
+            self._prune(folder)
+        if self._ahead is not None and paths:
+            self._ahead.forget([path.relative_to(self._objects).as_posix() for path in paths])
+
+    def _take_away(self, key: str, path: Path, before_ms: int) -> bool:
+        """Delete a file unless it is young.
+
+        It is moved aside before the look that counts: a file that another process puts in its place from
+        then on is not the one that is deleted, and one that it put there before is moved back.
+        """
+        stat = _stat(key, path)
+        if stat is None or stat.modified_ms >= before_ms:
+            return False
+        aside = self._new_temporary()
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        stat = _stat(key, aside)
+        if stat is not None and stat.modified_ms >= before_ms:
+            self._name(aside, key)
+            return False
+        aside.unlink()
+        return True
 
     def _prune(self, folder: Path) -> None:
         with suppress(OSError):
@@ -306,7 +344,7 @@ def _stat(key: str, path: Path | str) -> ObjectStat | None:
         return None
     if not modes.S_ISREG(stat.st_mode):
         return None
-    return ObjectStat(key, stat.st_size, stat.st_mtime_ns // 1_000_000)
+    return ObjectStat(key, stat.st_size, stat.st_mtime_ns // 1_000_000, time.time_ns() // 1_000_000)
 
 
 def _walk(folder: Path, above: str, prefix: str) -> Iterator[ObjectStat]:

@@ -55,7 +55,7 @@ class MemoryObjectStore:
     def find(self, key: str) -> ObjectStat | None:
         check_key(key)
         found = self._objects.get(key)
-        return None if found is None else ObjectStat(key, len(found[0]), found[1])
+        return None if found is None else ObjectStat(key, len(found[0]), found[1], self._clock_ms())
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         check_prefix(prefix)
@@ -66,6 +66,13 @@ class MemoryObjectStore:
         for key in keys:
             check_key(key)
             self._objects.pop(key, None)
+
+    def delete_old(self, keys: Sequence[str], before_ms: int) -> Sequence[str]:
+        for key in keys:
+            check_key(key)
+        old = [key for key in keys if key in self._objects and self._objects[key][1] < before_ms]
+        self.delete(old)
+        return old
 
     def _content(self, key: str) -> bytes:
         found = self._objects.get(key)

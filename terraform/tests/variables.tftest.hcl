@@ -376,3 +376,238 @@ run "refuses_device_of_no_day" {
 
   expect_failures = [var.device_days]
 }
+
+run "refuses_region_of_words" {
+  command = plan
+
+  variables {
+    region = "Frankfurt"
+  }
+
+  expect_failures = [var.region]
+}
+
+run "refuses_boundary_of_another_form" {
+  command = plan
+
+  variables {
+    permissions_boundary_arn = "boundary"
+  }
+
+  expect_failures = [var.permissions_boundary_arn]
+}
+
+run "refuses_one_zone_twice" {
+  command = plan
+
+  variables {
+    zones = ["eu-central-1a", "eu-central-1a"]
+  }
+
+  expect_failures = [var.zones]
+}
+
+run "refuses_prefix_list_of_another_form" {
+  command = plan
+
+  variables {
+    allowed_prefix_lists = ["office"]
+  }
+
+  expect_failures = [var.allowed_prefix_lists]
+}
+
+run "refuses_load_balancer_without_its_network" {
+  command = plan
+
+  variables {
+    load_balancer = { arn = "a", listener_arn = "b", security_group_id = "c", dns_name = "d", zone_id = "e" }
+  }
+
+  expect_failures = [var.load_balancer]
+}
+
+run "refuses_cluster_of_another_form" {
+  command = plan
+
+  variables {
+    cluster_arn = "main"
+  }
+
+  expect_failures = [var.cluster_arn]
+}
+
+run "refuses_registry_of_another_form" {
+  command = plan
+
+  variables {
+    registry_arns = ["123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd"]
+  }
+
+  expect_failures = [var.registry_arns]
+}
+
+run "refuses_drain_shorter_than_a_request" {
+  command = plan
+
+  variables {
+    drain_seconds = 10
+  }
+
+  expect_failures = [var.drain_seconds]
+}
+
+run "refuses_no_bucket" {
+  command = plan
+
+  variables {
+    create_bucket = false
+  }
+
+  expect_failures = [var.bucket_name]
+}
+
+run "refuses_no_table" {
+  command = plan
+
+  variables {
+    create_table = false
+  }
+
+  expect_failures = [var.table_name]
+}
+
+run "refuses_history_longer_than_media_indexes_remember" {
+  command = plan
+
+  variables {
+    history_days = 400
+  }
+
+  expect_failures = [var.history_days]
+}
+
+run "refuses_deleted_objects_of_no_day" {
+  command = plan
+
+  variables {
+    deleted_objects_days = 0
+  }
+
+  expect_failures = [var.deleted_objects_days]
+}
+
+run "refuses_two_keys" {
+  command = plan
+
+  variables {
+    create_kms_key = true
+    kms_key_arn    = "arn:aws:kms:eu-central-1:123456789012:key/1"
+  }
+
+  expect_failures = [var.kms_key_arn]
+}
+
+run "refuses_copies_of_a_table_of_others" {
+  command = plan
+
+  variables {
+    create_table = false
+    table_name   = "restored"
+    replica      = { region = "eu-west-1" }
+  }
+
+  expect_failures = [var.replica]
+}
+
+run "refuses_a_copy_without_a_key_where_there_is_one" {
+  command = plan
+
+  variables {
+    create_kms_key = true
+    replica        = { region = "eu-west-1" }
+  }
+
+  expect_failures = [var.replica]
+}
+
+run "refuses_pool_of_another_form" {
+  command = plan
+
+  variables {
+    user_pool = { id = "people" }
+  }
+
+  expect_failures = [var.user_pool]
+}
+
+run "refuses_client_without_its_secret" {
+  command = plan
+
+  variables {
+    user_pool = { id = "eu-central-1_AbCdEf123", client_id = "client" }
+  }
+
+  expect_failures = [var.user_pool]
+}
+
+run "refuses_region_of_a_pool_that_exists" {
+  command = plan
+
+  variables {
+    user_pool        = { id = "eu-central-1_AbCdEf123" }
+    user_pool_region = "eu-west-1"
+  }
+
+  expect_failures = [var.user_pool_region]
+}
+
+run "refuses_login_pages_without_a_certificate" {
+  command = plan
+
+  variables {
+    managed_login = { domain = "login.example.com" }
+  }
+
+  expect_failures = [var.managed_login]
+}
+
+run "refuses_sender_that_is_no_identity" {
+  command = plan
+
+  variables {
+    email = { from = "anki@example.com", identity_arn = "example.com" }
+  }
+
+  expect_failures = [var.email]
+}
+
+run "refuses_sign_up_without_a_page" {
+  command = plan
+
+  variables {
+    self_sign_up = true
+  }
+
+  expect_failures = [var.self_sign_up]
+}
+
+run "refuses_topic_of_another_form" {
+  command = plan
+
+  variables {
+    alarm_topic_arn = "operations"
+  }
+
+  expect_failures = [var.alarm_topic_arn]
+}
+
+run "refuses_budget_of_nothing" {
+  command = plan
+
+  variables {
+    monthly_budget_usd = 0
+  }
+
+  expect_failures = [var.monthly_budget_usd]
+}

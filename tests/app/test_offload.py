@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import gevent
 import pytest
 from gevent.monkey import get_original
 
 from app.offload import NativeThreads, ThreadPools
+from storage.errors import Unavailable
 
 native_ident, native_lock, native_id, start_thread = get_original(
     "_thread", ["get_ident", "allocate_lock", "get_native_id", "start_new_thread"]
@@ -107,3 +109,84 @@ def test_threads_work_where_the_system_does_not_let_them_stand_back(monkeypatch:
     monkeypatch.setattr(os, "setpriority", forbidden)
     asked = gevent.spawn(NativeThreads(1, niceness=7).apply, lambda: "done")
     assert asked.get(timeout=10) == "done"
+
+
+def held_up(threads: NativeThreads, gate: object, owner: str, count: int) -> list[gevent.Greenlet]:
+    """Jobs of one owner that last until the gate is opened; each opens it for the next."""
+
+    def work() -> str:
+        gate.acquire()
+        gate.release()
+        return owner
+
+    jobs = [gevent.spawn(threads.apply, work, owner) for _ in range(count)]
+    gevent.sleep(0)
+    return jobs
+
+
+def test_owners_take_turns_however_many_jobs_one_has() -> None:
+    threads, gate, order = NativeThreads(1), native_lock(), []
+    gate.acquire()
+    greedy = held_up(threads, gate, "greedy", 1)
+    later = [
+        gevent.spawn(threads.apply, lambda name=name: order.append(name), name)
+        for name in ["greedy"] * 5 + ["modest"] * 2
+    ]
+    gevent.sleep(0)
+    gate.release()
+    gevent.joinall([*greedy, *later], timeout=10, raise_error=True)
+    assert order == ["greedy", "modest", "greedy", "modest", "greedy", "greedy", "greedy"]
+
+
+def test_one_owner_never_has_all_threads() -> None:
+    threads, gate = NativeThreads(4, most_each=2), native_lock()
+    gate.acquire()
+    greedy = held_up(threads, gate, "greedy", 8)
+    other = gevent.spawn(threads.apply, lambda: "done", "modest")
+    assert other.get(timeout=10) == "done"
+    gate.release()
+    gevent.joinall(greedy, timeout=10, raise_error=True)
+
+
+def test_a_job_that_is_not_begun_in_time_is_told_to_come_back() -> None:
+    threads, gate = NativeThreads(1, patience_s=0.05), native_lock()
+    gate.acquire()
+    running = held_up(threads, gate, "a", 1)
+    late = gevent.spawn(threads.apply, lambda: "never", "b")
+    with pytest.raises(Unavailable):
+        late.get(timeout=10)
+    gate.release()
+    assert running[0].get(timeout=10) == "a"  # what has begun has all the time it needs
+    assert threads.apply(lambda: "again", "b") == "again"
+
+
+def test_checking_uploads_takes_no_thread_of_transfers() -> None:
+    pools, gate = ThreadPools(quick_threads=1, transfer_threads=1), native_lock()
+    gate.acquire()
+
+    def upload(owner: str) -> object:
+        with pools.admission(owner):
+            return pools.run(lambda: gate.acquire() and gate.release())
+
+    uploads = [gevent.spawn(upload, name) for name in ("a", "a", "b", "c")]
+    gevent.sleep(0)
+    with pools.transfer("d"):
+        assert pools.run(lambda: "sent") == "sent"
+    gate.release()
+    gevent.joinall(uploads, timeout=10, raise_error=True)
+
+
+def test_a_user_with_many_large_messages_leaves_threads_to_others() -> None:
+    pools, gate = ThreadPools(quick_threads=4, transfer_threads=1), native_lock()
+    gate.acquire()
+
+    def message(owner: str, work: Callable[[], object]) -> object:
+        pools.serve(owner)
+        return pools.run(work)
+
+    greedy = [gevent.spawn(message, "greedy", lambda: gate.acquire() and gate.release()) for _ in range(9)]
+    gevent.sleep(0)
+    assert gevent.spawn(message, "modest", lambda: "done").get(timeout=10) == "done"
+    assert pools.run(lambda: "login") == "login"
+    gate.release()
+    gevent.joinall(greedy, timeout=10, raise_error=True)

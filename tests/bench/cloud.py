@@ -10,12 +10,16 @@ the limit and not the latency: take throughput as a lower bound there.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +32,7 @@ from storage.collection.collection import Collection
 from storage.collection.genesis import create_empty
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
+from storage.media.blobs import Blobs, NewBlob
 from tests.support import aws, servers
 from tests.support.cluster import Cluster, Place, cloud
 from tests.support.servers import User
@@ -41,6 +46,8 @@ ROUNDS = 7
 SYNCS_AT_ONCE = (2, 16)
 WORKERS = (1, 2, 4)
 LOAD_S = 8.0
+STREAM_BYTES_PER_S = 50_000_000
+LARGE_BYTES = 64 << 20
 NOW_S = 1_800_000_000
 numbers = itertools.count(1)
 
@@ -184,6 +191,30 @@ def bench_login(place: Place, folder: Path) -> None:
     row("login through Cognito", f"{statistics.median(times):.0f} ms")
 
 
+def bench_objects() -> None:
+    """The object store alone, as a worker has it, with a bucket that costs no time but the injected one."""
+    place = f"S3 {LATENCY_MS['s3']} ms, {STREAM_BYTES_PER_S / 1e6:.0f} MB/s a connection"
+    print(f"Objects, {place}")
+    command = [sys.executable, "-m", "tests.support.far_s3", str(LATENCY_MS["s3"]), str(STREAM_BYTES_PER_S)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as far:
+        objects = aws.s3_objects(far.stdout.readline().strip(), "bucket")
+        blobs = Blobs(objects, clock_ms=lambda: 0, fresh_ms=1, in_parallel=objects.in_parallel)
+
+        def upload() -> None:
+            """As clients do it: 25 files a request."""
+            for _ in range(2):
+                contents = [random.randbytes(20_000) for _ in range(25)]
+                blobs.put_new([NewBlob(hashlib.sha256(content).digest(), content) for content in contents])
+
+        objects.put("large", bytes(LARGE_BYTES))
+        uploads = [timed(upload) for _ in range(ROUNDS)]
+        streams = [timed(lambda: deque(objects.stream("large"), maxlen=0)) for _ in range(ROUNDS)]
+        far.stdin.close()
+    row("50 media files of 20 KB (goal 300 ms)", f"{statistics.median(uploads):.0f} ms")
+    rate = LARGE_BYTES / 1000 / statistics.median(streams)
+    row(f"stream of {LARGE_BYTES >> 20} MB", f"{statistics.median(streams):.0f} ms", f"{rate:.0f} MB/s")
+
+
 def bench_throughput(place: Place, folder: Path) -> None:
     data = Data(folder / "load.anki2", SIZES["small"])
     print(f"Throughput, {len(data.content) >> 10} KB collections, warm")
@@ -252,6 +283,7 @@ def main() -> None:
     print("Injected: " + ", ".join(f"{name} {ms} ms" for name, ms in LATENCY_MS.items()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        bench_objects()
         with distant_place(folder) as place:
             bench_sizes(place, folder, names)
             bench_login(place, folder)

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from storage.errors import HeadMoved, SessionAhead, SessionLost
-from storage.heads.base import RECENT_KEPT
+from storage.heads.base import RECENT_KEPT, SessionUpdate
 from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, JournalEntry, Session
 from tests.support.records import (
     chain_entry,
@@ -17,8 +17,11 @@ from tests.support.records import (
     journal_entry,
     media_of,
     new_session,
+    prepared_of,
     snapshot,
 )
+
+FAR_FUTURE_MS = 4_000_000_000_000
 
 
 @pytest.fixture
@@ -73,7 +76,8 @@ def test_a_user_id_that_leads_astray_is_refused_by_every_method(heads, name):
     calls = [
         lambda: heads.find(database),
         lambda: heads.open_session(database, new_session()),
-        lambda: heads.append(database, 1, "session", 1, journal_entry()),
+        lambda: heads.append(database, "session", journal_entry()),
+        lambda: heads.update_session(database, 1, "session", 1, SessionUpdate()),
         lambda: heads.close_session(database, 1, "session"),
         lambda: heads.flip(database, flip_of(0, 0)),
         lambda: heads.replace_chain(database, 0, 0, ()),
@@ -107,19 +111,22 @@ def test_every_field_survives_the_store(heads, database):
     entries = [
         journal_entry(body=bytes(range(256)) * 8),
         journal_entry(body=None, key="v1/user/collection/j/1/2-abc.req"),
-        JournalEntry("методы", b"", 0, b"", None, b""),
+        JournalEntry("методы", b"", 0, b"", None, size_bytes=2**40),
     ]
     token = heads.open_session(database, session).token
-    for number, entry in enumerate(entries, start=1):
-        heads.append(database, token, session.id, number, entry)
+    for entry in entries:
+        heads.append(database, session.id, entry)
+    prepared = prepared_of(2, commit_id=commit_id)
+    heads.update_session(database, token, session.id, 4, SessionUpdate(state=b"\0new\xff", prepared=prepared))
     found = heads.find(database)
     assert found.stamps == stamps
     assert [type(value) for value in found.stamps.values()] == [int, int, bool, bool, int]
     assert found.chain == head.chain == (flip.entry,)
     assert found.recent[0].answer == b"\0\xff{}"
     assert found.session == Session(
-        session.id, token, 1, 4, 2**31, session.started_ms, (session.first, *entries)
-    )
+        session.id, token, 1, 5, 2**31, session.started_ms, (*session.journal, *entries),
+        b"\0new\xff", prepared,
+    )  # fmt: skip
 
 
 # open_session
@@ -130,7 +137,7 @@ def test_a_first_session_creates_the_record(heads, database):
     head = heads.open_session(database, session)
     assert (head.version, head.token, head.chain, head.recent) == (0, 1, (), ())
     assert head.session == Session(
-        "one", 1, 0, 1, session.merge_revision, session.started_ms, (session.first,)
+        "one", 1, 0, 1, session.merge_revision, session.started_ms, session.journal, session.state
     )
 
 
@@ -145,12 +152,12 @@ def test_a_session_starts_from_the_head(heads, database):
 
 def test_a_second_session_takes_over(heads, database):
     first = heads.open_session(database, new_session("one"))
-    heads.append(database, first.token, "one", 1, journal_entry())
+    heads.append(database, "one", journal_entry())
     second = heads.open_session(database, new_session("two"))
     assert second.token == first.token + 1
     assert (second.session.id, second.session.seq) == ("two", 1)
     with pytest.raises(SessionLost):
-        heads.append(database, first.token, "one", 2, journal_entry())
+        heads.append(database, "one", journal_entry())
     with pytest.raises(SessionLost):
         heads.flip(database, flip_of(0, first.token, session="one", seq=2))
 
@@ -160,52 +167,116 @@ def test_a_session_of_the_same_id_takes_over_too(heads, database):
     second = heads.open_session(database, new_session("one"))
     assert second.token == first.token + 1
     with pytest.raises(SessionLost) as caught:
-        heads.append(database, first.token, "one", 1, journal_entry())
+        heads.update_session(database, first.token, "one", 1, SessionUpdate(state=b"x"))
     assert not isinstance(caught.value, SessionAhead)
+
+
+def test_a_start_that_comes_again_late_does_not_empty_the_journal(heads, database):
+    """As a proxy may deliver it that tries a request on a second server."""
+    heads.open_session(database, new_session("one"))
+    before = heads.append(database, "one", journal_entry())
+    with pytest.raises(SessionLost):
+        heads.open_session(database, new_session("one"))
+    assert heads.find(database) == before
+    assert heads.open_session(database, new_session("two")).session.id == "two"
 
 
 # append
 
 
 def test_appended_entries_are_kept_in_order(heads, database):
-    token = heads.open_session(database, new_session()).token
+    heads.open_session(database, new_session())
     entries = [journal_entry(body=b"%d" % number) for number in range(1, 6)]
-    for number, entry in enumerate(entries, start=1):
-        heads.append(database, token, "session", number, entry)
+    for entry in entries:
+        heads.append(database, "session", entry)
     session = heads.find(database).session
     assert session.journal[1:] == tuple(entries)
     assert session.seq == len(session.journal) == 6
 
 
-@pytest.mark.parametrize("seq", [0, 1, 3, 4])
-def test_an_entry_out_of_turn_says_that_the_session_is_ahead(heads, database, seq):
-    token = heads.open_session(database, new_session()).token
-    heads.append(database, token, "session", 1, journal_entry())
-    with pytest.raises(SessionAhead):
-        heads.append(database, token, "session", seq, journal_entry())
-    assert heads.find(database).session.seq == 2
+def test_an_append_returns_the_head_as_written(heads, database):
+    before = heads.open_session(database, new_session())
+    head = heads.append(database, "session", journal_entry())
+    assert head == heads.find(database)
+    assert head.session.seq == before.session.seq + 1
 
 
-@pytest.mark.parametrize(("token", "session"), [(0, "session"), (2, "session"), (1, "other"), (7, "other")])
-def test_an_entry_of_another_session_says_that_it_is_lost(heads, database, token, session):
-    heads.open_session(database, new_session())
+def test_an_entry_of_another_session_says_that_it_is_lost(heads, database):
+    before = heads.open_session(database, new_session())
     with pytest.raises(SessionLost) as caught:
-        heads.append(database, token, session, 5, journal_entry())
+        heads.append(database, "other", journal_entry())
     assert not isinstance(caught.value, SessionAhead)
+    assert heads.find(database) == before
 
 
 def test_an_entry_without_any_session_says_that_it_is_lost(heads, database):
     with pytest.raises(SessionLost):
-        heads.append(database, 0, "session", 0, journal_entry())
+        heads.append(database, "session", journal_entry())
     assert heads.find(database) is None
 
 
+def test_a_session_may_begin_with_an_empty_journal(heads, database):
+    """Which is the usual sync."""
+    session = structs.replace(new_session(), journal=())
+    assert heads.open_session(database, session).session.seq == 0
+    assert heads.append(database, "session", journal_entry()).session.journal == (journal_entry(),)
+
+
 def test_a_journal_may_hold_sixteen_kibibytes_inline(heads, database):
-    token = heads.open_session(database, new_session()).token
+    heads.open_session(database, new_session())
     entries = [journal_entry(body=bytes([number]) * 2048) for number in range(8)]
-    for number, entry in enumerate(entries, start=1):
-        heads.append(database, token, "session", number, entry)
+    for entry in entries:
+        heads.append(database, "session", entry)
     assert heads.find(database).session.journal[1:] == tuple(entries)
+
+
+# update_session
+
+
+def test_an_update_replaces_what_it_names_and_keeps_the_rest(heads, database):
+    before = heads.open_session(database, new_session())
+    head = heads.update_session(database, before.token, "session", 1, SessionUpdate(state=b"new"))
+    assert head == heads.find(database)
+    assert head.session == structs.replace(before.session, seq=2, state=b"new")
+    folded = (journal_entry("folded", body=None, key="k"),)
+    head = heads.update_session(database, before.token, "session", 2, SessionUpdate(journal=folded))
+    assert head.session == structs.replace(before.session, seq=3, state=b"new", journal=folded)
+
+
+def test_every_other_write_to_a_session_drops_its_prepared_commit(heads, database):
+    """It would lack what came since."""
+    token = heads.open_session(database, new_session()).token
+    for write in (
+        lambda seq: heads.append(database, "session", journal_entry()),
+        lambda seq: heads.update_session(database, token, "session", seq, SessionUpdate(state=b"x")),
+    ):
+        seq = heads.find(database).session.seq
+        head = heads.update_session(database, token, "session", seq, SessionUpdate(prepared=prepared_of(1)))
+        assert head.session.prepared == prepared_of(1)
+        assert write(seq + 1).session.prepared is None
+
+
+def test_a_new_session_has_no_prepared_commit(heads, database):
+    token = heads.open_session(database, new_session()).token
+    heads.update_session(database, token, "session", 1, SessionUpdate(prepared=prepared_of(1)))
+    assert heads.open_session(database, new_session("next")).session.prepared is None
+
+
+@pytest.mark.parametrize("seq", [0, 1, 3])
+def test_an_update_out_of_turn_says_that_the_session_is_ahead(heads, database, seq):
+    token = heads.open_session(database, new_session()).token
+    heads.append(database, "session", journal_entry())
+    with pytest.raises(SessionAhead):
+        heads.update_session(database, token, "session", seq, SessionUpdate(state=b"x"))
+    assert heads.find(database).session.seq == 2
+
+
+@pytest.mark.parametrize(("token", "session"), [(0, "session"), (2, "session"), (1, "other"), (7, "other")])
+def test_an_update_of_another_session_says_that_it_is_lost(heads, database, token, session):
+    heads.open_session(database, new_session())
+    with pytest.raises(SessionLost) as caught:
+        heads.update_session(database, token, session, 5, SessionUpdate(state=b"x"))
+    assert not isinstance(caught.value, SessionAhead)
 
 
 # close_session
@@ -217,7 +288,7 @@ def test_a_closed_session_is_over_and_the_token_stays(heads, database):
     head = heads.find(database)
     assert (head.session, head.token) == (None, token)
     with pytest.raises(SessionLost):
-        heads.append(database, token, "session", 1, journal_entry())
+        heads.append(database, "session", journal_entry())
 
 
 def test_closing_twice_says_so(heads, database):
@@ -243,7 +314,7 @@ def test_closing_where_there_is_no_record_is_fine(heads, database):
 
 def test_a_flip_of_a_session_makes_the_next_version(heads, database):
     token = heads.open_session(database, new_session()).token
-    heads.append(database, token, "session", 1, journal_entry())
+    heads.append(database, "session", journal_entry())
     flip = flip_of(0, token, session="session", seq=2)
     head = heads.flip(database, flip)
     assert (head.version, head.token, head.chain_revision) == (1, token, 1)
@@ -265,7 +336,7 @@ def test_a_flip_without_a_session_raises_the_token_and_ends_any_session(heads, d
     head = heads.flip(database, flip_of(0, token))
     assert (head.version, head.token, head.session) == (1, token + 1, None)
     with pytest.raises(SessionLost):
-        heads.append(database, token, "session", 1, journal_entry())
+        heads.append(database, "session", journal_entry())
 
 
 def test_a_flip_where_there_is_no_record_counts_from_the_empty_head(heads, database):
@@ -348,7 +419,7 @@ def test_a_flip_at_another_base_in_its_session_says_that_the_head_moved(heads, d
 @pytest.mark.parametrize("seq", [0, 1, 3])
 def test_a_flip_at_another_seq_says_that_the_session_is_ahead(heads, database, seq):
     token = heads.open_session(database, new_session()).token
-    heads.append(database, token, "session", 1, journal_entry())
+    heads.append(database, "session", journal_entry())
     before = heads.find(database)
     with pytest.raises(SessionAhead):
         heads.flip(database, flip_of(0, token, session="session", seq=seq))
@@ -381,7 +452,7 @@ def test_a_flip_that_no_reader_could_follow_is_refused(heads, database):
 def test_another_chain_keeps_version_token_and_session(heads, database):
     committed(heads, database, 4)
     before = heads.open_session(database, new_session())
-    heads.append(database, before.token, "session", 1, journal_entry())
+    heads.append(database, "session", journal_entry())
     chain = (snapshot(3), chain_entry(4))
     after = heads.replace_chain(database, before.token, before.chain_revision, chain)
     assert after.chain == chain
@@ -460,7 +531,7 @@ def test_a_deleted_database_is_forgotten(heads, database, user):
     assert heads.find(database) is None
     assert list(heads.list(database.user)) == [media_of(user)]
     with pytest.raises(SessionLost):
-        heads.append(database, 3, "session", 1, journal_entry())
+        heads.append(database, "session", journal_entry())
     with pytest.raises(HeadMoved):
         heads.flip(database, flip_of(2, 2))
 
@@ -477,3 +548,40 @@ def test_another_worker_sees_a_write_at_once(head_backend, database):
         assert there.find(database) == head
         head = there.flip(database, flip_of(number, head.token))
         assert here.find(database) == head
+
+
+# list_changed and settle
+
+
+def test_what_was_committed_is_listed_as_changed(heads, user):
+    mine = sorted([collection_of(user), media_of(user), media_of(f"{user}-2")])
+    for database in mine:
+        committed(heads, database, 1)
+    assert [found for found in heads.list_changed(0) if found.user.startswith(user)] == mine
+
+
+def test_what_is_settled_is_not_listed_as_changed_until_the_next_commit(heads, database):
+    head = committed(heads, database, 1)
+    heads.settle(database, head.chain_revision)
+    assert database not in set(heads.list_changed(FAR_FUTURE_MS))
+    committed(heads, database, 2)
+    assert database in set(heads.list_changed(0))
+
+
+def test_a_commit_that_came_after_what_was_seen_is_still_listed(heads, database):
+    seen = committed(heads, database, 1)
+    committed(heads, database, 2)
+    heads.settle(database, seen.chain_revision)
+    assert database in set(heads.list_changed(0))
+
+
+def test_settling_changes_nothing_else(heads, database):
+    head = committed(heads, database, 2)
+    heads.settle(database, head.chain_revision)
+    assert heads.find(database) == head
+    assert heads.flip(database, flip_of(2, head.token)).version == 3
+
+
+def test_settling_what_is_absent_makes_no_record(heads, database):
+    heads.settle(database, 0)
+    assert heads.find(database) is None

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from storage.errors import Conflict, HeadMoved, SessionAhead, SessionLost
-from storage.types import ChainEntry, DatabaseId
-from tests.support.records import collection_of, flip_of, journal_entry, media_of, new_session, snapshot
+from storage.heads.base import SessionUpdate
+from storage.types import ChainEntry, DatabaseId, Prepared
+from tests.support.records import (
+    collection_of,
+    flip_of,
+    journal_entry,
+    media_of,
+    new_session,
+    prepared_of,
+    snapshot,
+)
 
 
 class Model:
@@ -23,20 +32,31 @@ class Model:
         self.made_by: dict[int, str] = {}
         self.session: str | None = None
         self.journal: list[bytes] = []
+        self.seq = 0
+        self.prepared: Prepared | None = None
 
     def open(self, session: str) -> None:
+        if self.session == session and self.seq > 1:
+            raise SessionLost
         self.token += 1
-        self.session, self.journal = session, [b"start"]
+        self.session, self.journal, self.seq, self.prepared = session, [b"start"], 1, None
 
     def check_session(self, token: int, session: str) -> None:
         if self.session is None or self.session != session or self.token != token:
             raise SessionLost
 
-    def append(self, token: int, session: str, seq: int, body: bytes) -> None:
-        self.check_session(token, session)
-        if len(self.journal) != seq:
-            raise SessionAhead
+    def append(self, session: str, body: bytes) -> None:
+        self.check_session(self.token, session)
         self.journal.append(body)
+        self.seq += 1
+        self.prepared = None
+
+    def update(self, token: int, session: str, seq: int, prepared: Prepared | None) -> None:
+        self.check_session(token, session)
+        if self.seq != seq:
+            raise SessionAhead
+        self.seq += 1
+        self.prepared = prepared
 
     def close(self, token: int, session: str) -> bool:
         try:
@@ -55,7 +75,7 @@ class Model:
             raise HeadMoved
         if request.session_id is None:
             self.token += 1
-        elif len(self.journal) != request.seq:
+        elif self.seq != request.seq:
             raise SessionAhead
         self.version += 1
         self.revision += 1
@@ -116,20 +136,35 @@ class HeadStoreMachine(RuleBasedStateMachine):
     @rule(number=DATABASES, session=SESSIONS)
     def open_session(self, number, session):
         database, model = self.pick(number)
-        model.open(session)
-        self.models[database] = model
-        head = self.any_store().open_session(database, new_session(session))
-        assert (head.token, head.session.id) == (model.token, session)
+        done = self.both(
+            database,
+            model,
+            lambda: model.open(session),
+            lambda: self.any_store().open_session(database, new_session(session)),
+        )
+        if done:
+            assert (done[1].token, done[1].session.id) == (model.token, session)
 
-    @rule(number=DATABASES, session=SESSIONS, token_off=OFF, seq_off=OFF, body=st.binary(max_size=40))
-    def append(self, number, session, token_off, seq_off, body):
+    @rule(number=DATABASES, session=SESSIONS, body=st.binary(max_size=40))
+    def append(self, number, session, body):
         database, model = self.pick(number)
-        args = (model.token + token_off, session, len(model.journal) + seq_off)
         self.both(
             database,
             model,
-            lambda: model.append(*args, body),
-            lambda: self.any_store().append(database, *args, journal_entry(body=body)),
+            lambda: model.append(session, body),
+            lambda: self.any_store().append(database, session, journal_entry(body=body)),
+        )
+
+    @rule(number=DATABASES, session=SESSIONS, token_off=OFF, seq_off=OFF, prepares=st.booleans())
+    def update_session(self, number, session, token_off, seq_off, prepares):
+        database, model = self.pick(number)
+        args = (model.token + token_off, session, model.seq + seq_off)
+        prepared = prepared_of(model.version + 1) if prepares else None
+        self.both(
+            database,
+            model,
+            lambda: model.update(*args, prepared),
+            lambda: self.any_store().update_session(database, *args, SessionUpdate(prepared=prepared)),
         )
 
     @rule(number=DATABASES, session=SESSIONS, token_off=OFF)
@@ -163,7 +198,7 @@ class HeadStoreMachine(RuleBasedStateMachine):
             base,
             model.token + token_off,
             session=commit_id if with_session else None,
-            seq=len(model.journal) + seq_off,
+            seq=model.seq + seq_off,
             commit_id=commit_id,
             entry=snapshot(base + 1, commit_id=commit_id) if whole else None,
         )
@@ -225,7 +260,7 @@ class HeadStoreMachine(RuleBasedStateMachine):
             assert [recent.commit_id for recent in head.recent] == [model.made_by[v] for v in kept]
             assert (head.session.id if head.session else None) == model.session
             if head.session:
-                assert head.session.seq == len(head.session.journal) == len(model.journal)
+                assert (head.session.seq, head.session.prepared) == (model.seq, model.prepared)
                 assert [entry.body for entry in head.session.journal[1:]] == model.journal[1:]
 
     @invariant()

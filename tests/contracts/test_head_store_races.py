@@ -10,6 +10,7 @@ import time
 import uuid
 
 from storage.errors import Conflict, SessionAhead
+from storage.heads.base import SessionUpdate
 from storage.types import EMPTY_HEAD
 from tests.support.records import collection_of, flip_of, journal_entry, new_session, snapshot
 
@@ -58,21 +59,39 @@ def test_one_of_many_flips_of_one_version_wins(head_backend):
         assert head.recent[-1].commit_id == f"{base}-{winner}"
 
 
-def test_one_of_many_entries_of_one_place_wins(head_backend):
+def test_no_entry_of_many_that_are_appended_at_once_is_lost(head_backend):
+    database = collection_of(f"r-{uuid.uuid4().hex}")
+    store = head_backend.open()
+    store.open_session(database, new_session())
+    for turn in range(ROUNDS):
+        answers = race(
+            head_backend,
+            lambda view, number: view.append(database, "session", journal_entry(body=b"%d" % number)),
+        )
+        assert len(won(answers)) == RACERS
+        session = store.find(database).session
+        latest = sorted(entry.body for entry in session.journal[-RACERS:])
+        assert latest == [b"%d" % number for number in range(RACERS)]
+        assert session.seq == len(session.journal) == 1 + RACERS * (turn + 1)
+        assert sorted(head.session.seq for head in answers) == list(range(2 + RACERS * turn, session.seq + 1))
+
+
+def test_one_of_many_updates_of_one_place_wins(head_backend):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     token = store.open_session(database, new_session()).token
     for seq in range(1, ROUNDS):
         answers = race(
             head_backend,
-            lambda view, number: view.append(
-                database, token, "session", seq, journal_entry(body=b"%d" % number)
+            lambda view, number: view.update_session(
+                database, token, "session", seq, SessionUpdate(state=b"%d" % number)
             ),
         )
         (winner,) = won(answers)
-        assert all(type(answer) is SessionAhead for answer in answers if answer is not None)
+        losers = [answer for number, answer in enumerate(answers) if number != winner]
+        assert all(type(answer) is SessionAhead for answer in losers)
         session = store.find(database).session
-        assert (session.seq, session.journal[-1].body) == (seq + 1, b"%d" % winner)
+        assert (session.seq, session.state) == (seq + 1, b"%d" % winner)
 
 
 def test_one_of_many_repeats_of_a_flip_lands_and_all_are_told_so(head_backend):
@@ -126,7 +145,7 @@ def _count_up(spec, user, versions, results):
         name = uuid.uuid4().hex
         try:
             token = store.open_session(database, new_session(name)).token
-            store.append(database, token, name, 1, journal_entry())
+            store.append(database, name, journal_entry())
             base = store.find(database).version
             store.flip(database, flip_of(base, token, session=name, seq=2))
             mine += 1

@@ -73,7 +73,9 @@ def make_table() -> DynamoTable:
 def make_record(clock: Clock, user: UserId = ALICE, key: str | None = None) -> KeyRecord:
     now_ms = clock()
     clock.now_ms += 1
-    return KeyRecord(hash_of(key or new_key()), user, "anki,26.9", now_ms, now_ms, now_ms, b"\0sealed\xff")
+    return KeyRecord(
+        hash_of(key or new_key(user)), user, "anki,26.9", now_ms, now_ms, now_ms, b"\0sealed\xff"
+    )
 
 
 def test_a_key_that_was_added_is_found_everywhere_as_it_was(place):
@@ -213,7 +215,7 @@ def test_a_key_that_dynamodb_forgot_to_remove_has_ended_all_the_same(dynamo):
 
 
 def test_the_item_has_neither_key_nor_proof_in_clear(dynamo):
-    clock, key = Clock(), new_key()
+    clock, key = Clock(), new_key(ALICE)
     keys = DynamoHostKeys(dynamo, clock)
     keys.add(
         msgspec.structs.replace(make_record(clock, key=key), sealed=seal(key, ALICE, b"the-refresh-token"))
@@ -223,5 +225,5 @@ def test_the_item_has_neither_key_nor_proof_in_clear(dynamo):
     assert "the-refresh-token" not in repr(item)
     assert unseal(key, ALICE, item["sealed"]["B"]) == b"the-refresh-token"
     assert unseal(key, BOB, item["sealed"]["B"]) is None
-    assert unseal(new_key(), ALICE, item["sealed"]["B"]) is None
+    assert unseal(new_key(ALICE), ALICE, item["sealed"]["B"]) is None
     assert unseal(key, ALICE, b"short") is None

@@ -513,7 +513,7 @@ def search(missing: str | None, scripts: tuple[tuple[str, str], ...]) -> tuple[s
 def test_with_all_guards_no_order_of_three_activities_does_harm(scripts):
     fault, states = search(None, scripts)
     assert not fault
-    assert states > 3
+    assert states >= 5  # the fewest are those of a finish without a check, and nothing to compact
 
 
 def test_four_activities_do_no_harm():

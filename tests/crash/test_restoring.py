@@ -55,7 +55,7 @@ def restorer(root: Path, faults: Faults) -> Iterator[Restorer]:
         configure=configure,
         limits=Limits(),
     )
-    blobs = Blobs(objects, clock_ms=now_ms, fresh_ms=0)
+    blobs = Blobs(objects, fresh_ms=0)
     faulty = dataclasses.replace(stores, databases=databases, blobs=blobs)
     # nothing is surely kept by the history, so that every content is renewed
     try:
@@ -84,7 +84,6 @@ def prepared(tmp_path_factory) -> Path:
         for words in (["one", "two"], ["three"]):
             collections.upload(ANN, make_collection(folder / f"{words[0]}.anki2", words))
         collections.download(ANN, 11, b"{}").blocks.close()
-        collections.close()
         for changes in ({"gone": b"gone", "kept": b"kept"}, {"gone": None}, {"later": b"later"}):
             change_media(found.stores, ANN, folder, changes)
     return root

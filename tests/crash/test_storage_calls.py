@@ -136,13 +136,13 @@ class Script:
             lambda: self.sync(2),
             lambda: self.store.compact(DATABASE),
             lambda: self.sync(3),
-            lambda: self.store.sweep(DATABASE),
+            lambda: self.store.sweep(DATABASE, self.world.now_ms),
             lambda: self.upload(4),
             lambda: self.plain(5),
             lambda: self.restore(6),
             lambda: self.plain(7),
             lambda: self.store.compact(DATABASE),
-            lambda: self.store.sweep(DATABASE),
+            lambda: self.store.sweep(DATABASE, self.world.now_ms),
         ]
 
 
@@ -164,7 +164,7 @@ def assert_sound(world: World, told: set[int], unknown: set[int]) -> None:
     marks = {number - 10_000 for number in rows_of(fresh) if number >= 10_000}
     assert told - {0} <= marks <= told | unknown
     before = bytes_of(fresh)
-    fresh.sweep(DATABASE)
+    fresh.sweep(DATABASE, world.now_ms)
     assert bytes_of(world.fresh()) == before
     world.change(fresh, "INSERT INTO t VALUES (20000, x'')")
     assert 20_000 in rows_of(world.fresh())

@@ -50,18 +50,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.finished = 0
-        self.downloaded = False
 
     def heed(self, method: str, answer: Answer) -> None:
         """Note what changes the collection's time of modification."""
         if method == "finish":
             self.finished = answer.json
-        # the official server sets it to the present when it hands a collection out, ours leaves it
-        # as it was, so that other devices find nothing changed; it is compared again after a sync
-        if method in {"finish", "upload"}:
-            self.downloaded = False
-        elif method == "download":
-            self.downloaded = True
 
     def normal(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -106,13 +99,11 @@ def portrait(method: str, answer: Answer, clock: Clock) -> Any:
         # the key it repeats is the server's own
         assert isinstance(found["data"].pop("sk"), str)
     if method == "meta":
-        _forgive_meta(found, clock)
+        _forgive_meta(found)
     return [200, clock.normal(unordered(method, found))]
 
 
-def _forgive_meta(found: dict[str, Any], clock: Clock) -> None:
-    if clock.downloaded:
-        found["mod"] = "after a download"
+def _forgive_meta(found: dict[str, Any]) -> None:
     if found["mod"] == 0:
         # ours makes a collection only when there is something to keep
         found["scm"] = "never used"
@@ -147,8 +138,6 @@ def rows(collection: bytes, clock: Clock) -> dict[str, list[list[Any]]]:
                     [meaning(table, column, cell) for column, cell in zip(columns, row, strict=True)]
                     for row in cursor
                 ]
-                if table == "col" and clock.downloaded:
-                    plain[0][columns.index("mod")] = "after a download"
                 out[table] = sorted((clock.normal(row) for row in plain), key=repr)
             objects = db.execute(
                 "select type, name, tbl_name from sqlite_master where name not like 'sqlite_stat%'"

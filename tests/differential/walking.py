@@ -59,7 +59,6 @@ class Side:
     def state(self) -> dict[str, Any]:
         """Everything the server keeps for the user."""
         wire = self.runner.wire
-        self.clock.downloaded = True
         out: dict[str, Any] = {"collection": rows(wire.download(), self.clock), "media": [], "files": {}}
         while page := wire.call("mediaChanges", {"lastUsn": out["media"][-1][1] if out["media"] else 0}).json[
             "data"

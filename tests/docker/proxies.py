@@ -110,22 +110,86 @@ def nginx(folder: Path, upstream_port: int) -> Iterator[Proxy]:
         yield Proxy(port, certificates)
 
 
-@contextlib.contextmanager
-def caddy(folder: Path, upstream_port: int) -> Iterator[Proxy]:
-    """Caddy with `docker/Caddyfile` and a certificate that is given."""
-    binary = program("caddy", "usr/bin/caddy", "caddy")
-    certificates, port = issue(folder), free_port()
+@dataclass(frozen=True)
+class Caddy(Proxy):
+    """Caddy with `docker/Caddyfile`, as the stacks run it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """What `docker compose exec tls caddy ...` does. Paths inside the container are given as there."""
+        given = [self.inside(word) for word in words]
+        return subprocess.run(
+            [caddy_program(), *given], env=self.environment, capture_output=True, text=True, timeout=60
+        )
+
+    def inside(self, word: str) -> str:
+        for path, here in (
+            ("/etc/caddy/", f"{self.folder}/"),
+            ("/config/", f"{self.folder}/"),
+            ("/tls/", f"{self.folder}/"),
+        ):
+            word = word.replace(path, here)
+        return word
+
+
+def caddy_program() -> str:
+    return program("caddy", "usr/bin/caddy", "caddy")
+
+
+def prepare_caddy(folder: Path, upstream_port: int, mode: str, domain: str = "localhost") -> Caddy:
+    """All but the process: `docker/Caddyfile` on ports of its own, and a certificate as `up` installs it."""
+    certificates = issue(folder)
+    install(folder, certificates)
+    port = free_port()
     environment = {
         "HOME": str(folder),
-        "ANKISYNCD_DOMAIN": f"localhost:{port}",
+        "XDG_DATA_HOME": str(folder / "data"),
+        "ANKISYNCD_DOMAIN": domain,
         "ANKISYNCD_UPSTREAM": f"127.0.0.1:{upstream_port}",
-        "TLS_MODE": "given",
-        "TLS_CERTIFICATE": str(certificates.certificate),
-        "TLS_KEY": str(certificates.key),
+        "HTTP_PORT": str(free_port()),
+        "HTTPS_PORT": str(port),
+        "TLS_MODE": mode,
+        "ACME_EMAIL": '""',  # as compose.tls.yaml has it
     }
-    command = [binary, "run", "--config", str(DOCKER / "Caddyfile"), "--adapter", "caddyfile"]
-    with _running(command, environment, folder / "caddy.log", port):
-        yield Proxy(port, certificates)
+    found = Caddy(port, certificates, folder, environment)
+    text = (DOCKER / "Caddyfile").read_text()
+    assert text.count("\n{\n") == 1
+    text = text.replace("\n{\n", "\n{\n\tdefault_bind 127.0.0.1\n")
+    (folder / "Caddyfile").write_text(found.inside(text))
+    return found
+
+
+def install(folder: Path, certificates: Certificates) -> None:
+    """What `up --given` does: certificate and key in one file, which is replaced at once."""
+    new = folder / "new.pem"
+    new.touch(mode=0o600)
+    new.write_bytes(certificates.certificate.read_bytes() + b"\n" + certificates.key.read_bytes())
+    new.rename(folder / "certificate.pem")
+
+
+@contextlib.contextmanager
+def run_caddy(proxy: Caddy, *wrapper: str) -> Iterator[Caddy]:
+    """The process; `wrapper` is a command that runs it with other rights."""
+    command = [
+        *wrapper,
+        caddy_program(),
+        "run",
+        "--config",
+        str(proxy.folder / "Caddyfile"),
+        "--adapter",
+        "caddyfile",
+    ]
+    with _running(command, proxy.environment, proxy.folder / "caddy.log", proxy.port):
+        yield proxy
+
+
+@contextlib.contextmanager
+def caddy(folder: Path, upstream_port: int) -> Iterator[Proxy]:
+    """Caddy with a certificate that is given."""
+    with run_caddy(prepare_caddy(folder, upstream_port, "given")) as proxy:
+        yield proxy
 
 
 PROXIES = {"nginx": nginx, "caddy": caddy}

@@ -61,9 +61,9 @@ class Oracle:
         self._connection = open_bytes(content)
         self._note(version)
 
-    def raise_usn(self, version: int) -> None:
-        """A download."""
-        self.connection.execute("UPDATE col SET usn = usn + 1")
+    def raise_usn(self, version: int, mod_ms: int) -> None:
+        """A download; `mod_ms` is the time that the server gave it."""
+        self.connection.execute("UPDATE col SET usn = usn + 1, mod = ?", (mod_ms,))
         self._note(version)
 
     def sync(

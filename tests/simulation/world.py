@@ -25,6 +25,7 @@ import msgspec
 
 from app import errors
 from app.sync import chunks, messages
+from app.sync.admission import Admitted
 from app.sync.service import SyncService
 from app.sync.session import commit_id, session_id
 from storage.collection.codec import Codec
@@ -33,7 +34,7 @@ from storage.database import cache, copies, keys
 from storage.database.history import _decode as decode_departure
 from storage.database.limits import Limits
 from storage.database.store import Commit, DatabaseStore
-from storage.errors import Conflict, TooLarge, Unavailable
+from storage.errors import Conflict, DeletionUnsafe, TooLarge, Unavailable
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Head, UserId, run_here
@@ -48,16 +49,14 @@ MOST_SKEW_MS = 5 * 60_000
 MOST_RECORD_BYTES = 12_000
 """With the limits below: a chain of 7 entries, 8 answers, 5 journal entries of at most 1500 bytes."""
 
-NEVER_TWICE = {messages.START, messages.CHUNK}
-"""A `chunk` gives the next rows each time.
-
-A `start` that arrives again after later messages begins the sync anew, without what was sent before.
-"""
+NEVER_TWICE = {messages.CHUNK}
+"""A request for rows that comes again cannot be told from one for the next rows, here as on the official server."""
 
 STATUS = (
     (errors.SessionConflict, 409),
     (errors.NotApplicable, 400),
     (errors.ProtocolError, 400),
+    (DeletionUnsafe, 503),
     (Conflict, 409),
     (TooLarge, 413),
     (Unavailable, 503),
@@ -405,7 +404,7 @@ class World:
         if attempt is not None:
             keep_message(attempt, method, message, body)
         send = partial(self._serve, user, method, key, body)
-        if method not in NEVER_TWICE and self.chance.random() < self.chances.twin:
+        if self.chance.random() < self.chances.twin:
             self.scheduler.spawn(lambda: self._twin(user, method, send))
         while True:
             status, answer = self._ask(user, device, method, send)
@@ -428,7 +427,9 @@ class World:
         return (0, b"") if is_lost else (status, answer)
 
     def _serve(self, user: User, method: str, key: str, body: bytes) -> tuple[int, bytes]:
-        return self._on_worker(lambda worker: worker.service.call(user.database.user, method, key, 11, body))
+        return self._on_worker(
+            lambda worker: worker.service.call(Admitted(user.database.user), method, key, 11, body)
+        )
 
     def _on_worker(self, work: Callable[[Worker], Any]) -> tuple[int, Any]:
         """Status 0: there was no answer."""
@@ -573,7 +574,8 @@ class World:
             else:
                 assert operation.kind == "download", "a version that nobody asked for"
                 user.transcript.append(("raise usn", None))
-                user.oracle.raise_usn(head.version)
+                assert head.stamps["mod"] > before.stamps["mod"], "the time of change went back"
+                user.oracle.raise_usn(head.version, int(head.stamps["mod"]))
             self.note(user.database.user, "version", head.version, "by", operation.kind or "genesis")
         expected = {name: value for name, value in user.oracle.stamps().items() if name != "newest"}
         found = {name: value for name, value in head.stamps.items() if name != "newest"}

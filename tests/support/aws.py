@@ -15,6 +15,7 @@ from functools import cache
 import boto3
 from botocore.config import Config
 
+from storage.awsclient import DirectDynamoDB, DirectS3
 from storage.heads import dynamodb
 from storage.heads.dynamodb import DynamoHeadStore
 from storage.heads.s3 import S3HeadStore
@@ -46,7 +47,7 @@ def client(service: str, endpoint: str, config: Config | None = None):
 
 def s3_client(endpoint: str):
     path_style = Config(s3={"addressing_style": "path"})
-    return client("s3", endpoint, objects_s3.client_config(16).merge(path_style))
+    return DirectS3(client("s3", endpoint, objects_s3.client_config(16).merge(path_style)))
 
 
 def new_bucket(endpoint: str, region: str | None = REGION) -> str:
@@ -61,7 +62,7 @@ def s3_objects(endpoint: str, bucket: str, prefix: str = "") -> S3ObjectStore:
 
 
 def dynamodb_client(endpoint: str):
-    return client("dynamodb", endpoint, dynamodb.client_config(16))
+    return DirectDynamoDB(client("dynamodb", endpoint, dynamodb.client_config(16)))
 
 
 def new_table(endpoint: str) -> str:

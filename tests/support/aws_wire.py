@@ -1,16 +1,23 @@
-"""Faults between an AWS client and its engine, by botocore's own event hooks."""
+"""Faults between an AWS client and its engine, for requests of the SDK and for bare ones."""
 
 from __future__ import annotations
 
+import email.message
+import http.client
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from botocore.awsrequest import AWSResponse
+from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.exceptions import ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 from urllib3 import HTTPResponse
 
+from storage.awsclient import _Direct, is_handed_over
+from storage.awshttp import Answer
+
+OPERATIONS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject"}
 STREAMED = {"GetObject"}
 DYNAMODB_THROTTLED = (400, "ProvisionedThroughputExceededException")
 S3_THROTTLED = (503, "SlowDown")
@@ -28,6 +35,8 @@ class Wire:
         self._session = URLLib3Session()
         self._service = client.meta.service_model.service_name
         client.meta.events.register("before-send", self._before_send)
+        if isinstance(client, _Direct):
+            self._pass_on, client._send = client._send, self._direct
 
     def fault(self, operation: str, what: Fault, times: int = 1) -> None:
         self._plans.setdefault(operation, []).extend([what.run] * times)
@@ -38,7 +47,25 @@ class Wire:
         self.sent.clear()
 
     def _before_send(self, request, event_name, **_):
-        operation = event_name.rpartition(".")[2]
+        if is_handed_over():
+            return None  # the SDK takes over a bare request, which was counted and disturbed as such
+        return self._disturbed(event_name.rpartition(".")[2], request)
+
+    def _direct(self, route, method, path, headers, body, digest) -> Answer:
+        target = headers.get("x-amz-target", OPERATIONS.get(method, ""))
+        request = _BareRequest(
+            method, route.url + path, HeadersDict(headers), body, (route, method, path, headers, body, digest)
+        )
+        answer = self._disturbed(target.rpartition(".")[2], request) or self.send(request)
+        told = email.message.Message()
+        for name, value in answer.headers.items():
+            told[name] = value
+        body, length = answer.content, int(answer.headers.get("content-length", 0))
+        if method != "HEAD" and len(body) != length:
+            raise HTTPClientError(error=http.client.IncompleteRead(body, length - len(body)))
+        return Answer(answer.status_code, told, body)
+
+    def _disturbed(self, operation, request):
         self.requests.append(operation)
         self.sent.append(request)
         plan = self._plans.get(operation)
@@ -46,7 +73,10 @@ class Wire:
 
     def send(self, request) -> AWSResponse:
         """Bring a request to the engine and its whole answer back."""
-        return self._session.send(request)
+        if not isinstance(request, _BareRequest):
+            return self._session.send(request)
+        answer = self._pass_on(*request.way)
+        return _answer(request, answer.status, dict(answer.headers), answer.body)
 
     def refusal(self, request, status: int, code: str) -> AWSResponse:
         if self._service == "dynamodb":
@@ -59,6 +89,14 @@ class Wire:
 
     def throttled(self, request) -> AWSResponse:
         return self.refusal(request, *(DYNAMODB_THROTTLED if self._service == "dynamodb" else S3_THROTTLED))
+
+
+class _BareRequest(NamedTuple):
+    method: str
+    url: str
+    headers: HeadersDict
+    body: bytes
+    way: tuple
 
 
 @dataclass(frozen=True)
@@ -117,6 +155,7 @@ def _answer(request, status: int, headers: dict[str, str], body: bytes) -> AWSRe
         status,
         preload_content=False,
         decode_content=False,
+        enforce_content_length=False,  # the SDK does it itself
         request_method=request.method,
     )
     return AWSResponse(request.url, status, raw.headers, raw)

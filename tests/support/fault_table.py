@@ -125,6 +125,14 @@ def object_cases() -> list[Case]:
             lambda s, p: s.delete([f"{p}/a"]),
             lambda s, p, _: s.find(f"{p}/a") is None,
         ),
+        Case(
+            one,
+            "delete_old",
+            ("HeadObject", "DeleteObject"),
+            prepared,
+            lambda s, p: s.delete_old([f"{p}/a"], FAR_FUTURE_MS),
+            lambda s, p, _: s.find(f"{p}/a") is None,
+        ),
     ]
 
 
@@ -204,14 +212,32 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
     ]
 
 
+def settle_case() -> Case:
+    """In S3 it does nothing."""
+
+    def committed(store, place):
+        store.flip(collection_of(place), flip_of(0, 0))
+
+    return Case(
+        "DynamoDB heads",
+        "settle",
+        ("UpdateItem",),
+        committed,
+        lambda s, p: s.settle(collection_of(p), 1),
+        lambda s, p, _: collection_of(p) not in set(s.list_changed(0)),
+    )
+
+
 def cases() -> list[Case]:
     return [
         *object_cases(),
         *head_cases("DynamoDB heads", "GetItem", ("UpdateItem",), "DeleteItem"),
+        settle_case(),
         *head_cases("S3 heads", "GetObject", ("GetObject", "PutObject"), "DeleteObject"),
     ]
 
 
+FAR_FUTURE_MS = 4_000_000_000_000
 WORDS = {Unavailable: "away", Corrupt: "corrupt"}
 BACKENDS = {
     "S3 objects": (S3ObjectStore, "s3"),

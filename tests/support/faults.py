@@ -152,6 +152,9 @@ class FaultyObjectStore:
     def delete(self, keys):
         return self.faults.run("objects", "delete", self.inner.delete, (list(keys),))
 
+    def delete_old(self, keys, before_ms):
+        return self.faults.run("objects", "delete_old", self.inner.delete_old, (list(keys), before_ms))
+
 
 class FaultyHeadStore:
     """A head store whose calls go by a plan."""
@@ -169,7 +172,8 @@ class FaultyHeadStore:
         return self.faults.run("heads", "open_session", self.inner.open_session, (database, session))
 
     def append(self, database, session_id, entry):
-        return self.faults.run("heads", "append", self.inner.append, (database, session_id, entry))
+        args = (database, session_id, entry)
+        return self.faults.run("heads", "append", self.inner.append, args)
 
     def update_session(self, database, token, session_id, seq, update):
         args = (database, token, session_id, seq, update)
@@ -188,6 +192,12 @@ class FaultyHeadStore:
 
     def list(self, user=None):
         return self.faults.run("heads", "list", self.inner.list, (user,))
+
+    def list_changed(self, since_ms):
+        return self.faults.run("heads", "list_changed", self.inner.list_changed, (since_ms,))
+
+    def settle(self, database, chain_revision):
+        return self.faults.run("heads", "settle", self.inner.settle, (database, chain_revision))
 
     def delete(self, database):
         return self.faults.run("heads", "delete", self.inner.delete, (database,))

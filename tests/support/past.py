@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from anki.collection import Collection
 
 from app.main import Stores, new_nonce, now_ms
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from storage.database.history import find_point
 from storage.media.blobs import Digester, NewBlob
 from storage.media.index import MediaIndex
@@ -45,6 +46,7 @@ def change_media(stores: Stores, user: UserId, scratch: Path, changes: Mapping[s
         clock_ms=now_ms,
         nonce=new_nonce,
         scratch=scratch,
+        waiting=Waiting(time.sleep, time.monotonic),
     )
     gate.change(user, lambda index: index.apply(rows, now_ms() // 1000))
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from storage.heads.base import Flip, NewSession
-from storage.types import ChainEntry, DatabaseId, DatabaseKind, EntryKind, JournalEntry, UserId
+from storage.types import (
+    ChainEntry,
+    DatabaseId,
+    DatabaseKind,
+    EntryKind,
+    JournalEntry,
+    Prepared,
+    UserId,
+)
 
 
 def collection_of(user: str) -> DatabaseId:
@@ -15,7 +23,7 @@ def media_of(user: str) -> DatabaseId:
 
 
 def journal_entry(method: str = "applyChunk", *, body: bytes | None = b"body", key: str | None = None):
-    return JournalEntry(method, b"d" * 16, 1_700_000_000_000, body, key, b"a" * 16)
+    return JournalEntry(method, b"d" * 16, 1_700_000_000_000, body, key, size_bytes=len(body or b""))
 
 
 def new_session(session_id: str = "session", *, revision: int = 1) -> NewSession:
@@ -29,6 +37,12 @@ def chain_entry(last: int, *, first: int | None = None, token: int = 0, commit_i
         kind, last if first is None else first, last, token, "nonce", 1000 + last, b"s" * 32,
         4096, 10 + last, (1 << 63) + last, (commit_id,), 1_700_000_000_000 + last,
     )  # fmt: skip
+
+
+def prepared_of(version: int, *, commit_id: str = "c") -> Prepared:
+    """A merged sync that waits for its `finish`."""
+    stamps = {"usn": version, "empty": False}
+    return Prepared(chain_entry(version, commit_id=commit_id), commit_id, b"1", 5, stamps, b"k" * 16)
 
 
 def snapshot(version: int, *, commit_id: str = "c") -> ChainEntry:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import boto3
 from botocore.config import Config
@@ -36,33 +37,40 @@ class Cloud:
     client_id: str
     client_secret: str
     role: Keys
+    """Of a web task."""
     policy: dict
-    """The role's document, with the engine's own ARNs."""
+    """The web role's document, with the engine's own ARNs."""
+    maintain: Keys
+    """Of the maintenance task and of administrators' commands."""
+    maintain_policy: dict
 
     calls: set[tuple[str, str]] = field(default_factory=set)
-    """(action, resource) of every call that the role's clients made; each is weighed as it is made."""
+    """(action, resource) of every call that a role's clients made; each is weighed as it is made."""
 
     def client(self, service: str, config: Config | None = None, keys: Keys | None = None):
-        """A client with the role's rights; what it asks for is noted."""
+        """A client with a role's rights, by default the web tasks'; what it asks for is noted."""
         found = client(service, self.endpoint, keys or self.role, config)
         prefix = f"provide-client-params.{service}"
-        if keys is None:
-            found.meta.events.register(prefix, self._note)
+        if keys in (None, self.maintain):
+            policy = self.policy if keys is None else self.maintain_policy
+            found.meta.events.register(
+                prefix, lambda **call: self._note(policy, call["params"], call["model"])
+            )
         return found
 
-    def _note(self, params: dict, model, **_: object) -> None:
+    def _note(self, policy: dict, params: dict, model) -> None:
         asked = needed(model.service_model.service_name, model.name, params, self.pool_arn)
         for action, resource in asked:
-            assert is_allowed(self.policy, action, resource), f"the role may not {action} {resource}"
+            assert is_allowed(policy, action, resource), f"the role may not {action} {resource}"
         self.calls.update(asked)
 
 
-def client(service: str, endpoint: str, keys: Keys, config: Config | None = None):
+def client(service: str, endpoint: str, keys: Keys, config: Config | None = None, region: str = REGION):
     path_style = Config(s3={"addressing_style": "path"})
     return boto3.Session().client(
         service,
         endpoint_url=endpoint,
-        region_name=REGION,
+        region_name=region,
         aws_access_key_id=keys.access_key,
         aws_secret_access_key=keys.secret_key,
         aws_session_token=keys.token,
@@ -103,11 +111,11 @@ def needed(service: str, operation: str, params: dict, pool_arn: str) -> list[tu
         return [(f"dynamodb:{operation}", tables + name + index) for name in names]
     if operation.startswith("Admin"):
         return [(f"cognito-idp:{operation}", pool_arn)]
-    return []  # GetUser is allowed by the user's own token, whoever brings it
+    return []  # GetUser is allowed by the user's own token alone
 
 
 def is_allowed(policy: dict, action: str, resource: str) -> bool:
-    """IAM's rule for documents of Effect, Action and Resource alone: a Deny wins, silence refuses."""
+    """IAM's rule for documents of Effect, Action and Resource alone: a Deny wins, and what is not named is denied."""
     effects = set()
     for statement in policy["Statement"]:
         assert set(statement) <= {"Sid", "Effect", "Action", "Resource"}, "an element that this cannot weigh"
@@ -124,35 +132,73 @@ def matches(patterns: str | list[str], value: str, *, fold: bool = False) -> boo
     return any(fnmatch.fnmatchcase(value, pattern.replace("[", "[[]")) for pattern in listed)
 
 
-def make(state: dict, endpoint: str) -> Cloud:
-    """Make in an empty engine what the state names; from then on the engine asks for rights."""
-    one = {
+def by_name(state: dict) -> dict[tuple[str, str], dict]:
+    """The values of each resource of which there is one, by type and name."""
+    return {
         (found["type"], found["name"]): found["values"]
         for found in resources(state)
-        if found["mode"] == "managed" and "index" not in found
+        if found["mode"] == "managed" and found.get("index", 0) == 0
     }
+
+
+def make(state: dict, endpoint: str) -> Cloud:
+    """Make in an empty engine what the state names; from then on the engine asks for rights."""
+    one = by_name(state)
     admin = {name: client(name, endpoint, Keys()) for name in ("s3", "dynamodb", "cognito-idp", "iam", "sts")}
     bucket = _bucket(admin["s3"], one)
     table = _table(admin["dynamodb"], one[("aws_dynamodb_table", "heads")])
     declared_pool = one[("aws_cognito_user_pool", "this")]
     pool = _pool(admin["cognito-idp"], declared_pool)
     app = _app_client(admin["cognito-idp"], pool["Id"], one[("aws_cognito_user_pool_client", "server")])
-    document = one[("aws_iam_role_policy", "task")]["policy"].replace(declared_pool["arn"], pool["Arn"])
-    role = _role(admin["iam"], admin["sts"], one[("aws_iam_role", "task")], document)
     admin["cognito-idp"].admin_create_user(UserPoolId=pool["Id"], Username="alice", MessageAction="SUPPRESS")
     admin["cognito-idp"].admin_set_user_password(
         UserPoolId=pool["Id"], Username="alice", Password=PASSWORD, Permanent=True
     )
+    roles = _roles(admin, one, declared_pool["arn"], pool["Arn"])
     enforce(endpoint)
     return Cloud(
-        endpoint, bucket, table, pool["Id"], pool["Arn"], app["ClientId"], app["ClientSecret"], role, json.loads(document)
-    )  # fmt: skip
+        endpoint, bucket, table, pool["Id"], pool["Arn"], app["ClientId"], app["ClientSecret"], **roles
+    )
 
 
-def enforce(endpoint: str) -> None:
-    """From now on every call needs a right."""
+def applied_again(cloud: Cloud, state: dict, table: str, bucket: str) -> Cloud:
+    """The same engine after another apply, which names this table and bucket: they are there already."""
+    enforce(cloud.endpoint, after=1_000)
+    admin = {name: client(name, cloud.endpoint, Keys()) for name in ("dynamodb", "iam", "sts")}
+    one = by_name(state)
+    if ("aws_dynamodb_table", "heads") in one:
+        _table_settings(admin["dynamodb"], one[("aws_dynamodb_table", "heads")])
+    (declared_pool,) = {
+        resource
+        for statement in json.loads(one[("aws_iam_role_policy", "task")]["policy"])["Statement"]
+        for resource in [statement["Resource"]]
+        if ":userpool/" in str(resource)
+    }
+    roles = _roles(admin, one, declared_pool, cloud.pool_arn)
+    enforce(cloud.endpoint)
+    return replace(cloud, table=table, bucket=bucket, **roles)
+
+
+def _roles(admin: dict, one: dict, declared_pool: str, pool: str) -> dict[str, Keys | dict]:
+    """Credentials and documents of both roles, as `Cloud` has them."""
+    documents = {
+        name: one[("aws_iam_role_policy", name)]["policy"].replace(declared_pool, pool)
+        for name in ("task", "maintain")
+    }
+    keys = {
+        name: _role(admin["iam"], admin["sts"], one[("aws_iam_role", name)], document)
+        for name, document in documents.items()
+    }
+    return {
+        "role": keys["task"], "policy": json.loads(documents["task"]),
+        "maintain": keys["maintain"], "maintain_policy": json.loads(documents["maintain"]),
+    }  # fmt: skip
+
+
+def enforce(endpoint: str, after: int = 0) -> None:
+    """From now on, or after so many calls, every call needs a right."""
     plain = {"content-type": "text/plain"}  # a form's body would be taken apart before it is read
-    asked = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", b"0", plain)
+    asked = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", str(after).encode(), plain)
     urllib.request.urlopen(asked, timeout=10).close()
 
 
@@ -210,14 +256,24 @@ def _table(dynamodb, declared: dict) -> str:
             for attribute in declared["attribute"]
         ],
         GlobalSecondaryIndexes=indexes,
-        DeletionProtectionEnabled=declared["deletion_protection_enabled"],
     )
+    _table_settings(dynamodb, declared)
+    return declared["name"]
+
+
+def _table_settings(dynamodb, declared: dict) -> None:
+    """What a restored table does not bring with it."""
+    name = declared["name"]
+    dynamodb.update_table(TableName=name, DeletionProtectionEnabled=declared["deletion_protection_enabled"])
     (ttl,) = declared["ttl"]
     dynamodb.update_time_to_live(
-        TableName=declared["name"],
+        TableName=name,
         TimeToLiveSpecification={"Enabled": ttl["enabled"], "AttributeName": ttl["attribute_name"]},
     )
-    return declared["name"]
+    enabled = declared["point_in_time_recovery"][0]["enabled"]
+    dynamodb.update_continuous_backups(
+        TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": enabled}
+    )
 
 
 def _key_schema(declared: dict) -> list[dict]:
@@ -272,7 +328,9 @@ def _app_client(cognito, pool_id: str, declared: dict) -> dict:
 
 def _role(iam, sts, declared: dict, document: str) -> Keys:
     name = declared["id"]
-    made = iam.create_role(RoleName=name, AssumeRolePolicyDocument=declared["assume_role_policy"])
+    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=declared["assume_role_policy"])
+    made = iam.get_role(RoleName=name)
     iam.put_role_policy(
         RoleName=name, PolicyName="task", PolicyDocument=json.dumps(_for_moto(json.loads(document)))
     )
@@ -292,7 +350,7 @@ def _for_moto(document: dict) -> dict:
         resource, actions = statement["Resource"], statement["Action"]
         if not str(resource).startswith("arn:aws:s3:"):
             resource = "*"
-        elif "s3:DeleteObject" in statement["Action"]:
+        elif actions == "s3:DeleteObject":
             resource = [resource, resource.removesuffix("/*")]
         elif actions == "s3:ListBucket":  # what AWS asks for when a bucket is looked at
             actions = [actions, "s3:HeadBucket"]

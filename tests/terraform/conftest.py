@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from tests.conformance.device import NEWEST, Device, Pool
 from tests.support import aws
 from tests.terraform.cloud import Cloud, make
+from tests.terraform.tasks import ALICE
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "terraform"
-EXAMPLES = ("minimal", "complete", "existing-vpc")
+EXAMPLES = tuple(sorted(folder.name for folder in (MODULE / "examples").iterdir()))
 PYTHON = ROOT / ".venv-infra" / "bin" / "python"
 """Has what the stand-in needs: its protobuf is older than the one that Anki's package wants."""
 
@@ -28,8 +31,19 @@ REGISTRY = "registry.terraform.io"  # part of a provider's name; nothing is fetc
 MINIMAL = {
     "domain_name": "sync.example.com",
     "zone_id": "Z0123456789ABCDEFGHIJ",
-    "image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd:0.1.0",
+    "region": "eu-central-1",
 }
+
+
+GIVEN = {"minimal": MINIMAL}
+"""Variables of those examples that have some without a default."""
+
+
+def missing(what: str) -> NoReturn:
+    """Skip a test for want of a program, or fail it where INFRA_STRICT says that all must be there."""
+    if os.environ.get("INFRA_STRICT"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,11 @@ class Terraform:
     folder: Path
     environment: dict[str, str]
 
-    def __call__(self, *words: str, at: str = ".", fine: tuple[int, ...] = (0,)) -> str:
+    def __call__(self, *words: str, at: str = ".", fine: tuple[int, ...] = (0,), **environment: str) -> str:
         done = subprocess.run(
             ["terraform", *words],
             cwd=self.folder / at,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=240,
@@ -52,14 +66,23 @@ class Terraform:
         return done.stdout
 
     def plan(self, at: str) -> dict:
-        """The plan of an example as `terraform show -json` gives it."""
-        variables = [f"-var={name}={value}" for name, value in MINIMAL.items()] if at == "minimal" else []
-        self("plan", "-out=plan", *variables, at=f"examples/{at}")
+        """The plan of an example as `terraform show -json` gives it; `apply` takes it."""
+        self("plan", "-out=plan", *self.variables(at), at=f"examples/{at}")
         return json.loads(self("show", "-json", "plan", at=f"examples/{at}"))
 
+    def copy_of(self, at: str) -> str:
+        """A folder beside another one, with the same files and state."""
+        folder = self.folder / f"{at}-{len(list((self.folder / at).parent.iterdir()))}"
+        shutil.copytree(self.folder / at, folder, symlinks=True)
+        return str(folder)
+
+    @staticmethod
+    def variables(example: str) -> list[str]:
+        """The words that give an example what it asks for."""
+        return [f"-var={name}={value}" for name, value in GIVEN.get(example, {}).items()]
+
     def apply(self, at: str) -> dict:
-        """The state after an apply."""
-        self.plan(at)
+        """The state after the plan was applied."""
         self("apply", "plan", at=f"examples/{at}")
         return json.loads(self("show", "-json", at=f"examples/{at}"))
 
@@ -67,9 +90,9 @@ class Terraform:
 @pytest.fixture(scope="session")
 def terraform(tmp_path_factory) -> Terraform:
     if shutil.which("terraform") is None:
-        pytest.skip("terraform is not on this machine")
+        missing("terraform is not on this machine")
     if not PYTHON.exists():
-        pytest.skip("the stand-in provider has no environment; `make test-infra` makes it")
+        missing("the stand-in provider has no environment; `make test-infra` makes it")
     folder = tmp_path_factory.mktemp("terraform")
     shutil.copytree(MODULE, folder / "module", ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
     plugin = (
@@ -104,20 +127,39 @@ def terraform(tmp_path_factory) -> Terraform:
     return program
 
 
+class Made(dict[str, dict]):
+    """What is made of each example, when it is first asked for."""
+
+    def __init__(self, make: Callable[[str], dict]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, example: str) -> dict:
+        self[example] = self._make(example)
+        return self[example]
+
+
 @pytest.fixture(scope="session")
 def plans(terraform) -> dict[str, dict]:
-    return {example: terraform.plan(example) for example in EXAMPLES}
+    """The plan of each example, before anything of it was made."""
+    return Made(terraform.plan)
 
 
 @pytest.fixture(scope="session")
-def applied(terraform) -> dict:
-    """The minimal example's state; the folder's own life goes on in other tests."""
-    shutil.copytree(
-        terraform.folder / "examples/minimal", terraform.folder / "examples/applied", symlinks=True
-    )
-    variables = [f"-var={name}={value}" for name, value in MINIMAL.items()]
-    terraform("apply", "-auto-approve", *variables, at="examples/applied")
-    return json.loads(terraform("show", "-json", at="examples/applied"))
+def states(terraform, plans) -> dict[str, dict]:
+    """The state of each example after its apply; its folder is left in that state."""
+
+    def apply(example: str) -> dict:
+        assert plans[example]
+        return terraform.apply(example)
+
+    return Made(apply)
+
+
+@pytest.fixture(scope="session")
+def applied(states) -> dict:
+    """The state of the minimal example."""
+    return states["minimal"]
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +167,19 @@ def cloud(applied) -> Iterator[Cloud]:
     """moto with what the plan declares; every call needs a right of the task's role."""
     with aws.moto() as endpoint:
         yield make(applied, endpoint)
+
+
+@pytest.fixture
+def make_device(tmp_path) -> Iterator[Callable[[str], Device]]:
+    pool, devices = Pool(tmp_path), []
+
+    def make(url: str) -> Device:
+        device = Device(pool, NEWEST, tmp_path / f"device{len(devices)}")
+        devices.append(device)
+        device.log_in(url, ALICE)
+        return device
+
+    yield make
+    for device in devices:
+        device.end()
+    pool.end()

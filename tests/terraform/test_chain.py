@@ -26,8 +26,13 @@ def test_whoever_stops_the_server_waits_longer_than_it_takes():
     assert server._STOP_S < number("terraform/ecs.tf", r"stopTimeout = (\d+)") <= 120  # Fargate's most
 
 
-def test_the_load_balancer_stops_sending_before_the_server_stops_listening():
-    assert number("terraform/alb.tf", r"deregistration_delay += (\d+)") >= server._STOP_S
+def test_a_full_transfer_of_300_mb_at_20_mbit_s_ends_before_its_task_is_stopped():
+    (default,) = re.findall(
+        r'^variable "drain_seconds" \{.*?default += (\d+)',
+        (ROOT / "terraform/variables.tf").read_text(),
+        re.M | re.S,
+    )
+    assert int(default) + server._STOP_S > 300 * 8 / 20
 
 
 def test_the_server_keeps_idle_connections_longer_than_the_proxies_do():

@@ -1,4 +1,4 @@
-"""checkov on the files and on a plan: clean, but for exceptions that are still needed."""
+"""checkov on the files and on the plans: clean, but for exceptions that are still needed."""
 
 from __future__ import annotations
 
@@ -9,54 +9,58 @@ import subprocess
 import pytest
 import yaml
 
-from tests.terraform.conftest import EXAMPLES, MODULE, ROOT
+from tests.terraform.conftest import EXAMPLES, MODULE, ROOT, missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CHECKOV = ROOT / ".venv-checkov" / "bin" / "checkov"
 CONFIG = MODULE / ".checkov.yaml"
 
 
-def failed(*words: str, exceptions: bool) -> set[str]:
-    """The checks that fail."""
+@pytest.fixture(scope="module")
+def findings(plans, tmp_path_factory) -> dict[str, set[str]]:
+    """Failed checks and where, without any exception, of the files and of all plans: checkov starts slowly."""
     if not CHECKOV.exists():
-        pytest.skip("checkov is not here; `make test-infra` brings it")
-    config = ["--config-file", str(CONFIG)] if exceptions else ["--skip-download"]
+        missing("checkov is not here; `make test-infra` brings it")
+    folder = tmp_path_factory.mktemp("checkov")
+    # It reads the file of exceptions wherever that lies beside the module.
+    module = shutil.copytree(MODULE, folder / "module", ignore=shutil.ignore_patterns(".*"))
+    words = []
+    for name in EXAMPLES:
+        (folder / f"{name}.json").write_text(json.dumps(plans[name]))
+        words += ["-f", str(folder / f"{name}.json")]
+    found: dict[str, set[str]] = {}
+    for run in (["-d", str(module), "--framework", "terraform"], [*words, "--framework", "terraform_plan"]):
+        for check, place in failed(*run):
+            found.setdefault(check, set()).add(place)
+    return found
+
+
+def failed(*words: str) -> list[tuple[str, str]]:
     done = subprocess.run(
-        [CHECKOV, *words, *config, "-o", "json"], capture_output=True, text=True, timeout=200, check=False
+        [CHECKOV, *words, "--skip-download", "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     reports = json.loads(done.stdout)
     reports = reports if isinstance(reports, list) else [reports]
-    assert sum(report["summary"]["passed"] for report in reports if "summary" in report) > 50, done.stdout[
-        :2000
+    assert sum(report["summary"]["passed"] for report in reports) > 200, done.stdout[:2000]
+    return [
+        (one["check_id"], f"{one['file_path']} {one['resource']}: {one['check_name']}")
+        for report in reports
+        for one in report["results"]["failed_checks"]
     ]
-    return {found["check_id"] for report in reports for found in report["results"]["failed_checks"]}
 
 
-@pytest.fixture(scope="module")
-def plan_files(plans, tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("plans")
-    for name, plan in plans.items():
-        (folder / f"{name}.json").write_text(json.dumps(plan))
-    return {name: str(folder / f"{name}.json") for name in plans}
+def test_files_and_plans_are_clean_but_for_the_exceptions(findings):
+    excepted = yaml.safe_load(CONFIG.read_text())["skip-check"]
+    assert {check: places for check, places in findings.items() if check not in excepted} == {}
 
 
-def test_the_files_are_clean():
-    assert failed("-d", str(MODULE), "--framework", "terraform", exceptions=True) == set()
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_plans_are_clean(plan_files, example):
-    assert failed("-f", plan_files[example], "--framework", "terraform_plan", exceptions=True) == set()
-
-
-def test_every_exception_is_still_needed_and_has_its_reason(plan_files, tmp_path):
-    # checkov reads the file of exceptions wherever it lies beside the module
-    without = shutil.copytree(MODULE, tmp_path / "module", ignore=shutil.ignore_patterns(".*"))
-    found = failed("-d", str(without), "--framework", "terraform", exceptions=False)
-    for plan in plan_files.values():
-        found |= failed("-f", plan, "--framework", "terraform_plan", exceptions=False)
+def test_every_exception_is_still_needed_and_has_its_reason(findings):
     text = CONFIG.read_text()
-    assert set(yaml.safe_load(text)["skip-check"]) == found
+    assert set(yaml.safe_load(text)["skip-check"]) <= set(findings)
     lines = text.splitlines()
     first = lines.index("skip-check:") + 1
     assert lines[first].startswith("  # ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import botocore.session
 import pytest
 
+from tests.terraform.conftest import EXAMPLES
 from tests.terraform.plans import resources
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -23,6 +24,35 @@ ENUMS = [
     ),
     ("aws_s3_bucket_lifecycle_configuration", "rule.status", "s3", "ExpirationStatus"),
     ("aws_lb", "load_balancer_type", "elbv2", "LoadBalancerTypeEnum"),
+    ("aws_lb", "ip_address_type", "elbv2", "IpAddressType"),
+    ("aws_lb_listener_rule", "action.type", "elbv2", "ActionTypeEnum"),
+    ("aws_dynamodb_table", "stream_view_type", "dynamodb", "StreamViewType"),
+    ("aws_s3_bucket_replication_configuration", "rule.status", "s3", "ReplicationRuleStatus"),
+    ("aws_budgets_budget", "budget_type", "budgets", "BudgetType"),
+    ("aws_budgets_budget", "time_unit", "budgets", "TimeUnit"),
+    ("aws_budgets_budget", "notification.notification_type", "budgets", "NotificationType"),
+    ("aws_budgets_budget", "notification.comparison_operator", "budgets", "ComparisonOperator"),
+    ("aws_budgets_budget", "notification.threshold_type", "budgets", "ThresholdType"),
+    (
+        "aws_ecs_cluster",
+        "configuration.execute_command_configuration.logging",
+        "ecs",
+        "ExecuteCommandLogging",
+    ),
+    ("aws_cloudwatch_log_metric_filter", "metric_transformation.unit", "logs", "StandardUnit"),
+    (
+        "aws_cognito_user_pool",
+        "email_configuration.email_sending_account",
+        "cognito-idp",
+        "EmailSendingAccountType",
+    ),
+    ("aws_cognito_user_pool_client", "allowed_oauth_flows", "cognito-idp", "OAuthFlowType"),
+    (
+        "aws_wafv2_web_acl",
+        "rule.statement.or_statement.statement.label_match_statement.scope",
+        "wafv2",
+        "LabelMatchScope",
+    ),
     ("aws_lb_listener", "protocol", "elbv2", "ProtocolEnum"),
     ("aws_lb_listener", "default_action.type", "elbv2", "ActionTypeEnum"),
     ("aws_lb_target_group", "protocol", "elbv2", "ProtocolEnum"),
@@ -105,7 +135,7 @@ def test_words_are_known_to_the_service(plans, type_name, path, service, shape):
     allowed = set(botocore.session.get_session().get_service_model(service).shape_for(shape).enum)
     found = {
         value
-        for plan in plans.values()
+        for plan in (plans[example] for example in EXAMPLES)
         for resource in resources(plan)
         if resource["type"] == type_name
         for value in values_at(resource["values"], path.split("."))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.auth.dynamodb import DynamoLoginAttempts
+from app.auth.attempts import LoginAttempts
+from app.auth.dynamodb import DynamoCounts
 from app.auth.dynamotable import DynamoTable
 from storage.heads import dynamodb
 from storage.heads.dynamodb import DynamoHeadStore
@@ -34,7 +35,9 @@ class Objects:
         self._cloud = cloud
 
     def open(self) -> S3ObjectStore:
-        return S3ObjectStore(self._cloud.client("s3", s3.client_config(16)), self._cloud.bucket, "")
+        # The contract deletes too, which is the right of maintenance alone.
+        client = self._cloud.client("s3", s3.client_config(16), self._cloud.maintain)
+        return S3ObjectStore(client, self._cloud.bucket, "")
 
 
 @pytest.fixture
@@ -63,8 +66,8 @@ def hours() -> Iterator[int]:
 
 
 @pytest.fixture
-def pair(cloud, clock, hours) -> tuple[DynamoLoginAttempts, ...]:
-    """The counter as two processes see it; each test has an hour of its own in the shared table."""
-    clock.now_ms += 3_600_000 * next(hours)
+def pair(cloud, clock, hours) -> tuple[LoginAttempts, ...]:
+    """The counter as two processes see it; each test has a day of its own in the shared table."""
+    clock.now_ms += 86_400_000 * next(hours)
     table = DynamoTable(cloud.client("dynamodb"), cloud.table)
-    return tuple(DynamoLoginAttempts(table, clock, LIMITS) for _ in range(2))
+    return tuple(LoginAttempts(DynamoCounts(table), clock, LIMITS) for _ in range(2))

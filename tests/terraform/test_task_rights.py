@@ -1,4 +1,4 @@
-"""The task's role: what it is refused, what it needs, and that it has nothing that nobody uses."""
+"""The roles of web tasks and of maintenance: what each may not do, what it needs, and that every right is used."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ REFUSED = [
     ("iam", "create_access_key", {}),
     ("sts", "assume_role", {"RoleArn": "arn:aws:iam::123456789012:role/admin", "RoleSessionName": "other"}),
 ]
+BY_ROLE = {
+    "web": [
+        ("s3", "delete_object", {"Bucket": "BUCKET", "Key": "v1/a"}),
+    ],
+    "maintain": [
+        (
+            "cognito-idp",
+            "admin_initiate_auth",
+            {"UserPoolId": "POOL", "ClientId": "CLIENT", "AuthFlow": "ADMIN_USER_PASSWORD_AUTH"},
+        ),
+    ],
+}
 OTHER_PLACES = [
     ("dynamodb:GetItem", "arn:aws:dynamodb:eu-central-1:123456789012:table/another"),
     ("dynamodb:PutItem", "arn:aws:dynamodb:eu-central-1:210987654321:table/ankisyncd-heads"),
@@ -75,15 +87,20 @@ OTHER_PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("service", "operation", "parameters"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_the_server_has_no_business_with_is_refused(cloud, service, operation, parameters):
-    real = {"BUCKET": cloud.bucket, "TABLE": cloud.table, "POOL": cloud.pool_id}
+@pytest.mark.parametrize(
+    ("role", "service", "operation", "parameters"),
+    [(role, *call) for role, calls in BY_ROLE.items() for call in REFUSED + calls],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_role_has_no_business_with_is_denied(cloud, role, service, operation, parameters):
+    real = {"BUCKET": cloud.bucket, "TABLE": cloud.table, "POOL": cloud.pool_id, "CLIENT": cloud.client_id}
     given = {
         name: real.get(value, value) if isinstance(value, str) else value
         for name, value in parameters.items()
     }
+    keys = cloud.role if role == "web" else cloud.maintain
     with pytest.raises(ClientError) as caught:
-        getattr(cloud.client(service, keys=cloud.role), operation)(**given)
+        getattr(engine.client(service, cloud.endpoint, keys), operation)(**given)
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
@@ -91,35 +108,49 @@ def test_what_the_server_has_no_business_with_is_refused(cloud, service, operati
 def test_the_same_action_on_another_resource_is_refused(cloud, action, resource):
     """moto weighs resources for S3 alone, so the document is read here as IAM reads it."""
     assert not is_allowed(cloud.policy, action, resource)
+    assert not is_allowed(cloud.maintain_policy, action, resource)
+
+
+def test_web_tasks_may_not_delete_objects_in_any_way(cloud):
+    """moto lets a deletion of many pass, so this too is read."""
+    assert not is_allowed(cloud.policy, "s3:DeleteObject", f"arn:aws:s3:::{cloud.bucket}/v1/a")
+    assert is_allowed(cloud.maintain_policy, "s3:DeleteObject", f"arn:aws:s3:::{cloud.bucket}/v1/a")
 
 
 def test_a_wrong_secret_opens_nothing(cloud):
     forged = engine.Keys(cloud.role.access_key, "wrong" * 8, cloud.role.token)
     with pytest.raises(ClientError) as caught:
-        cloud.client("s3", keys=forged).list_objects_v2(Bucket=cloud.bucket)
+        engine.client("s3", cloud.endpoint, forged).list_objects_v2(Bucket=cloud.bucket)
     assert caught.value.response["Error"]["Code"] == "SignatureDoesNotMatch"
 
 
-def test_every_right_is_used_and_no_use_lacks_its_right(cloud, tmp_path):
+def test_every_right_of_web_tasks_is_used_and_no_use_lacks_its_right(cloud, tmp_path):
     cloud.calls.clear()
-    _use_the_bucket(cloud, tmp_path)
-    _use_the_table(cloud)
+    _use_the_bucket(cloud, None, tmp_path)
+    _use_the_table(cloud, None)
     _use_the_pool(cloud)
-    used = {action for action, _ in cloud.calls}
-    granted = set()
-    for statement in cloud.policy["Statement"]:
-        actions = statement["Action"]
-        granted |= {actions} if isinstance(actions, str) else set(actions)
-    assert used == granted
+    assert {action for action, _ in cloud.calls} == granted(cloud.policy)
 
 
-def _use_the_bucket(cloud, tmp_path) -> None:
-    client = cloud.client("s3")
+def test_every_right_of_maintenance_is_used_and_no_use_lacks_its_right(cloud, tmp_path):
+    cloud.calls.clear()
+    objects = _use_the_bucket(cloud, cloud.maintain, tmp_path)
+    objects.delete(["v1/rights/a", "v1/rights/large"])
+    _use_the_table(cloud, cloud.maintain)
+    assert {action for action, _ in cloud.calls} == granted(cloud.maintain_policy)
+
+
+def granted(policy: dict) -> set[str]:
+    actions = [statement["Action"] for statement in policy["Statement"]]
+    return {action for each in actions for action in ([each] if isinstance(each, str) else each)}
+
+
+def _use_the_bucket(cloud, keys, tmp_path) -> S3ObjectStore:
+    client = cloud.client("s3", keys=keys)
     objects = S3ObjectStore(client, cloud.bucket, "")
     objects.put("v1/rights/a", b"content")
     assert objects.read("v1/rights/a") == b"content"
-    assert [stat.key for stat in objects.list("v1/rights")] == ["v1/rights/a"]
-    objects.delete(["v1/rights/a"])
+    assert next(stat.key for stat in objects.list("v1/rights")) == "v1/rights/a"
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate((64 << 20) + 1)
@@ -133,22 +164,23 @@ def _use_the_bucket(cloud, tmp_path) -> None:
     with pytest.raises((StorageError, ConnectionError)):
         objects.put_file("v1/rights/cut", large)
     client.meta.events.unregister("before-send.s3.UploadPart", cut)
+    return objects
 
 
-def _use_the_table(cloud) -> None:
-    client = cloud.client("dynamodb")
+def _use_the_table(cloud, keys) -> None:
+    client = cloud.client("dynamodb", keys=keys)
     heads, database = DynamoHeadStore(client, cloud.table), collection_of("u-rights")
     head = heads.open_session(database, new_session("session"))
     heads.flip(database, flip_of(0, head.token))
     assert database in list(heads.list())
     heads.delete(database)
     clock = Clock()
-    keys, record = DynamoHostKeys(DynamoTable(client, cloud.table), clock), make_record(clock)
-    keys.add(record)
-    assert keys.find(record.hash) == record
-    assert record in list(keys.list())
-    assert list(keys.list(record.user)) == [record]
-    assert keys.revoke_all(record.user) == 1
+    hostkeys, record = DynamoHostKeys(DynamoTable(client, cloud.table), clock), make_record(clock)
+    hostkeys.add(record)
+    assert hostkeys.find(record.hash) == record
+    assert record in list(hostkeys.list())
+    assert list(hostkeys.list(record.user)) == [record]
+    assert hostkeys.revoke_all(record.user) == 1
     # what a start looks at, and what maintenance reads many heads with
     assert client.describe_table(TableName=cloud.table)["Table"]["TableName"] == cloud.table
     assert client.batch_get_item(RequestItems={cloud.table: {"Keys": [{"pk": {"S": "none"}}]}})["Responses"]
@@ -162,6 +194,8 @@ def _use_the_pool(cloud) -> None:
     assert directory.confirm(identity) == identity
     with pytest.raises(AuthError):
         directory.verify("nobody", "wrong-password")
+    with pytest.raises(AuthError):
+        directory.verify("nobody", "wrong-password/123456")
     with pytest.raises(ClientError) as caught:  # the server's answer to a code; moto knows no such session
         cloud.client("cognito-idp").admin_respond_to_auth_challenge(
             UserPoolId=cloud.pool_id,

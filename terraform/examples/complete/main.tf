@@ -2,32 +2,74 @@
 
 data "aws_caller_identity" "current" {}
 
-data "aws_region" "current" {}
+data "aws_partition" "current" {}
 
-# Roles of the account use the key by their own policies; logs and alarms come from services.
-data "aws_iam_policy_document" "key" {
-  #checkov:skip=CKV_AWS_109:in a key's policy * is the key itself
-  #checkov:skip=CKV_AWS_111:in a key's policy * is the key itself
-  #checkov:skip=CKV_AWS_356:in a key's policy * is the key itself
+# Access logs of the load balancer and of the bucket. Both services write with principals of their own, and the
+# load balancer can only encrypt with the keys of S3.
+resource "aws_s3_bucket" "logs" {
+  #checkov:skip=CKV_AWS_18:these are the logs
+  bucket = "${var.name}-access-logs"
+}
+
+resource "aws_s3_bucket_public_access_block" "logs" {
+  bucket                  = aws_s3_bucket.logs.id
+  block_public_acls       = true
+  block_public_policy     = true
+  ignore_public_acls      = true
+  restrict_public_buckets = true
+}
+
+resource "aws_s3_bucket_versioning" "logs" {
+  bucket = aws_s3_bucket.logs.id
+
+  versioning_configuration {
+    status = "Enabled"
+  }
+}
+
+resource "aws_s3_bucket_lifecycle_configuration" "logs" {
+  bucket = aws_s3_bucket.logs.id
+
+  rule {
+    id     = "a-year"
+    status = "Enabled"
+
+    filter {}
+
+    abort_incomplete_multipart_upload {
+      days_after_initiation = 1
+    }
+
+    expiration {
+      days = 365
+    }
+
+    noncurrent_version_expiration {
+      noncurrent_days = 30
+    }
+  }
+}
+
+data "aws_iam_policy_document" "logs" {
   statement {
-    sid       = "Account"
-    actions   = ["kms:*"]
-    resources = ["*"]
+    sid       = "LoadBalancer"
+    actions   = ["s3:PutObject"]
+    resources = ["${aws_s3_bucket.logs.arn}/*"]
 
     principals {
-      type        = "AWS"
-      identifiers = ["arn:aws:iam::${data.aws_caller_identity.current.account_id}:root"]
+      type        = "Service"
+      identifiers = ["logdelivery.elasticloadbalancing.amazonaws.com"]
     }
   }
 
   statement {
-    sid       = "Services"
-    actions   = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
-    resources = ["*"]
+    sid       = "Bucket"
+    actions   = ["s3:PutObject"]
+    resources = ["${aws_s3_bucket.logs.arn}/*"]
 
     principals {
       type        = "Service"
-      identifiers = ["cloudwatch.amazonaws.com", "logs.${data.aws_region.current.region}.amazonaws.com"]
+      identifiers = ["logging.s3.amazonaws.com"]
     }
 
     condition {
@@ -38,39 +80,54 @@ data "aws_iam_policy_document" "key" {
   }
 }
 
-resource "aws_kms_key" "this" {
-  description         = "Collections, heads, logs and secrets of the sync service"
-  enable_key_rotation = true
-  policy              = data.aws_iam_policy_document.key.json
+resource "aws_s3_bucket_policy" "logs" {
+  bucket = aws_s3_bucket.logs.bucket
+  policy = data.aws_iam_policy_document.logs.json
 }
 
 module "ankisyncd" {
-  source                = "../.."
-  name                  = "school-sync"
-  domain_name           = "sync.school.example"
-  zone_id               = "Z0123456789ABCDEFGHIJ"
-  image                 = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/ankisyncd:0.1.0"
-  zone_count            = 3
-  nat                   = "per_zone"
-  flow_logs             = true
-  architecture          = "X86_64"
-  task_cpu              = 2048
-  task_memory_mib       = 4096
-  task_storage_gib      = 100
-  min_tasks             = 3
-  max_tasks             = 30
-  max_sync_payload_megs = 200
-  history_days          = 60
-  kms_key_arn           = aws_kms_key.this.arn
-  mfa                   = "OPTIONAL"
-  log_retention_days    = 365
-  alarm_emails          = ["operations@school.example"]
-  access_logs_bucket    = "school-access-logs"
-  login_rate_limit      = 300
-  tags                  = { Owner = "it" }
+  source                   = "../.."
+  name                     = var.name
+  domain_name              = var.domain_name
+  zone_id                  = var.zone_id
+  image                    = var.image
+  permissions_boundary_arn = "arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:policy/boundary"
+  zone_count               = 3
+  nat                      = "per_zone"
+  ipv6                     = true
+  flow_logs                = true
+  architecture             = "X86_64"
+  task_cpu                 = 2048
+  task_memory_mib          = 4096
+  task_storage_gib         = 100
+  min_tasks                = 3
+  max_tasks                = 30
+  max_sync_payload_megs    = 200
+  execute_command          = true
+  history_days             = 60
+  create_kms_key           = true
+  managed_login            = { domain = var.name }
+  self_sign_up             = true
+  mfa                      = "ON"
+  log_retention_days       = 365
+  alarm_emails             = ["operations@school.example"]
+  monthly_budget_usd       = 400
+  access_logs_bucket       = aws_s3_bucket_policy.logs.bucket # the policy, so that it is there first
+  login_rate_limit         = 300
+  tags                     = { Owner = "it" }
+
+  email = {
+    from         = "Anki <anki@school.example>"
+    identity_arn = "arn:${data.aws_partition.current.partition}:ses:eu-central-1:${data.aws_caller_identity.current.account_id}:identity/school.example"
+  }
 }
 
 output "endpoint" {
   description = "Address to enter in Anki."
   value       = module.ankisyncd.endpoint
+}
+
+output "login_pages" {
+  description = "Where people sign up."
+  value       = module.ankisyncd.login_pages
 }

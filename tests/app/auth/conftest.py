@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from app.auth.attempts import Limits, LocalLoginAttempts
+from app.auth.attempts import Limits, LocalCounts, LoginAttempts
 from app.auth.authenticator import Authenticator
 from app.auth.environment import EnvironmentUsers
 from app.auth.local import LocalUsers
 from app.auth.localkeys import LocalHostKeys
 from app.auth.passwords import Passwords, verify_hash
+from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from storage.types import run_here
 
@@ -37,6 +39,7 @@ class LocalServer:
     environment: dict[str, str] = field(default_factory=dict)
     hashed: bool = False
     limits: Limits = field(default_factory=Limits)
+    verify: Callable[[str, str], bool] = verify_hash
 
     def __post_init__(self) -> None:
         self.verified: list[str] = []
@@ -45,19 +48,31 @@ class LocalServer:
         environment = EnvironmentUsers(self.environment.items(), hashed=self.hashed)
         self.users = LocalUsers(self.file, environment, self.passwords, self.clock)
         self.keys = LocalHostKeys(self.file)
-        self.attempts = LocalLoginAttempts(self.file, self.clock, self.limits)
-        self.door = Authenticator(self.users, self.keys, self.attempts, self.clock, self.file.revision)
+        self.attempts = LoginAttempts(LocalCounts(self.file), self.clock, self.limits)
+        self.door = self.make_door(self.users, self.file.revision)
+
+    def make_door(self, directory: UserDirectory, revision: Callable[[], int] | None = None) -> Authenticator:
+        """What the directory is asked beside a request is asked at once; waiting turns the clock."""
+        return Authenticator(
+            directory,
+            self.keys,
+            self.attempts,
+            self.clock,
+            revision,
+            sleep=self.clock.pass_s,
+            beside=lambda work: work(),
+        )
 
     def another_process(self, environment: dict[str, str] | None = None) -> LocalServer:
         chosen = self.environment if environment is None else environment
-        return LocalServer(self.path, self.clock, chosen, self.hashed, self.limits)
+        return LocalServer(self.path, self.clock, chosen, self.hashed, self.limits, self.verify)
 
     def login(self, name: str, password: str, address: str = "192.0.2.1") -> str:
         return self.door.login(name, password, address, "anki,26.9 (test)")
 
     def _verify(self, text: str, password: str) -> bool:
         self.verified.append(text)
-        return verify_hash(text, password)
+        return self.verify(text, password)
 
 
 @pytest.fixture

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 
 import pytest
 
-from app.auth.authenticator import Authenticator
+from app.auth.authenticator import Authenticator, KeyProof
 from app.auth.environment import EnvironmentUsers
-from app.auth.hostkeys import hash_of
-from app.auth.users import Identity
+from app.auth.hostkeys import KeyRecord, claimed_user, hash_of, new_key, seal
+from app.auth.remembered import RememberedKeys
+from app.auth.users import CannotConfirm, Identity
 from app.errors import AuthError, RateLimited, ServiceUnavailable
 from storage.types import UserId
 
@@ -221,6 +223,7 @@ def test_a_record_moved_to_another_user_does_not_open(server):
 class FlakyDirectory:
     """Somebody else's user directory: may be away, may lose a user, may change a proof."""
 
+    verify_at_once = 2
     recheck_after_ms = 5 * MINUTE_MS
     outage_grace_ms = 60 * MINUTE_MS
 
@@ -254,7 +257,7 @@ def directory():
 
 @pytest.fixture
 def door(server, directory, clock):
-    return Authenticator(directory, server.keys, server.attempts, clock)
+    return server.make_door(directory)
 
 
 def test_a_directory_is_asked_again_only_after_its_time(door, directory, clock):
@@ -330,7 +333,7 @@ def test_requests_that_come_while_one_asks_do_not_ask_too(door, directory, clock
 
 def test_a_login_that_met_an_outage_is_not_counted_against_the_user(make_server, directory, clock):
     server = make_server()
-    door = Authenticator(directory, server.keys, server.attempts, clock)
+    door = server.make_door(directory)
     directory.away = True
     for _ in range(50):
         with pytest.raises(ServiceUnavailable):
@@ -360,3 +363,258 @@ def test_no_secret_shows_in_logs_reprs_or_errors(make_server, caplog):
     text = "\n".join(shown)
     for secret in ("alices-password", "bobs-password", "wrong-password", "a-made-up-key", *keys):
         assert secret not in text
+
+
+def test_a_directory_that_hangs_holds_one_request_for_a_moment_and_the_others_not_at_all(
+    server, directory, clock
+):
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hanging.set()
+        released.wait(30)
+
+    directory.during_confirm = hang
+    door = Authenticator(directory, server.keys, server.attempts, clock, patience_s=0.05)
+    keys = [door.login("alice", "secret", "192.0.2.1") for _ in range(2)]
+    clock.pass_s(300)
+    try:
+        assert door.authenticate(keys[0]) == "alice"
+        assert hanging.wait(10)
+        for _ in range(20):
+            assert [door.authenticate(key) for key in keys] == ["alice", "alice"]
+        assert len(directory.asked) == 1
+    finally:
+        released.set()
+
+
+def test_an_answer_that_comes_late_ends_the_key_all_the_same(server, directory, clock):
+    released, answered = threading.Event(), threading.Event()
+    directory.during_confirm = lambda: released.wait(30)
+
+    def beside(work) -> None:
+        def run() -> None:
+            work()
+            answered.set()
+
+        threading.Thread(target=run).start()
+
+    door = Authenticator(directory, server.keys, server.attempts, clock, patience_s=0.01, beside=beside)
+    key = door.login("alice", "secret", "192.0.2.1")
+    del directory.users["alice"]
+    clock.pass_s(300)
+    assert door.authenticate(key) == "alice"
+    released.set()
+    assert answered.wait(10)
+    with pytest.raises(AuthError):
+        door.authenticate(key)
+
+
+def test_a_key_that_is_dead_but_cannot_be_deleted_is_refused(door, directory, clock, server, monkeypatch):
+    key = door.login("alice", "secret", "192.0.2.1")
+    del directory.users["alice"]
+    clock.pass_s(300)
+
+    def away(_key_hash):
+        raise ServiceUnavailable("the table is away")
+
+    monkeypatch.setattr(server.keys, "revoke", away)
+    for _ in range(2):
+        with pytest.raises(AuthError):
+            door.authenticate(key)
+
+
+def test_one_login_that_cannot_be_confirmed_does_not_keep_others_from_being_asked_about(
+    door, directory, clock, caplog
+):
+    keys = [door.login("alice", "secret", "192.0.2.1") for _ in range(2)]
+    clock.pass_s(300)
+
+    def fail_first() -> None:
+        if len(directory.asked) == 1:
+            raise CannotConfirm("a trigger failed")
+
+    directory.during_confirm = fail_first
+    assert [door.authenticate(keys[0]) for _ in range(3)] == ["alice"] * 3
+    assert len(directory.asked) == 1
+    assert "a trigger failed" in caplog.text
+    del directory.users["alice"]
+    with pytest.raises(AuthError):
+        door.authenticate(keys[1])
+
+
+def test_a_removed_environment_user_is_refused_and_its_key_not_ended(make_server):
+    """A SYNC_USERn may be missing by mistake; with the next start its devices go on."""
+    key = make_server(environment={"bob": "b"}).login("bob", "b")
+    with pytest.raises(AuthError):
+        make_server(environment={"eve": "e"}).door.authenticate(key)
+    assert make_server(environment={"bob": "b"}).door.authenticate(key)
+
+
+class CountedKeys:
+    """Host keys as one server sees them: each read is counted, and remembered for 30 s."""
+
+    def __init__(self, keys, clock, reads: list[bytes]) -> None:
+        self._keys, self._clock, self._reads = keys, clock, reads
+        self._remembered = RememberedKeys(30_000)
+
+    def find(self, key_hash: bytes):
+        if record := self._remembered.find(key_hash, self._clock()):
+            return record
+        self._reads.append(key_hash)
+        record = self._keys.find(key_hash)
+        if record is not None:
+            self._remembered.add(record, self._clock())
+        return record
+
+    def __getattr__(self, name: str):
+        return getattr(self._keys, name)
+
+
+class Fleet:
+    """Six servers over the same keys; a session record carries what the proof of its first request was."""
+
+    def __init__(self, server, directory, clock) -> None:
+        self.reads: list[bytes] = []
+        self.doors = [
+            Authenticator(
+                directory, CountedKeys(server.keys, clock, self.reads), server.attempts, clock,
+                beside=lambda work: work(),
+            )
+            for _ in range(6)
+        ]  # fmt: skip
+        self.key = self.doors[0].login("alice", "secret", "192.0.2.1")
+
+    def begin(self, number: int = 1) -> KeyProof:
+        return self.doors[number].admit(self.key).prove()
+
+    def go_on(self, session: KeyProof, number: int) -> KeyProof:
+        return self.doors[number].admit(self.key).prove(session.key_hash, session.until_ms)
+
+
+@pytest.fixture
+def fleet(server, directory, clock):
+    return Fleet(server, directory, clock)
+
+
+def test_a_sync_over_six_servers_reads_its_key_twice(fleet, clock):
+    """By the first request, which has no session yet, and by the one that begins the session."""
+    assert fleet.doors[0].admit(fleet.key).prove().user == "alice"
+    session = fleet.begin()
+    for number in range(2, 6):
+        clock.pass_s(1)
+        assert fleet.go_on(session, number) == session
+    assert len(fleet.reads) == 2
+
+
+def test_before_it_is_proven_a_key_costs_no_call(fleet):
+    admission = fleet.doors[0].admit(fleet.key)
+    assert (admission.user, fleet.reads) == ("alice", [])
+
+
+def test_a_revoked_key_is_dead_in_a_running_sync_within_half_a_minute(fleet, server, clock):
+    session = fleet.begin()
+    server.keys.revoke(session.key_hash)
+    clock.pass_s(29)
+    fleet.go_on(session, 3)
+    clock.pass_s(1)
+    with pytest.raises(AuthError):
+        fleet.go_on(session, 3)
+
+
+def test_the_session_of_another_key_proves_nothing(fleet, server):
+    session = fleet.begin()
+    other = fleet.doors[0].login("alice", "secret", "192.0.2.1")
+    server.keys.revoke(hash_of(other))
+    with pytest.raises(AuthError):
+        fleet.doors[3].admit(other).prove(session.key_hash, session.until_ms)
+
+
+def test_a_made_up_key_that_names_a_user_opens_nothing(fleet):
+    session = fleet.begin()
+    forged = fleet.doors[3].admit("x" * 43 + ".alice")
+    for proof in ((session.key_hash, session.until_ms), (b"", 0), (b"", 1 << 60)):
+        with pytest.raises(AuthError):
+            forged.prove(*proof)
+
+
+def test_a_key_with_another_users_name_appended_opens_nothing(fleet):
+    secret, _, _ = fleet.key.partition(".")
+    with pytest.raises(AuthError):
+        fleet.doors[0].admit(f"{secret}.bob").prove()
+
+
+def test_a_key_whose_record_names_another_user_than_itself_is_refused(fleet, server, clock):
+    key = new_key(UserId("bob"))
+    sealed = seal(key, UserId("alice"), b"token")
+    now_ms = clock()
+    server.keys.add(KeyRecord(hash_of(key), UserId("alice"), "", now_ms, now_ms, now_ms, sealed))
+    with pytest.raises(AuthError):
+        fleet.doors[0].admit(key).prove()
+
+
+def test_a_session_proof_from_a_clock_that_is_ahead_is_not_believed(fleet, server, clock):
+    session = fleet.begin()
+    server.keys.revoke(session.key_hash)
+    with pytest.raises(AuthError):
+        fleet.doors[3].admit(fleet.key).prove(session.key_hash, clock() + 3_600_000)
+
+
+def test_a_session_proof_ends_when_the_directory_is_to_be_asked(fleet, directory, clock):
+    clock.pass_s(290)
+    session = fleet.begin()
+    del directory.users["alice"]
+    clock.pass_s(9)
+    fleet.go_on(session, 3)
+    clock.pass_s(1)
+    with pytest.raises(AuthError):
+        fleet.go_on(session, 3)
+
+
+def test_after_the_directory_was_asked_the_proof_is_good_again(fleet, clock):
+    clock.pass_s(300)
+    session = fleet.begin()
+    assert session.until_ms == clock() + 30_000
+
+
+def test_where_every_request_asks_the_directory_no_session_proves_a_key(server, directory, clock):
+    directory.recheck_after_ms = 0
+    fleet = Fleet(server, directory, clock)
+    session = fleet.begin()
+    del directory.users["alice"]
+    with pytest.raises(AuthError):
+        fleet.go_on(session, 3)
+
+
+def test_a_key_from_before_keys_named_users_is_proven_at_once(fleet, server, clock):
+    now_ms = clock()
+    sealed = seal("old-key", UserId("alice"), b"token-0")
+    server.keys.add(KeyRecord(hash_of("old-key"), UserId("alice"), "", now_ms, now_ms, now_ms, sealed))
+    admission = fleet.doors[2].admit("old-key")
+    assert admission.user == "alice"
+    assert admission.prove().user == "alice"
+    assert len(fleet.reads) == 1
+
+
+def test_with_the_users_file_a_session_proves_nothing_so_that_a_revocation_holds_at_once(server):
+    server.users.add("alice", "secret")
+    key = server.login("alice", "secret")
+    proof = server.door.admit(key).prove()
+    assert proof.until_ms == 0
+    server.another_process().keys.revoke(hash_of(key))
+    with pytest.raises(AuthError):
+        server.door.admit(key)
+
+
+@pytest.mark.parametrize("user", ["u0123", "env-abc", "93f4b8a2-4041-70f2-5e5c-0a1b2c3d4e5f", "a.b.c"])
+def test_a_key_names_its_user(user):
+    key = new_key(UserId(user))
+    assert claimed_user(key) == user
+    assert len(key) - len(user) == 44
+
+
+@pytest.mark.parametrize(
+    "key", ["", "abc", "abc.", "abc.a/b", "abc..", "abc...", "abc." + "x" * 129, "a.b\n"]
+)
+def test_what_names_no_user_claims_none(key):
+    assert claimed_user(key) is None

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 import boto3
 import msgspec
 import pytest
-from botocore.exceptions import ConnectTimeoutError
+from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 from moto import mock_aws
 from moto.cognitoidp import utils as moto_utils
 from moto.cognitoidp.models import COGNITO_TOTP_MFA_SECRET
 
-from app.auth.authenticator import Authenticator
-from app.auth.cognito import CognitoDirectory, CognitoFlow, CognitoPool
+from app.auth.cognito import CognitoDirectory, CognitoFlow, CognitoPool, PoolMisconfigured
+from app.auth.hostkeys import unseal
+from app.auth.users import Identity
 from app.errors import AuthError, LoginRefused, RateLimited, ServiceUnavailable
 
 PASSWORD = "Correct-Horse-1"
@@ -115,7 +116,11 @@ def pool(aws, request):
 
 @pytest.fixture
 def door(pool, server, clock):
-    return Authenticator(pool.directory, server.keys, server.attempts, clock)
+    return server.make_door(pool.directory)
+
+
+def initiate_of(pool):
+    return "AdminInitiateAuth" if pool.settings.flow is CognitoFlow.ADMIN else "InitiateAuth"
 
 
 def login(door, password=PASSWORD, name="alice"):
@@ -132,7 +137,7 @@ def test_a_right_password_gives_a_key_for_the_sub(pool, door):
 def test_the_secret_hash_is_right_in_every_call_and_absent_without_a_secret(aws, server, clock, flow, secret):
     pool = Pool(flow, secret=secret)
     pool.add()
-    door = Authenticator(pool.directory, server.keys, server.attempts, clock)
+    door = server.make_door(pool.directory)
     key = login(door)
     clock.pass_s(300)
     door.authenticate(key)
@@ -174,7 +179,7 @@ def test_an_email_will_do_as_name_and_the_id_is_the_sub_all_the_same(aws, server
     pool = Pool(CognitoFlow.ADMIN, by_email=True)
     sub = pool.add("alice@example.org")
     pool.name_of_refresh = sub
-    door = Authenticator(pool.directory, server.keys, server.attempts, clock)
+    door = server.make_door(pool.directory)
     key = login(door, name="alice@example.org")
     clock.pass_s(300)
     assert door.authenticate(key) == sub
@@ -271,7 +276,38 @@ def current_code() -> str:
 def test_password_and_code_log_in_where_a_code_is_needed(pool, door):
     sub = totp_user(pool)
     assert door.authenticate(login(door, f"{PASSWORD}/{current_code()}")) == sub
-    assert pool.hashes == ["alice", "alice"]
+    assert set(pool.hashes) == {"alice"}
+
+
+def test_with_the_right_to_ask_neither_kind_of_password_costs_a_wrong_try(aws, server):
+    pool = Pool(CognitoFlow.ADMIN)
+    totp_user(pool)
+    pool.add("bob", "Slash-And-Digits/123456")
+    pool.asked()
+    door = server.make_door(pool.directory)
+    login(door, f"{PASSWORD}/{current_code()}")
+    assert pool.asked() == ["AdminGetUser", "AdminInitiateAuth", "AdminRespondToAuthChallenge"]
+    login(door, "Slash-And-Digits/123456", "bob")
+    assert pool.asked() == ["AdminGetUser", "AdminInitiateAuth"]
+
+
+@pytest.mark.parametrize(
+    "fault", [("AccessDeniedException", "not authorized"), ("TooManyRequestsException", "")]
+)
+def test_a_password_that_looks_like_one_with_a_code_costs_no_wrong_try(pool, door, fault):
+    """Even if the server may not ask for the user, or cannot now."""
+    pool.add(password="Slash-And-Digits/123456")
+    pool.fail("AdminGetUser", fault)
+    pool.asked()
+    login(door, "Slash-And-Digits/123456")
+    assert [name for name in pool.asked() if name.endswith("InitiateAuth")] == [initiate_of(pool)]
+
+
+def test_an_unknown_name_is_asked_for_once(aws, server):
+    pool = Pool(CognitoFlow.ADMIN)
+    with pytest.raises(AuthError):
+        login(server.make_door(pool.directory), "x/123456", "nobody")
+    assert pool.asked() == ["AdminGetUser", "AdminInitiateAuth"]
 
 
 def test_without_the_code_the_user_is_told_how_to_give_it(pool, door):
@@ -285,7 +321,9 @@ def test_a_wrong_code_is_refused_and_costs_no_second_try(pool, door):
     wrong = "000000" if current_code() != "000000" else "111111"
     with pytest.raises(AuthError):
         login(door, f"{PASSWORD}/{wrong}")
-    assert len(pool.asked()) == 2
+    assert [name for name in pool.asked() if "RespondTo" in name] == [
+        initiate_of(pool).replace("InitiateAuth", "RespondToAuthChallenge")
+    ]
 
 
 def test_a_code_does_not_make_up_for_a_wrong_password(pool, door):
@@ -323,7 +361,7 @@ def outage(request):
 
 @pytest.fixture
 def initiate(pool):
-    return "AdminInitiateAuth" if pool.settings.flow is CognitoFlow.ADMIN else "InitiateAuth"
+    return initiate_of(pool)
 
 
 def test_an_outage_or_a_fault_of_ours_is_never_a_wrong_password(pool, door, initiate, outage):
@@ -345,6 +383,85 @@ def test_during_an_outage_keys_go_on_and_work_after_it(pool, door, clock, initia
     pool.asked()
     assert door.authenticate(key)
     assert initiate in pool.asked()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("NotAuthorizedException", "Password attempts exceeded"),
+        ("NotAuthorizedException", "Client is not authorized to perform this operation"),
+        ("NotAuthorizedException", "Something that Cognito never said before"),
+        ("UserLambdaValidationException", "PreTokenGeneration failed with error"),
+        ("UnexpectedLambdaException", "PreTokenGeneration failed"),
+        ("InvalidLambdaResponseException", "Unrecognizable lambda output"),
+        ("LimitExceededException", "Attempt limit exceeded"),
+        ("ForbiddenException", "Request not allowed due to WAF block."),
+        ("InvalidParameterException", "Refresh token rotation is on"),
+    ],
+)
+def test_what_says_nothing_against_the_user_never_ends_a_key(pool, door, clock, initiate, fault, server):
+    pool.add()
+    key = login(door)
+    clock.pass_s(300)
+    pool.fail(initiate, fault)
+    assert door.authenticate(key)
+    clock.pass_s(4000)
+    pool.fail(initiate, fault)
+    with pytest.raises(ServiceUnavailable):
+        door.authenticate(key)
+    assert list(server.keys.list())
+    assert door.authenticate(key)
+
+
+def test_another_app_client_is_a_fault_of_the_settings_and_no_logout(pool, door, clock, server):
+    pool.add()
+    key = login(door)
+    other = Pool(pool.settings.flow)
+    elsewhere = server.make_door(CognitoDirectory(other.client, other.settings))
+    clock.pass_s(300)
+    assert elsewhere.authenticate(key)
+    clock.pass_s(4000)
+    with pytest.raises(ServiceUnavailable, match="COGNITO_CLIENT_ID"):
+        elsewhere.authenticate(key)
+    assert other.asked() == []
+    assert door.authenticate(key)
+
+
+def test_a_key_from_before_the_client_was_sealed_survives_a_wrong_client_and_is_sealed_anew(
+    pool, door, clock, initiate, server, monkeypatch
+):
+    pool.add()
+    verify = pool.directory.verify
+
+    def verify_as_before(username, password):
+        identity = verify(username, password)
+        proof = msgspec.msgpack.decode(identity.proof)
+        del proof["client_id"]
+        return Identity(identity.user, msgspec.msgpack.encode(proof))
+
+    monkeypatch.setattr(pool.directory, "verify", verify_as_before)
+    key = login(door)
+    clock.pass_s(300)
+    pool.fail(initiate, ("NotAuthorizedException", "Invalid Refresh Token"))
+    assert door.authenticate(key)
+    clock.pass_s(20)
+    assert door.authenticate(key)
+    (record,) = server.keys.list()
+    assert (
+        msgspec.msgpack.decode(unseal(key, record.user, record.sealed))["client_id"]
+        == pool.settings.client_id
+    )
+
+
+def test_a_key_of_the_local_user_list_is_not_ended_by_a_pool(pool, door, clock, server):
+    server.users.add("bob", "secret")
+    key = server.login("bob", "secret")
+    clock.pass_s(300)
+    assert door.authenticate(key)
+    clock.pass_s(4000)
+    with pytest.raises(ServiceUnavailable, match="ANKISYNCD_AUTH"):
+        door.authenticate(key)
+    assert list(server.keys.list())
 
 
 def test_an_outage_longer_than_the_grace_is_said_as_such(pool, door, clock, initiate):
@@ -390,12 +507,38 @@ def test_every_challenge_is_refused_with_a_reason(pool, door, initiate, challeng
         login(door)
 
 
-def test_the_check_at_the_start_says_what_is_wrong(pool, initiate):
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (("ResourceNotFoundException", "User pool client 4x does not exist."), "does not exist"),
+        (("NotAuthorizedException", "Unable to verify secret hash for client 4x"), "COGNITO_CLIENT_SECRET"),
+        (("InvalidParameterException", "USER_PASSWORD_AUTH flow not enabled for this client"), "flow"),
+        (
+            ("AccessDeniedException", "not authorized to perform: cognito-idp:AdminInitiateAuth"),
+            "AccessDenied",
+        ),
+        (NoCredentialsError(), "credentials"),
+    ],
+)
+def test_the_check_at_the_start_says_what_is_wrong(pool, initiate, fault, said):
     assert pool.directory.check() is None
-    pool.fail(initiate, ("ResourceNotFoundException", "User pool client 4x does not exist."))
-    assert "does not exist" in pool.directory.check()
-    pool.fail(initiate, ("NotAuthorizedException", "Unable to verify secret hash for client 4x"))
-    assert "COGNITO_CLIENT_SECRET" in pool.directory.check()
+    pool.fail(initiate, fault)
+    assert said in pool.directory.check()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("TooManyRequestsException", "Rate exceeded"),
+        ("InternalErrorException", ""),
+        ConnectTimeoutError(endpoint_url="https://cognito.example"),
+    ],
+)
+def test_a_pool_that_is_away_is_no_fault_of_the_settings(pool, initiate, fault):
+    pool.fail(initiate, fault)
+    with pytest.raises(ServiceUnavailable) as caught:
+        pool.directory.check()
+    assert not isinstance(caught.value, PoolMisconfigured)
 
 
 def test_no_password_code_token_or_secret_shows(pool, door, clock, caplog, server):

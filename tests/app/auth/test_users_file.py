@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import apsw
 import pytest
 
-from app.auth.passwords import DUMMY_ARGON2, Passwords, verify_hash
+from app.auth.passwords import DUMMY_ARGON2, verify_hash
 from app.auth.usersfile import UsersFile
 from app.errors import ServiceUnavailable
 from storage.types import run_here
@@ -40,9 +41,9 @@ def test_a_newer_format_is_left_alone(tmp_path):
     path = tmp_path / "users.sqlite"
     UsersFile(path, run_here).read("SELECT 1")
     connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(ServiceUnavailable, match="format 2"):
+    with pytest.raises(ServiceUnavailable, match="format 3"):
         UsersFile(path, run_here).read("SELECT 1")
 
 
@@ -69,35 +70,64 @@ def test_nobody_has_the_dummys_password():
     assert not verify_hash(DUMMY_ARGON2, "password")
 
 
-def test_no_more_passwords_are_verified_at_once_than_allowed():
-    running, most, lock = 0, 0, threading.Lock()
-    meeting = threading.Barrier(2, timeout=10)
+def test_a_file_of_format_1_is_brought_up_to_date_by_whichever_process_comes_first(tmp_path):
+    path = tmp_path / "users.sqlite"
+    file = UsersFile(path, run_here)
+    secret = file.read("SELECT value FROM secrets")
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        "DROP TABLE counts; CREATE TABLE attempts (id INTEGER PRIMARY KEY); PRAGMA user_version = 1"
+    )
+    connection.close()
+    answers, gate = [], threading.Barrier(4)
 
-    def verify(text: str, password: str) -> bool:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        meeting.wait()
-        with lock:
-            running -= 1
-        return True
+    def start() -> None:
+        gate.wait()
+        answers.append(UsersFile(path, run_here).read("SELECT count(*) FROM counts"))
 
-    passwords = Passwords(run_here, at_once=2, verify=verify)
-    threads = [threading.Thread(target=passwords.verify, args=("x", ["hash"])) for _ in range(6)]
+    threads = [threading.Thread(target=start) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == 2
+    assert answers == [[(0,)]] * 4
+    assert UsersFile(path, run_here).read("SELECT value FROM secrets") == secret
+    assert UsersFile(path, run_here).read("SELECT name FROM sqlite_schema WHERE name = 'attempts'") == []
 
 
-def test_a_queue_of_logins_ends_in_try_again_later():
-    passwords = Passwords(run_here, at_once=1, wait_s=0, verify=lambda *_: inner())
+def open_to_others(folder) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o077 for path in folder.iterdir()}
 
-    def inner() -> bool:
-        with pytest.raises(ServiceUnavailable):
-            passwords.hash("x")
-        return True
 
-    assert passwords.verify("x", ["hash"]) == (True,)
+def test_all_files_are_for_their_owner_alone_in_a_folder_that_is_not(tmp_path):
+    tmp_path.chmod(0o755)
+    old = os.umask(0)
+    try:
+        file = UsersFile(tmp_path / "users.sqlite", run_here)
+        file.write(lambda connection: connection.execute("DELETE FROM secrets") and None)
+        file.read("SELECT 1")
+        modes = open_to_others(tmp_path)
+    finally:
+        os.umask(old)
+    assert set(modes.values()) == {0}
+    assert {"users.sqlite", "users.sqlite-wal", "users.sqlite.lock"} <= modes.keys()
+
+
+def test_files_that_somebody_else_left_open_are_closed_to_others(tmp_path):
+    path = tmp_path / "users.sqlite"
+    first = UsersFile(path, run_here)
+    first.read("SELECT 1")
+    for found in tmp_path.iterdir():
+        found.chmod(0o644)
+    UsersFile(path, run_here).read("SELECT 1")
+    assert set(open_to_others(tmp_path).values()) == {0}
+
+
+def test_a_file_made_by_root_belongs_to_the_owner_of_the_folder(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((path.name, user, group)))
+    UsersFile(tmp_path / "users.sqlite", run_here).read("SELECT 1")
+    owner = tmp_path.stat()
+    names = ("users.new", "users.sqlite.lock")
+    assert given == [(name, owner.st_uid, owner.st_gid) for name in names]

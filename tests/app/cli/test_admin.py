@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 
@@ -60,6 +61,12 @@ def test_passwords_that_differ_make_no_user(admin):
 def test_a_password_may_contain_spaces_at_its_ends(admin):
     admin.run("user", "add", "alice", "--password-stdin", stdin=" secret \r\n")
     assert admin.server().authenticator.login("alice", " secret ", "192.0.2.1")
+
+
+def test_a_hash_that_it_makes_is_a_password_of_the_environment(admin):
+    made = admin.run("user", "hash", "--password-stdin", stdin="it's $1\n").stdout.strip()
+    admin.env |= {"SYNC_USER1": f"ann:{made}", "PASSWORDS_HASHED": "1"}
+    assert admin.server().authenticator.login("ann", "it's $1", "192.0.2.1")
 
 
 def test_passwd_ends_the_keys_of_a_running_server(admin):
@@ -173,3 +180,27 @@ def test_an_unusable_hash_is_named_with_exit_code_2(admin):
     result = admin.run("user", "list", code=2)
     assert "'bob'" in result.stderr
     assert "not-a-hash-but-a-password" not in result.output
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another")
+def test_root_makes_no_files_in_the_folder_of_the_servers_user(admin, tmp_path):
+    folder = tmp_path / "of-another"
+    folder.mkdir()
+    os.chown(folder, 54321, 54321)
+    admin.env = admin.env | {"ANKISYNCD_DATA_ROOT": str(folder)}
+    result = admin.run("user", "list", code=1)
+    assert "belongs to uid 54321: run this as that user" in result.output
+    assert list(folder.iterdir()) == []
+
+
+def test_it_says_where_a_user_was_added(admin):
+    result = admin.run("user", "add", "joe", "--password-stdin", stdin="pw\n")
+    assert admin.env["ANKISYNCD_DATA_ROOT"] in result.output
+
+
+def test_a_password_that_is_not_utf_8_is_one_clear_line(admin):
+    result = CliRunner().invoke(
+        cli, ["user", "add", "joe", "--password-stdin"], input=b"\xff\n", env=admin.env
+    )
+    assert result.exit_code == 2
+    assert "not UTF-8" in result.output

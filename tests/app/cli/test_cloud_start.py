@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.support import aws, servers
 from tests.support.cluster import AwsWire, Place, control
@@ -51,6 +52,16 @@ def test_a_table_that_cannot_be_reached_is_a_fault_and_not_a_hang(place: Place, 
 
 
 @pytest.mark.parametrize("heads", ["dynamodb", "s3"])
+def test_init_sets_no_expiration_on_a_store_that_is_not_aws(place: Place, tmp_path: Path, heads: str) -> None:
+    """Where a store drops the prefix of the rule for host keys, the rule is for collections too."""
+    place.heads = heads
+    assert control(place, tmp_path, "init").returncode == 0
+    client = aws.client("s3", place.engine)
+    with pytest.raises(ClientError, match="NoSuchLifecycleConfiguration"):
+        client.get_bucket_lifecycle_configuration(Bucket=f"bucket-{place.name}")
+
+
+@pytest.mark.parametrize("heads", ["dynamodb", "s3"])
 def test_init_makes_what_is_missing_and_nothing_twice(place: Place, tmp_path: Path, heads: str) -> None:
     place.heads = heads
     made = control(place, tmp_path, "init")
@@ -80,3 +91,19 @@ def test_a_user_list_is_refused_where_there_is_no_place_for_it(place: Place, tmp
     refused = control(place, tmp_path, "user", "remove", "joe", "--yes")
     assert refused.returncode == 1
     assert "SYNC_USERn" in refused.stderr
+
+
+def test_a_pool_that_is_away_is_said_and_the_server_starts(place: Place, tmp_path: Path) -> None:
+    assert control(place, tmp_path, "init").returncode == 0
+    place.extra = {
+        "COGNITO_USER_POOL_ID": "eu-central-1_Away00000",
+        "COGNITO_CLIENT_ID": "none",
+        "AWS_ENDPOINT_URL_COGNITO_IDENTITY_PROVIDER": f"http://127.0.0.1:{servers.free_port()}",
+    }
+    env = servers.environment([], tmp_path, servers.free_port(), place.settings)
+    check = [sys.executable, "-m", "app.cli.cloudcheck"]
+    done = subprocess.run(
+        check, env=env, cwd=servers.REPOSITORY, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "the user pool 'eu-central-1_Away00000' is away" in done.stderr

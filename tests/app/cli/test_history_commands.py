@@ -40,7 +40,6 @@ def prepared(tmp_path_factory) -> Path:
         collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
         for number, words in enumerate(([], ["one", "two"], ["three"])):
             assert collections.upload(ALICE, make_collection(folder / f"{number}.anki2", words)) == "OK"
-        collections.close()
         for changes in (
             {"gone.txt": b"gone", "kept.txt": b"kept", "replaced.txt": b"v1"},
             {"gone.txt": None, "replaced.txt": b"v2"},
@@ -129,10 +128,10 @@ def test_it_is_said_when_the_old_version_has_no_cards(admin):
 
 def test_a_running_sync_is_over_and_cannot_commit(admin):
     with admin.stores() as stores:
-        head = stores.databases.open_session(COLLECTION, new_session("running"))
+        stores.databases.sessions.open(COLLECTION, new_session("running"))
         admin.run("history", "restore", "alice", "2", "--yes")
         with pytest.raises(SessionLost):
-            stores.databases.append(COLLECTION, head.token, "running", 1, entry("applyChunk", b"{}"))
+            stores.databases.sessions.append(COLLECTION, "running", entry("applyChunk", b"{}"))
         assert stores.databases.head(COLLECTION).session is None
     assert newest(admin, COLLECTION) == (4, {"one", "two"})
 

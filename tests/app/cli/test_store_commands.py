@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import apsw
@@ -148,6 +150,7 @@ def test_import_of_a_corrupt_collection_is_refused_with_the_reason(admin, base):
         (["import", "{base}", "--user", "zoe"], 1, "no such user"),
         (["doctor", "zoe"], 1, "no user 'zoe'"),
         (["user", "erase", "nobody"], 1, "nothing is kept"),
+        (["user", "erase", ".store"], 1, "is no user"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(admin, base, tmp_path, arguments, code, message):
@@ -258,3 +261,77 @@ def test_remove_can_delete_the_data_at_once(admin, base):
     admin.run("import", str(base))
     admin.run("user", "remove", "alice", "--yes", "--delete-data")
     assert admin.json("status") == []
+
+
+def forget_heads(admin, how="deleted"):
+    for path in admin.root.glob("heads.sqlite*"):
+        path.unlink()
+    if how == "emptied":
+        (admin.root / "heads.sqlite").touch()
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_lost_head_records_are_found_by_doctor_and_nothing_is_deleted(admin, base, how):
+    admin.run("import", str(base))
+    admin.run("maintain")
+    make_old(admin)
+    before = sorted(admin.root.glob("objects/v1/**/*")) + sorted(admin.root.glob("objects/blobs/*"))
+    forget_heads(admin, how)
+    result = admin.run("doctor", code=1)
+    assert result.stdout.count("the head record is lost") == 2
+    assert "heads.sqlite, or the table, was lost or restored" in result.stderr
+    assert "nothing was touched" in admin.run("maintain", "--full", code=1).stderr
+    assert sorted(admin.root.glob("objects/v1/**/*")) + sorted(admin.root.glob("objects/blobs/*")) == before
+
+
+def test_head_records_of_an_earlier_moment_are_found_by_doctor_and_nothing_is_deleted(admin, base):
+    admin.run("import", str(base))
+    admin.run("maintain")
+    earlier = (admin.root / "heads.sqlite").read_bytes()
+    for _ in range(2):
+        admin.run("import", str(base), "--replace")
+    admin.run("maintain")
+    make_old(admin)
+    forget_heads(admin)
+    (admin.root / "heads.sqlite").write_bytes(earlier)
+    faults = [row["fault"] for row in admin.json("doctor", code=1)]
+    assert sum("the head record is of an earlier moment: " in fault for fault in faults) == 2
+    assert "of an earlier moment than the stored objects" in admin.run("maintain", code=1).stderr
+
+
+def test_a_loss_that_is_accepted_is_no_fault_any_more(admin, base):
+    admin.run("import", str(base))
+    admin.run("maintain")
+    make_old(admin)
+    forget_heads(admin)
+    admin.run("maintain", "--full", "--accept-loss")
+    assert not list(admin.root.glob("objects/blobs/*"))
+    admin.run("import", str(base))
+    admin.run("maintain")
+    admin.run("doctor")
+
+
+def test_what_a_lost_head_has_left_can_be_erased(admin, base):
+    admin.run("import", str(base))
+    (user,) = (row["id"] for row in admin.json("status") if row["name"] == "alice")
+    forget_heads(admin)
+    admin.env["SYNC_USER1"] = admin.env.pop("SYNC_USER2")
+    admin.run("user", "erase", user, "--yes")
+    assert not list(admin.root.glob("objects/v1/*"))
+    admin.run("doctor")
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "x", "1/0", "1", "-1/2"])
+def test_a_shard_that_makes_no_sense_is_refused(admin, shard):
+    assert "is not like 2/8" in admin.run("maintain", f"--shard={shard}", code=2).stderr
+
+
+def test_maintain_takes_a_shard_of_the_users(admin, base):
+    admin.run("import", str(base))
+    done = [admin.run("maintain", "--shard", f"{number}/2").stdout for number in (1, 2)]
+    assert sorted(line.partition(" ")[0] for line in done) == ["0", "2"]
+
+
+def make_old(admin):
+    for path in admin.root.glob("objects/[vb]*/**/*"):
+        os.utime(path, (time.time() - 40 * 86400,) * 2)

@@ -5,17 +5,21 @@ python fakeserver.py PORT FOLDER [option=value ...]
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 from app.cli.server import Server, options_of
 from app.config import Settings
 from app.errors import AuthError, ProtocolError
+from app.sync.admission import Admitted
 from storage.errors import Unavailable
+from storage.types import UserId
 
 
 def json_or_refuse(payload: bytes) -> object:
@@ -36,9 +40,18 @@ class FakeAuthenticator:
             raise AuthError("unknown key")
         return hkey.removeprefix("key-of-")
 
+    def admit(self, hkey: str) -> Admitted:
+        return Admitted(UserId(self.authenticate(hkey)))
+
+
+def broken_blocks() -> Iterator[bytes]:
+    yield bytes(300_000)
+    raise OSError(errno.EIO, "Input/output error")
+
 
 class FakeCollections:
-    def call(self, user: str, method: str, skey: str, version: int, payload: bytes) -> bytes:
+    def call(self, admission: Admitted, method: str, skey: str, version: int, payload: bytes) -> bytes:
+        user = admission.user
         message = json_or_refuse(payload)
         if method == "abort" and message == {"fail": "bug"}:
             raise RuntimeError("a bug of ours")
@@ -58,6 +71,8 @@ class FakeCollections:
 
     def download(self, user: str, version: int, payload: bytes) -> object:
         message = json_or_refuse(payload) or {"blocks": 3}
+        if message.get("fail"):
+            return SimpleNamespace(size_bytes=600_000, blocks=broken_blocks())
         blocks = message["blocks"]
         told = blocks + message.get("lie", 0)
         return SimpleNamespace(
@@ -84,7 +99,9 @@ def build(settings: Settings) -> object:
     from app.main import make_front, make_pools  # noqa: PLC0415
 
     pools = make_pools()
-    front = make_front(settings, pools, FakeAuthenticator())
+    spool = settings.cache_dir / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    front = make_front(settings, pools, FakeAuthenticator(), spool)
     app = make_application(front, FakeCollections(), FakeMedia())
     return SimpleNamespace(app=app, keep_house=lambda: None, has_users=lambda: True, close=lambda: None)
 

@@ -206,7 +206,7 @@ def test_a_window_that_would_take_much_memory_is_refused(client: Wire) -> None:
 
 def test_large_messages_pass_both_ways(client: Wire) -> None:
     message = ["x" * 1000] * 5000
-    assert json.loads(client.ask(direct("/sync/meta", message)).unpacked)["got"] == message
+    assert json.loads(client.ask(direct("/sync/applyChunk", message)).unpacked)["got"] == message
     assert len(client.ask(direct("/sync/chunk", 500_000)).unpacked) == 500_000 * 8 + 3
 
 
@@ -229,6 +229,17 @@ def test_a_download_of_another_size_than_told_never_looks_complete(client: Wire,
     client.send(direct("/sync/download", {"blocks": 5, "lie": lie}))
     with pytest.raises((ValueError, AssertionError)):
         client.answer()
+
+
+def test_a_disk_that_fails_during_a_download_is_not_called_the_clients_fault(tmp_path: Path) -> None:
+    with servers.serving(FAKE, tmp_path / "data", 0, {"ANKISYNCD_WORKERS": "1"}) as server:
+        with wire(server.port) as client:
+            client.send(direct("/sync/download", {"fail": True}))
+            with pytest.raises((ValueError, AssertionError)):
+                client.answer()
+        wait_for_line(server, "method=download")
+        assert "OSError: [Errno 5] Input/output error" in server.log
+        assert 'reason="the answer broke off: OSError"' in server.log
 
 
 def test_a_client_that_stops_reading_a_download_costs_nobody_else(
@@ -338,3 +349,22 @@ def wait_for_line(server: servers.Server, text: str) -> None:
 def test_headers_of_a_proxy_that_nobody_named_do_nothing(client: Wire, line: str) -> None:
     answer = client.ask(with_length("/sync/meta", packed(META), f"anki-sync: {header()}", line))
     assert answer.status == 200
+
+
+def test_one_upload_of_a_user_runs_at_a_time(server: servers.Server, client: Wire) -> None:
+    file = random.Random(5).randbytes(300_000)
+    first, *rest = chunked("/sync/upload", packed(file), 4096)
+    half = len(rest) // 2
+    with wire(server.port) as slow:
+        slow.send(first, *rest[:half])
+        deadline = time.monotonic() + 10
+        while not list(spool_of(server).iterdir()):
+            assert time.monotonic() < deadline
+        second = client.ask(direct("/sync/upload", b"x"))
+        assert (second.status, second.body) == (409, b"409 another upload of this user is running")
+        with wire(server.port) as other:
+            assert other.ask(direct("/sync/upload", b"x", k="key-of-ann")).status == 200
+        slow.send(*rest[half:])
+        assert slow.answer().status == 200
+    with wire(server.port) as again:
+        assert again.ask(direct("/sync/upload", b"x")).status == 200

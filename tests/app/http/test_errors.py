@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+
+import apsw
 import pytest
 
 from app import errors as app_errors
-from app.http.errors import outcome_of
+from app.http.accesslog import Entry
+from app.http.errors import outcome_of, refusal_of
 from storage import errors as storage_errors
+
+HOST = [
+    getattr(errno, name)
+    for name in (
+        "ENOSPC", "EDQUOT", "EROFS", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM", "EFBIG",
+        "ESTALE", "ENODEV", "ENXIO", "ETIMEDOUT", "ENOLCK", "EBUSY", "EMLINK", "EOPNOTSUPP", "EAGAIN",
+    )
+]  # fmt: skip
+OURS = [errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EBADF, errno.EINVAL, errno.ENOTEMPTY]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +44,15 @@ from storage import errors as storage_errors
         (storage_errors.NotFound("x"), 500),
         (KeyError("x"), 500),
         (OSError("x"), 500),
+        *((OSError(number, "x"), 503) for number in HOST),
+        *((OSError(number, "x"), 500) for number in OURS),
+        (MemoryError(), 503),
+        (apsw.FullError("x"), 503),
+        (apsw.IOError("x"), 503),
+        (apsw.CantOpenError("x"), 503),
+        (apsw.ReadOnlyError("x"), 503),
+        (apsw.SQLError("x"), 500),
+        (apsw.MisuseError("x"), 500),
     ],
 )
 def test_each_error_has_its_status(error: Exception, status: int) -> None:
@@ -49,7 +71,12 @@ def every_error() -> list[type[Exception]]:
 
 
 def test_our_own_faults_never_look_like_the_clients() -> None:
-    ours = (storage_errors.Corrupt, storage_errors.NotFound, storage_errors.Unavailable)
+    ours = (
+        storage_errors.Corrupt,
+        storage_errors.NotFound,
+        storage_errors.Unavailable,
+        storage_errors.NotDurable,
+    )
     statuses = {outcome_of(kind.__new__(kind)).status for kind in every_error() if issubclass(kind, ours)}
     assert statuses == {500, 503}
 
@@ -63,4 +90,13 @@ def test_a_traceback_is_logged_for_what_we_must_mend_only() -> None:
         storage_errors.StorageError,
         storage_errors.Corrupt,
         storage_errors.NotFound,
+        storage_errors.NotDurable,
     }
+
+
+def test_a_fault_of_the_machine_says_when_to_come_back_and_why_in_the_log() -> None:
+    entry = Entry()
+    answer = refusal_of(OSError(errno.ENOSPC, "No space left on device", "/data/spool/x"), entry)
+    assert (answer.status, answer.body) == (503, b"503")
+    assert "Retry-After" in dict(answer.headers)
+    assert "No space left on device" in entry.reason

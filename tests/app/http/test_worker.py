@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from app.http.worker import OneSendResponse
+from app.http.connections import LEAST_RATE
+from app.http.worker import ClientGone, OneSendResponse
 
 
 class Socket:
@@ -17,9 +20,6 @@ class Socket:
     def send(self, block: bytes) -> int:
         self.sent.append(bytes(block[: self.takes_at_once]))
         return len(self.sent[-1])
-
-    def sendall(self, block: bytes) -> None:
-        self.sent.append(bytes(block))
 
 
 def answer(
@@ -60,7 +60,7 @@ def test_a_stream_is_sent_in_chunks() -> None:
 
 def test_what_the_socket_does_not_take_at_once_follows() -> None:
     sent = answer([("Content-Length", "4")], [b"body"], takes_at_once=20)
-    assert len(sent) == 2
+    assert max(map(len, sent)) <= 20
     assert b"".join(sent).endswith(b"\r\n\r\nbody")
 
 
@@ -84,3 +84,24 @@ def test_a_stream_to_a_client_of_http_1_0_ends_with_the_connection() -> None:
 def test_a_header_cannot_become_two(header: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="malformed"):
         answer([header], [])
+
+
+def test_an_answer_that_is_taken_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class Slow(Socket):
+        def __init__(self, bytes_each: int) -> None:
+            super().__init__(bytes_each)
+
+        def send(self, block: bytes) -> int:
+            nonlocal now_s
+            now_s += 10
+            return super().send(block)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    request = SimpleNamespace(method="POST", version=(1, 1), should_close=lambda: False)
+    for bytes_each, is_ended in ((10 * LEAST_RATE + 1, False), (LEAST_RATE, True)):
+        response = OneSendResponse(request, Slow(bytes_each))
+        response.start_response("200 OK", [("Content-Length", "1000000")])
+        with pytest.raises(ClientGone) if is_ended else contextlib.nullcontext():
+            response.write(bytes(1_000_000))

@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from app.errors import FileMissing, ProtocolError
-from app.media.gate import IndexGate
+from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from storage.database.limits import Limits
 from storage.database.store import DatabaseStore
@@ -40,6 +40,7 @@ class Worker:
         scratch.mkdir()
         locks = defaultdict(threading.Lock)
         self.scratch = scratch
+        self.waited_s = 0.0
         self.heads, self.objects = heads, objects
         self.store = DatabaseStore(
             heads,
@@ -58,16 +59,21 @@ class Worker:
             clock_ms=clock_ms,
             nonce=nonce,
             scratch=scratch,
+            waiting=Waiting(self._sleep, lambda: self.waited_s),
         )
         self.service = MediaService(
             self.gate,
-            Blobs(objects, clock_ms=clock_ms, fresh_ms=1000),
+            Blobs(objects, fresh_ms=1000),
             offload=run_here,
             clock_ms=clock_ms,
             scratch=scratch,
             limit_bytes=limit_bytes,
         )
         self._upload = folder / "upload"
+
+    def _sleep(self, seconds):
+        self.waited_s += seconds
+        time.sleep(0)  # others go on
 
     def call(self, user, method, message, hkey="key"):
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()

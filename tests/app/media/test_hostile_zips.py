@@ -115,12 +115,12 @@ def test_a_directory_of_very_many_members_is_not_read(refuse, make_zip):
 
 def test_a_list_of_files_beyond_50_kib_is_cut_and_so_refused(refuse, make_zip):
     meta = '[["a",null],["' + "b" * 60_000 + '",null]]'
-    refuse(make_zip(meta=meta, method=zipfile.ZIP_DEFLATED), "invalid JSON")
+    refuse(make_zip(meta=meta, method=zipfile.ZIP_DEFLATED), "_meta: ")
 
 
 @pytest.mark.parametrize("depth", [100_000])
 def test_a_deeply_nested_list_is_refused(refuse, make_zip, depth):
-    refuse(make_zip(meta="[" * depth, method=zipfile.ZIP_DEFLATED), "invalid JSON")
+    refuse(make_zip(meta="[" * depth, method=zipfile.ZIP_DEFLATED), "_meta: ")
 
 
 def test_a_zip64_archive_is_taken(worker):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,6 +13,7 @@ from storage.media.blobs import key_of
 from storage.objects.local import LocalObjectStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from tests.app.media.conftest import unzipped
 
 MIB = 1 << 20
 DATABASE = DatabaseId(UserId("user"), DatabaseKind.MEDIA)
@@ -117,6 +118,57 @@ def test_a_lost_blob_drops_its_row_without_a_tombstone(worker, make_zip, content
     assert worker.upload("user", make_zip(("lost", content))) == [1, 3]
 
 
+@pytest.mark.parametrize("content", [b"small", bytes(2 * MIB)], ids=["small", "large"])
+@pytest.mark.parametrize("how", ["a changed bit", "cut short", "longer"])
+def test_a_blob_with_other_bytes_is_a_lost_one(worker, make_zip, content, how, caplog):
+    worker.upload("user", make_zip(("kept", b"1"), ("spoilt", content)))
+    spoilt = {
+        "a changed bit": content[:-1] + bytes([content[-1] ^ 1]),
+        "cut short": content[:-1],
+        "longer": content + b"x",
+    }[how]
+    worker.objects.put(blob_key(content), spoilt)
+    with pytest.raises(FileMissing, match=f"'spoilt'.*{blob_key(content)}.*is lost or damaged"):
+        worker.download("user", ["kept", "spoilt"])
+    assert f"{blob_key(content)} is not what was uploaded" in caplog.text
+    assert names(worker) == ["kept"]
+    assert worker.store.head(DATABASE).stamps == {"usn": 2, "count": 1, "bytes": 1}
+    # A device sends it again, and everyone gets it.
+    assert worker.upload("user", make_zip(("spoilt", content))) == [1, 3]
+    assert unzipped(worker.download("user", ["spoilt"])) == [("spoilt", content)]
+
+
+@pytest.mark.parametrize("content", [b"small", bytes(2 * MIB)], ids=["small", "large"])
+def test_a_read_that_goes_wrong_once_loses_nothing(worker, make_zip, content, monkeypatch):
+    worker.upload("user", make_zip(("a", content)))
+    objects, key, wrong = worker.objects, blob_key(content), [content[:-1] + b"?"]
+    read_many, stream = objects.read_many, objects.stream
+
+    def wrong_once(keys):
+        return [wrong.pop()] if wrong and key in keys else read_many(keys)
+
+    monkeypatch.setattr(objects, "read_many", wrong_once)
+    monkeypatch.setattr(objects, "stream", lambda k: iter([wrong.pop()]) if wrong and k == key else stream(k))
+    assert unzipped(worker.download("user", ["a"])) == [("a", content)]
+    assert not wrong
+
+
+def test_a_damaged_blob_that_is_uploaded_anew_meanwhile_is_not_removed(make_worker, clock, make_zip):
+    class UploadedMeanwhile(MemoryObjectStore):
+        def delete_old(self, keys, before_ms):
+            clock.now_ms += 1
+            self.put(blob_key(b"x"), b"x")
+            return super().delete_old(keys, before_ms)
+
+    objects = UploadedMeanwhile(clock)
+    worker = make_worker(objects=objects)
+    worker.upload("user", make_zip(("a", b"x")))
+    objects.put(blob_key(b"x"), b"y")
+    with pytest.raises(FileMissing):
+        worker.download("user", ["a"])
+    assert objects.read(blob_key(b"x")) == b"x"
+
+
 def test_a_crash_between_blobs_and_commit_leaves_everything_as_it_was(make_worker, make_zip, monkeypatch):
     worker = make_worker()
     worker.upload("user", make_zip(("a", b"old"), ("b", b"2")))
@@ -201,26 +253,35 @@ def test_an_upload_that_is_overtaken_again_and_again_gives_up(worker, make_zip, 
     assert names(worker) == ["a"]
 
 
-def test_many_uploads_at_once_from_two_workers_lose_nothing(make_worker, make_zip):
-    failures = []
-
+def test_many_uploads_at_once_from_two_workers_all_succeed(make_worker, make_zip):
     def upload(worker, prefix):
         for number in range(10):
-            try:
-                worker.upload("user", make_zip((f"{prefix}{number}", b"%d" % number)))
-            except Conflict:
-                failures.append(f"{prefix}{number}")
+            worker.upload("user", make_zip((f"{prefix}{number}", b"%d" % number)))
 
     workers = {"a": make_worker(), "b": make_worker()}
-    threads = [threading.Thread(target=upload, args=(worker, prefix)) for prefix, worker in workers.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    expected = {f"{prefix}{number}" for prefix in workers for number in range(10)} - set(failures)
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(upload, worker, prefix) for prefix, worker in workers.items()]
+    for one in done:
+        one.result()
     for worker in workers.values():
-        assert set(names(worker)) == expected
-        assert worker.call("user", "begin", {"v": "x"})["usn"] == len(expected)
+        assert set(names(worker)) == {f"{prefix}{number}" for prefix in workers for number in range(10)}
+        assert worker.call("user", "begin", {"v": "x"})["usn"] == 20
+
+
+def test_an_upload_that_is_overtaken_many_times_waits_and_succeeds(worker, make_zip, monkeypatch):
+    worker.upload("user", make_zip(("a", b"1")))
+    commit, left, put = worker.store.commit, [HeadMoved] * 12, []
+
+    def overtaken(*arguments, **options):
+        put.append(options["beside"])
+        if left:
+            raise left.pop()
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(worker.store, "commit", overtaken)
+    assert worker.upload("user", make_zip(("b", b"2"))) == [1, 2]
+    assert 0 < worker.waited_s < 20
+    assert [len(objects) for objects in put] == [1] + [0] * 12  # what the first try has put is not put again
 
 
 def test_users_do_not_see_each_others_files(worker, make_zip):

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.errors import UnknownMethod
+from app.sync.admission import Admitted
 from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind
 from tests.app.sync.scripts import body_of
 from tests.app.sync.workers import COLLECTION, USER
@@ -62,4 +63,4 @@ def test_meta_reads_two_records_and_no_object(world):
 def test_an_unknown_method_is_told_which_there_are(world):
     """In the text of the error."""
     with pytest.raises(UnknownMethod, match="applyChunk"):
-        world.worker().service.call(USER, "nonsense", "s", 11, b"{}")
+        world.worker().service.call(Admitted(USER), "nonsense", "s", 11, b"{}")

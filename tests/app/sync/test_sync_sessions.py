@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from app.sync import chunks
-from storage.database import checkout
 from tests.app.sync.scripts import USN, body_of
-from tests.app.sync.workers import World
+from tests.app.sync.workers import COLLECTION
+from tests.support.faults import Faults
 
 META = {"v": 11, "cv": "x"}
 
@@ -35,32 +36,22 @@ def test_a_whole_sync_is_committed_by_finish(world, base):
     assert [row for row in world.committed()["tags"] if row[0] == "seed1"] != []
 
 
-def test_a_start_that_takes_long_is_begun_anew_in_a_thread(world, base, tmp_path, codec, monkeypatch):
-    """Whatever was done before it was stopped, the sync ends as if it had not been."""
-    hops = []
-
-    def offload(function):
-        hops.append(function)
-        return function()
-
-    outcomes = []
-    for steps in (checkout._BRIEF_STEPS, 1):
-        monkeypatch.setattr(checkout, "_BRIEF_STEPS", steps)
-        folder = tmp_path / f"{steps}"
-        folder.mkdir()
-        world = World(folder, codec, base)
-        worker = world.worker(offload=offload)
-        run(worker, base.script(1)[:1], "first, which lays the file out")
-        worker.ask("abort", skey="first, which lays the file out")
-        hops.clear()
-        script = base.script(1)
-        answers = run(worker, script[:1])
-        assert len(hops) == (steps == 1)
-        answers += run(worker, script[1:])
-        worker.ask("finish")
-        outcomes.append((answers, world.committed(), world.head().stamps))
-        world.close()
-    assert outcomes[0] == outcomes[1]
+def test_a_device_that_is_up_to_date_opens_the_database_once(world, base):
+    """The usual sync: nothing is new for the client, and it brings reviews."""
+    faults = Faults()
+    worker = world.worker(faults)
+    run(worker, [("start", {"minUsn": 0, "lnewer": True})])
+    worker.ask("finish")
+    start, *rest = base.script(1, client_usn=USN + 1)
+    opened = []
+    checkout = worker.store.checkout
+    worker.service._sessions.store.checkout = lambda *args: opened.append(args) or checkout(*args)
+    if not start[1]["lnewer"]:
+        rest = [request for request in rest if request[0] != "applyChanges"]
+    run(worker, [start, *rest[:-1]])
+    assert opened == []
+    worker.ask("finish")
+    assert len(opened) == 1
 
 
 def test_a_new_user_can_sync_without_an_upload(empty_world):
@@ -122,10 +113,99 @@ def test_a_note_without_its_notetype_ends_the_sync(world, base):
     run(worker, base.script(4)[:-1])
     note, card = base.new_note(99)
     note[2] = 12345
-    assert worker.do(("applyChunk", {"chunk": {"notes": [note], "cards": [card]}})) == (400, b"")
+    assert worker.ask("applyChunk", {"chunk": {"notes": [note], "cards": [card]}}) is None
+    assert worker.do(("sanityCheck2", {"client": base.counts()})) == (400, b"")
     assert world.head().session is None
     assert worker.do(("finish", {})) == (409, b"")
     assert world.committed() == before
+
+
+def test_a_sync_without_a_sanity_check_is_merged_by_finish(world, base):
+    """And a message that cannot be applied is refused there."""
+    worker = world.worker()
+    run(worker, base.script(4)[:-1])
+    assert world.head().session.prepared is None
+    worker.ask("finish")
+    assert ("seed4" in {row[0] for row in world.committed()["tags"]}) is True
+    run(worker, base.script(5, client_usn=USN)[:-1])
+    note, card = base.new_note(99)
+    note[2] = 12345
+    worker.ask("applyChunk", {"chunk": {"notes": [note], "cards": [card]}})
+    assert worker.do(("finish", {})) == (400, b"")
+    assert worker.do(("finish", {})) == (409, b"")
+
+
+def test_old_clients_send_their_deletions_with_the_start(world, base):
+    """They are told of ours, and theirs are merged and not sent back."""
+    worker = world.worker()
+    gone = base.cards[1][0]
+    graves = {"cards": [str(gone)], "notes": [], "decks": []}
+    answer = worker.ask("start", {"minUsn": 0, "lnewer": True, "graves": graves})
+    assert answer == {"cards": [124], "decks": [125], "notes": [123]}
+    rows = worker.ask("chunk")["cards"]
+    assert gone not in {row[0] for row in rows}
+    worker.ask("finish")
+    assert gone not in {row[0] for row in world.committed()["cards"]}
+
+
+def test_what_the_client_has_just_deleted_is_not_sent_back(world, base):
+    """Rows of every kind that can be deleted."""
+    worker = world.worker()
+    card, note, deck = base.cards[3][0], base.notes[5][0], base.decks[-1]["id"]
+    run(worker, [("start", {"minUsn": 0, "lnewer": True})])
+    worker.ask("applyGraves", {"chunk": {"cards": [card], "notes": [note], "decks": [deck]}})
+    changes = worker.ask("applyChanges", {"changes": {"models": [], "decks": [[], []], "tags": []}})
+    assert deck not in {one["id"] for one in changes["decks"][0]}
+    assert len(changes["decks"][0]) == len(base.decks) - 1
+    rows = worker.ask("chunk")
+    assert card not in {row[0] for row in rows["cards"]}
+    assert note not in {row[0] for row in rows["notes"]}
+
+
+def test_a_repeated_sanity_check_gets_the_same_answer(world, base):
+    """Its reply may have been lost; nothing is merged twice."""
+    worker = world.worker()
+    *script, check = base.script(5)
+    run(worker, script)
+    answer = worker.do(check)
+    prepared = world.head().session.prepared
+    assert worker.do(check) == world.worker().do(check) == answer
+    assert world.head().session.prepared == prepared
+    worker.ask("finish")
+
+
+def test_rows_that_come_after_the_sanity_check_are_checked_anew(world, base):
+    """The prepared commit lacks them."""
+    worker = world.worker()
+    *script, check = base.script(5)
+    run(worker, [*script, check])
+    note, card = base.new_note(77)
+    worker.ask("applyChunk", {"chunk": {"notes": [note], "cards": [card]}})
+    assert world.head().session.prepared is None
+    worker.ask("finish")
+    assert note[0] in {row[0] for row in world.committed()["notes"]}
+
+
+def test_a_head_without_the_highest_usn_is_read_the_slow_way(world, base):
+    """As records of version 0.1 are."""
+    head = world.head()
+    stamps = {name: value for name, value in head.stamps.items() if name != "newest"}
+    world.heads._change(COLLECTION, lambda _: replace(head, stamps=stamps))
+    worker = world.worker()
+    run(worker, base.script(1))
+    worker.ask("finish")
+    assert world.head().stamps["newest"] == USN
+
+
+def test_a_client_that_knows_nothing_is_sent_everything(world, base):
+    """Whatever USN it claims."""
+    worker = world.worker()
+    for usn in (0, -5):
+        run(worker, [("start", {"minUsn": usn, "lnewer": True})])
+        answer = worker.ask("chunk")
+        assert len(answer["cards"]) == len(base.cards)
+    run(worker, [("start", {"minUsn": USN + 1, "lnewer": True})])
+    assert worker.ask("chunk") == {"done": True}
 
 
 def test_a_failed_sanity_check_ends_the_sync_and_leaves_the_usn(world, base):
@@ -219,21 +299,19 @@ def test_meta_leaves_a_running_sync_alone(world, base):
 
 def test_a_collection_over_the_limit_claims_another_schema(world):
     """Which forces its clients to a one-way sync."""
-    from app.sync.service import SyncLimits  # noqa: PLC0415 - wanted here alone
-
-    worker = world.worker(limits=SyncLimits(collection_bytes=1000))
+    worker = world.worker(collection_bytes=1000)
     assert worker.ask("meta", META)["scm"] == world.clock.now_ms
 
 
-def test_chunks_give_each_row_once_and_then_done_for_ever(world, base, monkeypatch):
-    """A batch of 250 rows at a time, one of each kind in turn."""
+def test_chunks_give_each_row_once_and_the_last_one_again_if_asked(world, base, monkeypatch):
+    """A batch of 250 rows at a time, one of each kind in turn. That the last was given is not noted."""
     monkeypatch.setattr(chunks, "CHUNK_BATCHES", 1)
     worker = world.worker()
     run(worker, base.script(1)[:1])
-    answers = [worker.ask("chunk") for _ in range(5)]
-    assert [answer["done"] for answer in answers] == [False, True, True, True, True]
-    assert answers[2] == {"done": True}
-    ids = [row[0] for answer in answers for row in answer.get("cards", [])]
+    answers = [worker.ask("chunk") for _ in range(3)]
+    assert [answer["done"] for answer in answers] == [False, True, True]
+    assert answers[1] == answers[2]
+    ids = [row[0] for answer in answers[:2] for row in answer.get("cards", [])]
     assert sorted(ids) == [row[0] for row in base.cards if row[5] >= 3]
 
 
@@ -242,12 +320,15 @@ def test_a_chunk_holds_several_batches(world, base):
     answers = {}
     for most in (1, 4):
         worker = world.worker()
-        run(worker, [("start", {"minUsn": 0, "lnewer": True})])
+        skey = f"{most} batches"
+        run(worker, [("start", {"minUsn": 0, "lnewer": True})], skey)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(chunks, "CHUNK_BATCHES", most)
-            answers[most] = [worker.ask("chunk") for _ in range(4)]
-    assert [answer["done"] for answer in answers[1]] == [False, False, True, True]
-    assert [answer["done"] for answer in answers[4]] == [True] * 4
+            answers[most] = [worker.ask("chunk", skey=skey)]
+            while not answers[most][-1]["done"]:
+                answers[most].append(worker.ask("chunk", skey=skey))
+    assert [answer["done"] for answer in answers[1]] == [False, False, True]
+    assert [answer["done"] for answer in answers[4]] == [True]
     for kind in ("revlog", "cards", "notes"):
         batches = [row for answer in answers[1] for row in answer.get(kind, [])]
         assert answers[4][0][kind] == batches
@@ -259,14 +340,3 @@ def test_a_chunk_of_long_notes_stops_early(world, base, monkeypatch):
     worker = world.worker()
     run(worker, [("start", {"minUsn": 0, "lnewer": True})])
     assert [worker.ask("chunk")["done"] for _ in range(3)] == [False, False, True]
-
-
-def test_idle_syncs_are_let_go_and_come_back_by_replay(world, base):
-    """A client that vanished must not hold a copy for ever."""
-    worker = world.worker()
-    script = base.script(14)
-    run(worker, script[:4])
-    world.clock.now_ms += 16 * 60 * 1000
-    assert worker.post("start", body_of({"minUsn": 0, "lnewer": True}), user="other")[0] == 200
-    run(worker, script[4:])
-    assert worker.do(("finish", {}))[0] == 200

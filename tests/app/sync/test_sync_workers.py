@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 from msgspec.structs import replace
 
-from app.sync import journal
-from app.sync.state import SyncState
+from app.sync import chunks, journal
+from app.sync.merge import Merge
 from storage.collection.collection import Collection
-from storage.errors import NotFound
-from tests.app.sync.scripts import open_file
+from storage.database.limits import Limits
 from tests.app.sync.workers import COLLECTION, World
 from tests.support.faults import Faults
 
@@ -68,7 +68,7 @@ def always_new(world):
 
 
 def test_two_workers_in_turn_answer_as_one_does(new_world, base):
-    """Every request finds the other worker's work in the journal."""
+    """Every request finds the other worker's work in the record."""
     for seed in range(5):
         script = base.script(seed)
         world = new_world()
@@ -76,28 +76,28 @@ def test_two_workers_in_turn_answer_as_one_does(new_world, base):
 
 
 def test_workers_at_random_answer_as_one_does(new_world, base):
-    """Some requests find their sync at hand, but behind."""
+    """Some of them know an older record of the sync."""
     for seed in range(10, 20):
         script = base.script(seed)
         world = new_world()
         assert (serve(at_random(world, seed), script), world.committed()) == expected(new_world, script)
 
 
-def test_a_request_is_replayed_once_by_each_worker_that_serves_its_sync(new_world, base, monkeypatch):
-    """Whatever the number of requests: a worker replays what it has missed, and not the whole journal.
-
-    Each worker finds out once that it does not serve the sync alone, and begins anew then.
-    """
-    replayed = []
-    take_step = journal.take_step
-    monkeypatch.setattr(journal, "take_step", lambda *step: (replayed.append(step[0]), take_step(*step))[1])
-    chunk = ("applyChunk", {"chunk": {"done": False}})
-    start, *rest = base.script(3)
-    script = [start, *[chunk] * 30, *rest]
-    world = new_world()
-    answers = serve(alternating(world), script)
-    assert [status for status, _ in answers] == [200] * len(answers)
-    assert len(script) / 2 < len(replayed) <= len(script) + 4
+def test_a_sync_is_merged_once_whatever_number_of_workers_serves_it(new_world, base, monkeypatch):
+    """Each message is applied by one of them, once."""
+    applied = []
+    apply = Merge._apply
+    monkeypatch.setattr(Merge, "_apply", lambda self, *args: (applied.append(args[0]), apply(self, *args))[1])
+    chunk = ("applyChunk", {"chunk": {"done": False, "revlog": []}})
+    for workers in (alternating, always_new):
+        start, *rest = base.script(3)
+        script = [start, *rest[:-1], chunk, rest[-1]]
+        world = new_world()
+        serve(workers(world), script)
+        assert world.head().version == 2
+        brought = [method for method, _ in script if method.startswith("apply")]
+        assert [entry.method for entry in applied] == brought
+        applied.clear()
 
 
 def test_a_worker_killed_between_any_two_requests_is_not_missed(new_world, base):
@@ -108,7 +108,7 @@ def test_a_worker_killed_between_any_two_requests_is_not_missed(new_world, base)
 
 
 def test_workers_at_random_serve_several_syncs_one_after_the_other(new_world, base):
-    """Idle copies of one version must not be taken for another's."""
+    """Copies of one version must not be taken for another's."""
     world, single = new_world(), new_world()
     workers, alone = at_random(world, 5), single.worker()
     for seed in range(30, 34):
@@ -133,42 +133,6 @@ def test_a_start_on_another_worker_takes_the_sync_over(new_world, base):
         assert first.do(request, "theirs")[0] == 200
 
 
-def test_a_journal_cut_anywhere_replays_to_the_same_state(new_world, base, codec, tmp_path):
-    """The answers are those given at first; what they leave in the tables is too."""
-    world = new_world()
-    worker = world.worker()
-    script = base.script(50)
-    states = []
-    for request in script[:-1]:
-        assert worker.do(request)[0] == 200
-        states.append(_contents(_live(worker).state.collection))
-    session = world.head().session
-    entries = [(entry, worker.store.read_body(COLLECTION, entry)) for entry in session.journal]
-    for length, contents in enumerate(states, 1):
-        connection = open_file(base.path)
-        connection.execute("BEGIN")
-        collection = Collection(connection, codec, base.stamps)
-        journal.replay(entries[:length], SyncState(collection))
-        assert _contents(collection) == contents
-        connection.execute("ROLLBACK")
-        connection.close()
-
-
-def test_a_replay_that_answers_otherwise_ends_the_sync(new_world, base, caplog):
-    """It is a bug, or two revisions of the server: nothing may be committed then."""
-    world = new_world()
-    script = base.script(51)
-    for request in script[:-1]:
-        assert world.worker().do(request)[0] == 200
-    session = world.head().session
-    spoilt = replace(session.journal[1], answer_digest=b"x" * 16)
-    _rewrite(world, session, (session.journal[0], spoilt, *session.journal[2:]))
-    assert world.worker().do(FINISH) == (409, b"")
-    assert world.head().session is None
-    assert world.head().version == 1
-    assert "replay differs" in caplog.text
-
-
 def test_another_revision_of_the_merge_is_not_mixed_in(new_world, base):
     """During a rolling update the client starts anew."""
     world = new_world()
@@ -179,23 +143,24 @@ def test_another_revision_of_the_merge_is_not_mixed_in(new_world, base):
 
 def test_a_store_that_is_away_before_the_append_leaves_the_sync_as_it_was(new_world, base):
     """The client that tries again is served, by this worker or another."""
-    _try_again(new_world, base, "append", landed=False)
+    _try_again(new_world, base, landed=False)
 
 
 def test_a_lost_reply_of_the_append_is_made_good(new_world, base):
-    """The request is in the journal: asked again it is not done twice."""
-    _try_again(new_world, base, "append", landed=True)
+    """The request is in the journal: asked again it is not applied twice."""
+    _try_again(new_world, base, landed=True)
 
 
-def _try_again(new_world, base, method, *, landed):
+def _try_again(new_world, base, *, landed):
     script = [request for request in base.script(60) if request[0] != "chunk"]
     answers, stored = expected(new_world, script)
-    for number in range(1, len(script) - 1):
+    for number in range(1, len(script)):
         world, faults = new_world(), Faults()
         worker, other = world.worker(faults), world.worker()
         for request in script[:number]:
             assert worker.do(request)[0] == 200
-        faults.fail_next(method, landed=landed)
+        is_check = script[number][0] == "sanityCheck2"
+        faults.fail_next("update_session" if is_check else "append", landed=landed)
         assert worker.do(script[number])[0] == 503
         again = other if number % 2 else worker
         assert [again.do(request) for request in [*script[number:], FINISH]] == answers[number:]
@@ -254,25 +219,23 @@ def test_any_single_failing_call_of_a_store_loses_no_answered_request(new_world,
             return
 
 
-def test_a_sync_that_two_workers_serve_at_once_goes_on(new_world, base):
-    """A worker that finds itself behind catches up, also when it happens amid a request."""
+def test_a_chunk_that_another_worker_gives_at_the_same_time_is_given_once(new_world, base, monkeypatch):
+    """Where the sync is in our rows is written under the condition that nothing came between."""
+    monkeypatch.setattr(chunks, "CHUNK_BATCHES", 1)
     world, faults = new_world(), Faults()
     worker, other = world.worker(faults), world.worker()
-    script = base.script(64)
-    for request in script[:2]:
-        assert worker.do(request)[0] == 200
-    between = iter([("chunk", {})])
+    assert worker.do(("start", {"minUsn": 0, "lnewer": True}))[0] == 200
+    between, others = iter([("chunk", {})]), []
 
     def overtake(call):
-        if call.method == "append":
-            for request in between:
-                assert other.do(request)[0] == 200
+        if call.method == "update_session":
+            others.extend(other.do(request) for request in between)
 
     faults.watch = overtake
-    assert worker.do(("chunk", {}))[0] == 200
-    assert world.head().session.seq == 4
-    for request in [*script[2:], FINISH]:
-        assert worker.do(request)[0] == 200
+    rows = [json.loads(worker.do(("chunk", {}))[1]), json.loads(others[0][1])]
+    rows.append(json.loads(other.do(("chunk", {}))[1]))
+    ids = [row[0] for answer in rows for row in answer["cards"]]
+    assert sorted(ids) == sorted(card[0] for card in base.cards)
 
 
 def test_the_sanity_check_is_not_answered_from_a_copy_that_is_behind(new_world, base):
@@ -306,58 +269,30 @@ def test_two_workers_that_begin_a_new_users_collection_agree_on_one(empty_world)
     assert empty_world.head().version == 3
 
 
-def test_a_step_that_fails_by_a_fault_of_ours_is_not_journalled(new_world, base, monkeypatch):
-    """The sync goes on from the request before."""
+def test_a_merge_that_fails_by_a_fault_of_ours_can_be_tried_again(new_world, base, monkeypatch):
+    """The journal still has the whole sync."""
     script = base.script(66)
     answers, stored = expected(new_world, script)
     world = new_world()
     worker = world.worker()
-    assert [worker.do(request) for request in script[:2]] == answers[:2]
+    *rows, check = script
+    assert [worker.do(request) for request in rows] == answers[: len(rows)]
     with monkeypatch.context() as patch:
-        patch.setattr(Collection, "apply_changes", lambda *_: 1 / 0)
-        changes = next(request for request in script if request[0] == "applyChanges")
+        patch.setattr(Collection, "apply_changes", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            worker.do(changes)
-    assert [worker.do(request) for request in [*script[2:], FINISH]] == answers[2:]
+            worker.do(check)
+    assert [worker.do(request) for request in [check, FINISH]] == answers[len(rows) :]
     assert world.committed() == stored
 
 
-def test_a_sync_whose_journal_lost_a_body_is_a_conflict(new_world, base, monkeypatch):
+def test_a_sync_whose_journal_lost_a_body_is_a_conflict(new_world, base):
     """It was ended and swept while this worker read it."""
-    world, faults = new_world(), Faults()
-    for request in base.script(67)[:2]:
-        assert world.worker().do(request)[0] == 200
-    worker = world.worker(faults)
-    monkeypatch.setattr(worker.store, "read_body", _raise_not_found)
-    assert worker.do(FINISH) == (409, b"")
-
-
-def _raise_not_found(*_):
-    raise NotFound("a body")
-
-
-def _live(worker):
-    slot = next(iter(worker.service._slots._slots.values()))
-    return slot.live
-
-
-def _contents(collection):
-    connection = collection._connection
-    tables = (
-        "cards",
-        "notes",
-        "revlog",
-        "graves",
-        "decks",
-        "deck_config",
-        "config",
-        "tags",
-        "notetypes",
-        "col",
-    )
-    return {
-        table: sorted(connection.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables
-    }
+    world = new_world()
+    small = Limits(journal_inline_bytes=10)
+    for request in base.script(67)[:-1]:
+        assert world.worker(limits=small).do(request)[0] == 200
+    world.objects.delete([stat.key for stat in world.objects.list("v1/") if "/j/" in stat.key])
+    assert world.worker().do(FINISH) == (409, b"")
 
 
 def _rewrite(world, session, entries=None, revision=None):
@@ -368,8 +303,8 @@ def _rewrite(world, session, entries=None, revision=None):
     world.heads._change(COLLECTION, lambda _: replace(head, session=session))
 
 
-def test_a_worker_that_lacks_what_another_was_told_catches_up_before_it_refuses(new_world, base):
-    """The second worker learnt of a notetype; the first one has the sync at hand, but without it."""
+def test_a_worker_that_knows_an_older_record_does_not_refuse_by_it(new_world, base):
+    """The second worker was told of a notetype; what the first one knows of the sync lacks it."""
     world = new_world()
     first, second = world.worker(), world.worker()
     notetype = base.notetype | {"id": 1_900_000_000_555, "name": "only just made"}

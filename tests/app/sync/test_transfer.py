@@ -9,7 +9,6 @@ from anki.collection import Collection as Client
 
 from app.errors import ProtocolError
 from app.sync import transfer
-from app.sync.service import SyncLimits
 from tests.app.sync.scripts import NOTES, USN, body_of, dump, open_file
 from tests.app.sync.workers import USER
 from tests.support.faults import Faults
@@ -38,7 +37,7 @@ def download(worker, version=11):
 
 
 def test_an_uploaded_collection_is_what_others_download(empty_world, base, tmp_path, spooled):
-    """But for the USN, which each download moves on."""
+    """But for USN and `mod`, which each download moves on."""
     worker, other = empty_world.worker(), empty_world.worker()
     assert worker.service.upload(USER, spooled(base.path.read_bytes())) == "OK"
     meta = other.ask("meta", META)
@@ -53,7 +52,9 @@ def test_an_uploaded_collection_is_what_others_download(empty_world, base, tmp_p
     assert path.read_bytes()[18:20] == b"\x02\x02"
     theirs, ours = dump(path), dump(base.path)
     assert {table for table in ours if ours[table] != theirs[table]} == {"col"}
-    assert worker.ask("meta", META)["usn"] == USN + 1
+    after = worker.ask("meta", META)
+    assert after["usn"] == USN + 1
+    assert after["mod"] > meta["mod"]
     assert list(worker.scratch.iterdir()) == []
 
 
@@ -102,7 +103,7 @@ def test_a_corrupt_upload_is_refused_and_everything_stays(world, base, spooled, 
 def test_an_upload_over_the_limit_is_refused(world, base, spooled):
     """With the text that clients know."""
     size = base.path.stat().st_size
-    worker = world.worker(limits=SyncLimits(collection_bytes=size))
+    worker = world.worker(collection_bytes=size)
     assert worker.service.upload(USER, spooled(base.path.read_bytes())) == "collection exceeds size limit"
     assert world.head().version == 1
 

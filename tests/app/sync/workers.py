@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app import errors
+from app.sync.admission import Admitted
 from app.sync.service import SyncService
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
@@ -68,9 +69,10 @@ class World:
         faults: Faults | None = None,
         limits: Limits | None = None,
         offload: Offload[Any] = run_here,
+        collection_bytes: int = 300 << 20,
     ) -> Worker:
         """One more process, as it were."""
-        worker = Worker(self, faults or Faults(), limits, offload)
+        worker = Worker(self, faults or Faults(), limits, offload, collection_bytes)
         self._workers.append(worker)
         return worker
 
@@ -99,7 +101,14 @@ class World:
 class Worker:
     """One SyncService; `post` answers as the server would."""
 
-    def __init__(self, world: World, faults: Faults, limits: Limits | None, offload: Offload[Any]) -> None:
+    def __init__(
+        self,
+        world: World,
+        faults: Faults,
+        limits: Limits | None,
+        offload: Offload[Any],
+        collection_bytes: int,
+    ) -> None:
         self.faults = faults
         self.folder = world.folder / world.nonce()
         self.scratch = self.folder / "scratch"
@@ -121,12 +130,13 @@ class Worker:
             offload=offload,
             clock_ms=world.clock,
             nonce=world.nonce,
+            limit_bytes=collection_bytes,
         )
 
     def post(self, method: str, payload: bytes, skey: str = "s1", user: UserId = USER) -> tuple[int, bytes]:
         """Status and body of a request."""
         try:
-            return 200, self.service.call(user, method, skey, 11, payload)
+            return 200, self.service.call(Admitted(user), method, skey, 11, payload)
         except tuple(kind for kind, _ in STATUS) as exc:
             return next(status for kind, status in STATUS if isinstance(exc, kind)), b""
 

@@ -31,6 +31,11 @@ def test_a_clock_that_is_behind_makes_later_times_all_the_same(open_copy, base_f
     assert force_one_way(ours.db, {}, 1000)["scm"] == NOW_MS + 7
 
 
+def test_a_stamp_at_the_end_of_64_bits_is_not_passed(open_copy, base_file):
+    ours = open_copy(base_file, "UPDATE col SET scm = 9223372036854775807")
+    assert force_one_way(ours.db, {"scm": -5}, NOW_MS)["scm"] == NOW_MS
+
+
 def test_the_usn_of_the_older_state_counts_too(open_copy, base_file):
     ours = open_copy(base_file, "UPDATE col SET usn = 500")
     assert force_one_way(ours.db, {"usn": 7}, NOW_MS)["usn"] == 501

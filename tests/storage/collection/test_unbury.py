@@ -80,11 +80,11 @@ def test_a_rollover_that_is_missing_is_set(duel, open_copy, base_file, session):
 
 def test_the_second_sync_of_a_day_brings_nothing_back(open_copy, base_file):
     ours = open_copy(base_file)
-    ours.merge.unbury_if_day_rolled_over(NOW_S)
+    ours.merge.unbury(ours.merge.plan_unburying(NOW_S), NOW_S)
     ours.db.execute("UPDATE cards SET queue = -2")
-    ours.merge.unbury_if_day_rolled_over(NOW_S)
+    ours.merge.unbury(ours.merge.plan_unburying(NOW_S), NOW_S)
     assert ours.rows("SELECT DISTINCT queue FROM cards") == [(-2,)]
-    ours.merge.unbury_if_day_rolled_over(NOW_S + DAY_S)
+    ours.merge.unbury(ours.merge.plan_unburying(NOW_S + DAY_S), NOW_S + DAY_S)
     assert ours.rows("SELECT count() FROM cards WHERE queue = -2") == [(0,)]
 
 

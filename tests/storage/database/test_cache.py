@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import stat
+from pathlib import Path
 
 import apsw
 import pytest
 
 from storage.database.cache import BaseCache, WorkFolder
+from storage.database.checkout import log_path
 from storage.errors import Corrupt, Unavailable
 from tests.support.databases import DATABASE, OTHER, World, bytes_of, make_file, rows_of
 from tests.support.faults import Faults
@@ -24,7 +26,12 @@ def world(tmp_path):
 
 
 def bases(world, database=DATABASE):
-    return sorted((world.root / "local" / "bases" / database.user / database.kind.value).iterdir())
+    return sorted((world.root / "local" / "bases" / database.user / database.kind.value).glob("*.db"))
+
+
+def base_of(world):
+    (base,) = bases(world)
+    return base
 
 
 def keeping_times(path, change):
@@ -74,20 +81,159 @@ def test_a_bit_that_rots_in_a_base_never_gets_into_a_snapshot(world):
     store = world.worker(chain_deltas=0)
     world.genesis(store)
     expected = bytes_of(world.fresh())
-    keeping_times(bases(world)[0], flip)
-    head = store.head(DATABASE)
-    checkout = store.checkout(DATABASE, head)
+    checkout = store.checkout(DATABASE, store.head(DATABASE))
+    keeping_times(base_of(world), flip)
     checkout.connection.execute("CREATE TABLE other (id)")
     with pytest.raises(Corrupt):
-        store.commit(checkout, head, world.commit())
+        store.commit(checkout, store.head(DATABASE), world.commit())
     assert bytes_of(store) == expected
+
+
+def test_a_bit_that_rots_before_a_base_is_first_used_is_found_at_once(world):
+    store = world.worker()
+    world.genesis(store)
+    expected = bytes_of(world.fresh())
+    keeping_times(base_of(world), flip)
+    assert bytes_of(store) == expected
+
+
+def rot_in_free_space(path, page):
+    """A bit that SQLite does not look at, in the middle of a page of a table with few rows."""
+
+    def change(path):
+        with path.open("r+b") as file:
+            file.seek((page - 1) * 4096 + 2000)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+
+    keeping_times(path, change)
+
+
+def small_table(store):
+    """A checkout of a file with a table of one row; and the table's page."""
+    head = store.head(DATABASE)
+    checkout = store.checkout(DATABASE, head)
+    page = checkout.connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'few'").get
+    return checkout, page
+
+
+@pytest.fixture
+def few(world):
+    """A worker whose database has a table `few` of one row in its base."""
+    store = world.worker()
+    path = make_file(store.new_path(".upload"))
+    connection = apsw.Connection(str(path))
+    connection.execute("CREATE TABLE few (id INTEGER PRIMARY KEY, v); INSERT INTO few VALUES (1, 'one')")
+    connection.pragma("wal_checkpoint(TRUNCATE)")
+    connection.close()
+    world.genesis_from(store, path)
+    return store
+
+
+def test_a_commit_on_a_page_that_rotted_in_the_base_is_refused_and_the_next_one_succeeds(world, few):
+    expected = bytes_of(world.fresh())
+    checkout, page = small_table(few)
+    rot_in_free_space(base_of(world), page)
+    checkout.begin()
+    checkout.connection.execute("UPDATE few SET v = 'two'")
+    with pytest.raises(Corrupt):
+        few.commit(checkout, few.head(DATABASE), world.commit())
+    assert bytes_of(few) == bytes_of(world.fresh()) == expected
+    world.change(few, "UPDATE few SET v = 'two'")
+    assert few.doctor(DATABASE).faults == ()
+    assert bytes_of(few) == bytes_of(world.fresh())
+
+
+def test_a_commit_on_a_page_that_rotted_in_the_log_is_refused_and_the_next_one_succeeds(world, few):
+    world.change(few, "UPDATE few SET v = 'two'")
+    expected = bytes_of(world.fresh())
+    checkout, page = small_table(few)
+    checkout.begin()
+    checkout.connection.execute("UPDATE few SET v = 'three'")
+    with log_path(checkout.path).open("r+b") as file:
+        file.seek(checkout.layout.in_log[page] + 2000)
+        file.write(b"rot")
+    with pytest.raises(Corrupt):
+        few.commit(checkout, few.head(DATABASE), world.commit())
+    assert bytes_of(few) == bytes_of(world.fresh()) == expected
+
+
+def test_a_page_of_a_laid_delta_that_rots_in_the_log_does_not_become_part_of_a_commit(world, few):
+    world.change(world.fresh(), "UPDATE few SET v = 'two'")
+    expected = bytes_of(world.fresh())
+    checkout, page = small_table(few)
+    checkout.begin()
+    checkout.connection.execute("UPDATE few SET v = 'three'")
+    with log_path(checkout.path).open("r+b") as file:
+        file.seek(checkout.layout.in_log[page] + 2000)
+        file.write(b"rot")
+    with pytest.raises(Corrupt):
+        few.commit(checkout, few.head(DATABASE), world.commit())
+    assert bytes_of(few) == expected
+
+
+def test_a_delta_that_is_laid_over_a_rotten_page_makes_the_base_be_fetched_again(world, few):
+    checkout, page = small_table(few)
+    few.release(checkout)
+    world.change(world.fresh(), "UPDATE few SET v = 'two'")
+    rot_in_free_space(base_of(world), page)
+    assert bytes_of(few) == bytes_of(world.fresh())
+
+
+def test_a_download_of_a_rotten_copy_ends_with_an_error_and_the_next_one_is_whole(world, few):
+    expected = bytes_of(world.fresh())
+    checkout, page = small_table(few)
+    rot_in_free_space(base_of(world), page)
+    with pytest.raises(Corrupt):
+        b"".join(checkout.reader().blocks())
+    few.release(checkout)
+    assert bytes_of(few) == expected
+
+
+def test_hashes_that_rot_themselves_cost_a_fetch_and_nothing_else(world, few):
+    expected = bytes_of(world.fresh())
+    few.release(small_table(few)[0])
+    sums = base_of(world).with_name(base_of(world).name + "-sums")
+    sums.write_bytes(bytes(sums.stat().st_size))
+    other = world.worker()
+    with pytest.raises(Corrupt):
+        bytes_of(other)
+    assert bytes_of(other) == expected
+
+
+@pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP", "EIO", "EACCES", "ENOSYS", "EINVAL", "EMLINK"])
+def test_a_file_system_without_hard_links_gets_copies(world, monkeypatch, name):
+    def no_links(self, target):
+        raise OSError(getattr(errno, name), "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    store = world.worker()
+    world.genesis(store)
+    world.change(store, "DELETE FROM t WHERE id = 1")
+    assert bytes_of(store) == bytes_of(world.fresh())
+
+
+def test_a_base_that_is_evicted_as_soon_as_it_is_published_is_no_damage(world, monkeypatch):
+    world.genesis(world.worker())
+    expected = bytes_of(world.worker("other"))
+    fresh = world.fresh()
+    publish = fresh._bases.publish
+
+    def evicted(*args):
+        base = publish(*args)
+        base.path.unlink()
+        return base
+
+    monkeypatch.setattr(fresh._bases, "publish", evicted)
+    assert bytes_of(fresh) == expected
 
 
 def test_a_copy_that_sqlite_finds_malformed_is_not_used_again(world):
     store = world.worker()
     world.genesis(store)
-    keeping_times(bases(world)[0], flip)
     checkout = store.checkout(DATABASE, store.head(DATABASE))
+    keeping_times(base_of(world), flip)
     with pytest.raises(apsw.CorruptError):
         checkout.connection.execute("UPDATE t SET v = zeroblob(700) WHERE id > 300")
     store.distrust(checkout)
@@ -191,7 +337,7 @@ def test_a_lost_log_stops_the_commit(world):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-@pytest.mark.parametrize("place", ["BaseCache.publish", "BaseCache.link"])
+@pytest.mark.parametrize("place", ["BaseCache.publish", "BaseCache.open_linked"])
 def test_a_full_or_read_only_disk_is_unavailable(world, monkeypatch, code, place):
     world.genesis(world.worker("other"))
     store = world.worker()
@@ -222,7 +368,7 @@ def test_the_least_recently_used_bases_are_evicted(world):
     world.genesis(world.worker())
     size = bases(world)[0].stat().st_size
     bases(world)[0].unlink()
-    store = world.worker(base_bytes=size * 7 // 2, idle_copies=0)
+    store = world.worker(base_bytes=size * 7 // 2, open_copies=0)
     users = [type(DATABASE)(f"user{n}", DATABASE.kind) for n in range(5)]
     for user in users[:3]:
         world.genesis(store, user)
@@ -258,26 +404,6 @@ def test_what_a_dead_process_left_is_removed_and_the_living_stay(tmp_path):
     other.close()
 
 
-def test_idle_copies_are_bounded(world):
-    store = world.worker(idle_copies=2)
-    users = [type(DATABASE)(f"user{n}", DATABASE.kind) for n in range(4)]
-    for user in users:
-        world.genesis(store, user, rows=5)
-        rows_of(store, user)
-    work = next(path for path in (world.root / "local" / "work").iterdir() if path.is_dir())
-    assert len(list(work.glob("*.db"))) == 2
-
-
-def test_idle_logs_are_bounded_in_bytes(world):
-    store = world.worker(idle_wal_bytes=250_000)
-    for user in (DATABASE, OTHER):
-        world.genesis(store, user)
-        world.change(store, "DELETE FROM t WHERE id % 90 = 5", user)
-        assert 125_000 < store._idle._wal_bytes < 250_000
-    work = next(path for path in (world.root / "local" / "work").iterdir() if path.is_dir())
-    assert len(list(work.glob("*.db"))) == 1
-
-
 def test_an_upload_from_another_disk_is_copied(world, monkeypatch):
     path = make_file(world.root / "upload.db")
     store, replace = world.worker(), type(path).replace
@@ -292,3 +418,18 @@ def test_an_upload_from_another_disk_is_copied(world, monkeypatch):
     monkeypatch.undo()
     assert bases(world)[0].read_bytes() == path.read_bytes()
     assert len(rows_of(store)) == 2000
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start_whatever_the_clock_says(tmp_path):
+    alive = WorkFolder(tmp_path / "spool", "alive")
+    (alive.path / "upload").touch()
+    killed = tmp_path / "spool" / "1-killed"
+    (killed / "zip-abc").mkdir(parents=True)
+    for path in (tmp_path / "spool" / "of an older version", killed / "zip-abc" / "0", killed / "alive"):
+        path.touch()
+    for path in (tmp_path / "spool").rglob("*"):
+        os.utime(path, (4_000_000_000, 4_000_000_000))
+    WorkFolder(tmp_path / "spool", "next").close()
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [alive.path.name, "lock"]
+    assert (alive.path / "upload").exists()
+    alive.close()

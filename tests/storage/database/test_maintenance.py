@@ -238,7 +238,7 @@ def test_sweep_deletes_what_a_failed_commit_left_once_its_token_is_past(world):
     orphan = {key for key in keys(world) if "/d/" in key}
     assert len(orphan) == 1
     assert store.sweep(DATABASE).deleted == 0
-    store.open_session(DATABASE, new_session("next"))
+    store.sessions.open(DATABASE, new_session("next"))
     assert store.sweep(DATABASE).deleted == 1
     assert not orphan & keys(world)
 
@@ -256,11 +256,11 @@ def test_sweep_spares_the_young(world):
 def test_sweep_spares_the_running_journal_and_takes_the_one_before(world):
     store = world.worker(sweep_grace_ms=0)
     for name in ("first", "second"):
-        head = store.open_session(DATABASE, new_session(name))
-        store.append(DATABASE, head.token, name, 1, entry("applyChunk", b"x" * 20_000))
+        store.sessions.open(DATABASE, new_session(name))
+        store.sessions.append(DATABASE, name, entry("applyChunk", b"x" * 20_000))
     assert store.sweep(DATABASE).deleted == 1
-    journal = store.head(DATABASE).session.journal
-    assert store.read_body(DATABASE, journal[1]) == b"x" * 20_000
+    session = store.head(DATABASE).session
+    assert [body for _, body in store.sessions.read_journal(session)][1] == b"x" * 20_000
 
 
 def test_sweep_leaves_names_it_does_not_know_and_other_users(world):
@@ -297,7 +297,7 @@ def test_a_checkout_planned_before_compaction_and_sweep_plans_again(world):
     world.genesis(store)
     planned = deltas(world, store, 3)
     store.compact(DATABASE)
-    store.open_session(DATABASE, new_session("bump"))
+    store.sessions.open(DATABASE, new_session("bump"))
     assert store.sweep(DATABASE).deleted > 0
     checkout = world.fresh().checkout(DATABASE, planned)
     assert checkout.version == planned.version

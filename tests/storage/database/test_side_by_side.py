@@ -23,7 +23,7 @@ from tests.support.databases import DATABASE, World, bytes_of, rows_of
 
 ROOT = Path(__file__).parents[3]
 SMALL = Limits(
-    merge_deltas=3, chain_deltas=5, snapshot_percent=300, sweep_grace_ms=0, rebase_bytes=30_000, idle_copies=2
+    merge_deltas=3, chain_deltas=5, snapshot_percent=300, sweep_grace_ms=0, rebase_bytes=30_000, open_copies=2
 )
 
 
@@ -148,7 +148,7 @@ def run_process(root: str, first: int, count: int) -> None:
         if number % 4 == 0:
             store.compact(DATABASE)
         if number % 7 == 0:
-            store.sweep(DATABASE)
+            store.sweep(DATABASE, world.now_ms)
     store.close()
 
 

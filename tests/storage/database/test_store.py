@@ -6,10 +6,19 @@ import apsw
 import msgspec
 import pytest
 
-from storage.database.checkout import TookLong
 from storage.database.limits import Limits
 from storage.database.store import DatabaseStore
-from storage.errors import Conflict, Corrupt, HeadMoved, InvalidDatabase, NotFound, SessionLost, Unavailable
+from storage.errors import (
+    Conflict,
+    Corrupt,
+    HeadMoved,
+    InvalidDatabase,
+    NotDurable,
+    NotFound,
+    SessionLost,
+    TooLarge,
+    Unavailable,
+)
 from storage.types import EMPTY_HEAD, EntryKind, run_here
 from tests.support.databases import (
     DATABASE,
@@ -91,25 +100,7 @@ def test_a_short_change_is_committed_where_the_caller_is(world):
     assert rows_of(world.fresh()) == rows_of(store)
 
 
-def test_what_is_to_be_done_briefly_is_stopped_when_it_takes_long(world):
-    store = world.worker()
-    checkout = store.checkout(DATABASE, world.genesis(store))
-    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
-    long = f"{numbers} SELECT max(i) FROM n"
-    checkout.begin()
-    checkout.connection.execute("DELETE FROM t")
-    with pytest.raises(TookLong), checkout.briefly():
-        checkout.connection.execute(long)
-    checkout.rollback()
-    for _ in range(1000):  # however often a statement ran before, a short run of it is short
-        with checkout.briefly():
-            assert checkout.connection.execute("SELECT count() FROM t WHERE id < 50").get > 0
-    assert checkout.connection.execute(long).get == 1_000_000
-    store.release(checkout)
-    assert len(rows_of(store)) == 2000
-
-
-def test_the_idle_copy_serves_the_next_sync_without_a_store_call(world):
+def test_the_shared_copy_serves_the_next_sync_without_a_store_call(world):
     faults = Faults()
     store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
     world.genesis(store)
@@ -145,8 +136,8 @@ def test_workers_of_one_host_share_the_base(world):
 def test_a_session_commits_under_its_token(world):
     store = world.worker()
     world.genesis(store)
-    head = store.open_session(DATABASE, new_session("sync"))
-    store.append(DATABASE, head.token, "sync", 1, entry("applyChunk", b"body"))
+    head = store.sessions.open(DATABASE, new_session("sync"))
+    store.sessions.append(DATABASE, "sync", entry("applyChunk", b"body"))
     checkout = store.checkout(DATABASE, head)
     checkout.begin()
     checkout.connection.execute("DELETE FROM t WHERE id = 1")
@@ -157,11 +148,11 @@ def test_a_session_commits_under_its_token(world):
 def test_an_older_session_cannot_commit(world):
     store = world.worker()
     world.genesis(store)
-    old = store.open_session(DATABASE, new_session("old"))
+    old = store.sessions.open(DATABASE, new_session("old"))
     checkout = store.checkout(DATABASE, old)
     checkout.begin()
     checkout.connection.execute("DELETE FROM t")
-    store.open_session(DATABASE, new_session("new"))
+    store.sessions.open(DATABASE, new_session("new"))
     with pytest.raises(SessionLost):
         store.commit(checkout, old, world.commit("old", ("old", 1)))
     assert not checkout.path.exists()
@@ -283,10 +274,10 @@ def test_replace_refuses_a_file_that_is_not_in_wal_mode(world, tmp_path):
 def test_replace_ends_a_running_session(world):
     store = world.worker()
     world.genesis(store)
-    session = store.open_session(DATABASE, new_session("sync"))
+    store.sessions.open(DATABASE, new_session("sync"))
     world.genesis(store, rows=5)
     with pytest.raises(SessionLost):
-        store.append(DATABASE, session.token, "sync", 1, entry("chunk", b""))
+        store.sessions.append(DATABASE, "sync", entry("chunk", b""))
     assert len(rows_of(store)) == 5
 
 
@@ -301,27 +292,65 @@ def test_an_older_version_that_was_replaced_cannot_be_checked_out(world):
         world.fresh().checkout(DATABASE, old)
 
 
+def bodies(store):
+    """The messages of the running session, in order."""
+    return [body for _, body in store.sessions.read_journal(store.head(DATABASE).session)]
+
+
 def test_large_journal_bodies_go_to_objects(world):
     store = world.worker()
-    head = store.open_session(DATABASE, new_session("sync"))
-    for seq, body in enumerate([b"a" * 9000, b"b" * 9000, b"c" * 9000, b"d"], start=1):
-        store.append(DATABASE, head.token, "sync", seq, entry("applyChunk", body))
+    store.sessions.open(DATABASE, new_session("sync"))
+    sent = [b"a" * 9000, b"b" * 100, b"c" * 8192, b"d"]
+    for body in sent:
+        store.sessions.append(DATABASE, "sync", entry("applyChunk", body))
     journal = store.head(DATABASE).session.journal
-    assert [e.key is None for e in journal] == [True, True, False, False, True]
-    other = world.fresh()
-    assert [other.read_body(DATABASE, e) for e in journal[1:]] == [
-        b"a" * 9000,
-        b"b" * 9000,
-        b"c" * 9000,
-        b"d",
-    ]
+    assert [e.key is None for e in journal] == [True, False, True, True, True]
+    assert bodies(world.fresh())[1:] == sent
 
 
-def test_a_worker_that_did_not_see_the_journal_puts_large_bodies_outside(world):
-    one, two = world.worker("one"), world.worker("two")
-    head = one.open_session(DATABASE, new_session("sync"))
-    two.append(DATABASE, head.token, "sync", 1, entry("applyChunk", b"x" * 1000))
-    assert one.head(DATABASE).session.journal[1].key is not None
+def test_a_long_journal_is_moved_to_objects_and_read_back_in_order(world):
+    """The record stays small, however many requests a sync has."""
+    store = world.worker(journal_fold_entries=4, journal_fold_bytes=1000)
+    store.sessions.open(DATABASE, new_session("sync"))
+    sent = [b"%d" % number * 300 for number in range(40)]
+    for number, body in enumerate(sent):
+        head = store.sessions.append(DATABASE, "sync", entry("applyChunk", body))
+        session = head.session
+        assert len(session.journal) <= 4, number
+        assert sum(len(e.body or b"") for e in session.journal) <= 1000
+        assert sum(e.size_bytes for e in session.journal) == sum(map(len, sent[: number + 1]))
+        assert head == store.head(DATABASE)
+    assert bodies(world.fresh())[1:] == sent
+
+
+def test_a_fold_that_another_request_overtakes_loses_nothing(world):
+    faults = Faults()
+    store = world.worker(heads=faults.heads(world.heads), journal_fold_entries=2)
+    other = world.worker("other", journal_fold_entries=100)
+    store.sessions.open(DATABASE, new_session("sync"))
+    store.sessions.append(DATABASE, "sync", entry("applyChunk", b"1"))
+    late = iter([b"3"])
+
+    def overtake(call):
+        if call.method == "update_session":
+            for body in late:
+                other.sessions.append(DATABASE, "sync", entry("applyChunk", body))
+
+    faults.watch = overtake
+    store.sessions.append(DATABASE, "sync", entry("applyChunk", b"2"))
+    assert bodies(world.fresh())[1:] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("limits", [{"journal_entries": 5}, {"journal_bytes": 599}])
+def test_a_session_that_grows_over_its_bounds_is_over(world, limits):
+    store = world.worker(**limits)
+    world.genesis(store)
+    store.sessions.open(DATABASE, new_session("sync"))
+    for _ in range(4):
+        store.sessions.append(DATABASE, "sync", entry("applyChunk", b"x" * 100))
+    with pytest.raises(TooLarge):
+        store.sessions.append(DATABASE, "sync", entry("applyChunk", b"x" * 200))
+    assert store.head(DATABASE).session is None
 
 
 def test_a_spoilt_object_is_not_believed(world):
@@ -455,8 +484,140 @@ def test_replace_refuses_a_file_that_is_not_whole(world, spoil):
 
 
 def test_a_journal_entry_without_body_and_key_is_corrupt(world):
+    store = world.worker()
+    store.sessions.open(DATABASE, new_session("sync"))
+    store.sessions.append(DATABASE, "sync", entry("chunk", None))
     with pytest.raises(Corrupt):
-        world.worker().read_body(DATABASE, entry("chunk", None))
+        bodies(store)
+
+
+def test_a_journal_that_was_swept_meanwhile_is_not_found(world):
+    store = world.worker(journal_inline_bytes=10)
+    store.sessions.open(DATABASE, new_session("sync"))
+    store.sessions.append(DATABASE, "sync", entry("applyChunk", b"x" * 20))
+    world.objects.delete([stat.key for stat in world.objects.list("v1/")])
+    with pytest.raises(NotFound):
+        bodies(store)
+
+
+def merged(world, store, change="DELETE FROM t WHERE id = 1"):
+    """A sync up to its prepared commit; the head and the checkout."""
+    store.sessions.open(DATABASE, new_session("sync"))
+    head = store.sessions.append(DATABASE, "sync", entry("applyChunk", b"body"))
+    checkout = store.checkout(DATABASE, head)
+    checkout.begin()
+    checkout.connection.execute(change)
+    commit = world.commit("sync", ("sync", head.session.seq))
+    head = store.prepare(checkout, head, commit, b"checked", way=run_here)
+    store.release(checkout)
+    return head
+
+
+def test_a_prepared_commit_is_no_version_until_it_is_finished(world):
+    store, other = world.worker(), world.worker("other")
+    before = world.genesis(store)
+    head = merged(world, store)
+    assert (head.version, head.session.prepared.checked) == (1, b"checked")
+    assert 1 in rows_of(world.fresh())
+    flipped = other.finish(DATABASE, other.head(DATABASE))
+    assert (flipped.version, flipped.token, flipped.session) == (2, before.token + 1, None)
+    assert 1 not in rows_of(world.fresh())
+    assert 1 not in rows_of(store)
+
+
+def test_the_copy_of_a_prepared_commit_is_not_taken_for_the_version_before(world):
+    store = world.worker()
+    world.genesis(store)
+    merged(world, store)
+    head = store.sessions.open(DATABASE, new_session("another"))
+    assert 1 in rows_of(store)
+    with pytest.raises(SessionLost):
+        store.finish(DATABASE, head)
+
+
+def test_a_prepared_commit_that_was_taken_over_cannot_be_finished(world):
+    store = world.worker()
+    world.genesis(store)
+    head = merged(world, store)
+    store.sessions.open(DATABASE, new_session("another"))
+    with pytest.raises(SessionLost):
+        store.finish(DATABASE, head)
+    assert store.head(DATABASE).version == 1
+
+
+def test_an_append_behind_a_prepared_commit_makes_it_void(world):
+    store = world.worker()
+    world.genesis(store)
+    head = merged(world, store)
+    store.sessions.append(DATABASE, "sync", entry("applyChunk", b"more"))
+    with pytest.raises(SessionLost):
+        store.finish(DATABASE, head)
+    with pytest.raises(SessionLost):
+        store.finish(DATABASE, store.head(DATABASE))
+
+
+def test_a_flip_that_is_not_durable_is_no_success(world):
+    """The record shows the new version, but a power cut may undo it."""
+
+    class Failing(type(world.heads)):
+        def flip(self, database, flip):
+            world.heads.flip(database, flip)
+            raise NotDurable("the disk")
+
+        def __getattribute__(self, name):
+            own = name == "flip" or name.startswith("__")
+            return object.__getattribute__(self, name) if own else getattr(world.heads, name)
+
+    world.genesis(world.worker())
+    store = world.worker("failing", heads=Failing())
+    head = store.head(DATABASE)
+    checkout = store.checkout(DATABASE, head)
+    checkout.connection.execute("DELETE FROM t WHERE id = 1")
+    with pytest.raises(NotDurable):
+        store.commit(checkout, head, world.commit())
+
+
+def test_a_cumulative_delta_brings_a_worker_that_is_behind_up_to_date_by_one_object(world):
+    faults = Faults()
+    one, two = world.worker("one", cumulative_pages=100), world.worker("two", cumulative_pages=100)
+    behind = world.worker("behind", objects=faults.objects(world.objects))
+    world.genesis(one)
+    rows_of(behind)
+    for number in range(9):
+        world.change((one, two)[number % 2], f"UPDATE t SET v = zeroblob(3000) WHERE id = {number * 100}")
+        rows_of((two, one)[number % 2])
+    chain = one.head(DATABASE).chain
+    assert chain[-1].first < chain[-1].last
+    faults.clear()
+    assert bytes_of(behind) == bytes_of(one) == bytes_of(two)
+    (fetched,) = [call.subject for call in faults.calls if call.method == "read_many"]
+    assert len(fetched.split()) == 1
+    assert bytes_of(world.fresh()) == bytes_of(one)
+    assert one.doctor(DATABASE).faults == ()
+
+
+def test_cumulative_deltas_hold_no_more_pages_than_they_may(world):
+    store = world.worker(cumulative_pages=12)
+    world.genesis(store)
+    for number in range(8):
+        world.change(store, f"UPDATE t SET v = zeroblob(64) WHERE id = {number * 250}")
+        assert bytes_of(store) == bytes_of(world.fresh())
+    firsts = [entry.last - entry.first for entry in store.head(DATABASE).chain]
+    assert 0 < max(firsts) < 7
+
+
+def test_compaction_takes_cumulative_deltas(world):
+    store = world.worker(cumulative_pages=100, merge_deltas=4, snapshot_percent=1000)
+    world.genesis(store)
+    for number in range(6):
+        world.change(store, f"UPDATE t SET v = zeroblob(64) WHERE id = {number * 250}")
+    expected = bytes_of(store)
+    assert store.compact(DATABASE)
+    chain = store.head(DATABASE).chain
+    assert [(entry.first, entry.last) for entry in chain] == [(1, 1), (2, 7)]
+    assert bytes_of(world.fresh()) == expected == bytes_of(store)
+    world.change(store, "DELETE FROM t WHERE id = 3")
+    assert bytes_of(world.fresh()) == bytes_of(store)
 
 
 def test_configure_sees_every_new_connection(world):
@@ -502,7 +663,7 @@ def test_connections_are_closed_to_tricks(world):
     assert connection.pragma("journal_mode") == "wal"
     assert connection.pragma("trusted_schema") == 0
     assert connection.pragma("cell_size_check") == 1
-    assert connection.pragma("locking_mode") == "exclusive"
+    assert connection.pragma("locking_mode") == "normal"
     assert connection.pragma("wal_autocheckpoint") == 0
     assert connection.pragma("synchronous") == 0
     assert connection.pragma("cache_size") == -8192

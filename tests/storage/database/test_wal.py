@@ -45,11 +45,7 @@ def read_all(path, end, state=None):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         state = state or wal.read_header(descriptor)
-        blocks = []
-        for block, after in wal.read_frames(descriptor, state, end):
-            blocks.append(block)
-            state = after
-        return blocks, state
+        return wal.read_frame_headers(descriptor, state, end)
     finally:
         os.close(descriptor)
 
@@ -62,33 +58,25 @@ def spoil(path, offset):
     return copy
 
 
-def test_all_frames_of_sqlite_are_verified(live):
+def test_all_frames_of_sqlite_are_found(live):
     path, counts = live
-    [block], state = read_all(path, counts[-1])
-    assert len(block.pages) == state.frames == counts[-1]
-    assert [n + 1 for n, commit in enumerate(block.commits) if commit] == counts
+    pages, commits, state = read_all(path, counts[-1])
+    assert len(pages) == state.frames == counts[-1]
+    assert [n + 1 for n, commit in enumerate(commits) if commit] == counts
 
 
 def test_reading_may_begin_behind_any_frame(live):
     path, counts = live
-    whole, last = read_all(path, counts[-1])
-    _, middle = read_all(path, counts[1])
-    tail, state = read_all(path, counts[-1], middle)
+    whole, _, last = read_all(path, counts[-1])
+    *_, middle = read_all(path, counts[1])
+    tail, _, state = read_all(path, counts[-1], middle)
     assert state == last
-    assert whole[0].pages[counts[1] :] == tail[0].pages
-
-
-def test_long_logs_are_read_in_blocks(live, monkeypatch):
-    path, counts = live
-    monkeypatch.setattr(wal, "READ_BYTES", 3000)
-    blocks, state = read_all(path, counts[-1])
-    assert max(len(block.pages) for block in blocks) == 2
-    assert state.frames == counts[-1]
+    assert whole[counts[1] :] == tail
 
 
 @pytest.mark.parametrize("frame", [0, 3])
-@pytest.mark.parametrize("place", [0, 4, 8, 12, 16, 20, 24, 500, 1047])
-def test_a_flipped_bit_in_a_frame_is_refused(live, frame, place):
+@pytest.mark.parametrize("place", [8, 12])
+def test_a_frame_of_other_salts_is_refused(live, frame, place):
     path, counts = live
     with pytest.raises(Corrupt):
         read_all(spoil(path, 32 + frame * 1048 + place), counts[-1])
@@ -101,7 +89,7 @@ def test_a_flipped_bit_in_the_header_is_refused(live, place):
         read_all(spoil(path, place + 3), counts[-1])
 
 
-@pytest.mark.parametrize("cut", [1, 1047, 1048, 5000])
+@pytest.mark.parametrize("cut", [1025, 1047, 1048, 5000])
 def test_a_torn_tail_is_refused(live, cut):
     path, counts = live
     copy = path.with_name("torn-wal")
@@ -132,18 +120,18 @@ def header(page_size, *, big_endian):
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_sqlite_takes_our_frames(live, tmp_path, big_endian):
     path, counts = live
-    [block], state = read_all(path, counts[-1])
+    block_pages, commits, state = read_all(path, counts[-1])
     content = path.read_bytes()
     pages = [content[state.page_offset(n) :][:1024] for n in range(counts[-1])]
     head, ours = header(1024, big_endian=big_endian)
     written, start = head, 0
     for end in counts:
-        numbers = block.pages[start:end]
-        frames, ours = wal.encode_frames(ours, numbers, b"".join(pages[start:end]), block.commits[end - 1])
+        numbers = block_pages[start:end]
+        frames, ours = wal.encode_frames(ours, numbers, b"".join(pages[start:end]), commits[end - 1])
         written, start = written + frames, end
     shutil.copy(path.with_name("live.db"), tmp_path / "copy.db")
     (tmp_path / "copy.db-wal").write_bytes(written)
-    assert read_all(tmp_path / "copy.db-wal", counts[-1])[1] == ours
+    assert read_all(tmp_path / "copy.db-wal", counts[-1])[2] == ours
     connection = apsw.Connection(str(tmp_path / "copy.db"))
     assert connection.execute("SELECT count(*), sum(length(v)) FROM t").fetchone() == (50, 10_000)
     assert connection.pragma("integrity_check") == "ok"

@@ -13,12 +13,20 @@ from app.sync.session import commit_id, session_id
 from storage.database.compact import _folded, plan
 from storage.database.limits import Limits
 from storage.errors import Conflict, Corrupt, HeadMoved, StorageError, Unavailable
-from storage.heads.base import RECENT_KEPT
+from storage.heads.base import RECENT_KEPT, SessionUpdate
 from storage.heads.dynamodb import DynamoHeadStore
 from storage.types import EntryKind
 from tests.support import aws
 from tests.support.aws_wire import Wire
-from tests.support.records import chain_entry, collection_of, flip_of, journal_entry, new_session, snapshot
+from tests.support.records import (
+    chain_entry,
+    collection_of,
+    flip_of,
+    journal_entry,
+    new_session,
+    prepared_of,
+    snapshot,
+)
 
 
 @pytest.fixture
@@ -74,13 +82,15 @@ def test_every_call_is_one_request(heads, wire, database):
     assert requests(lambda: heads.find(database)) == read
     assert requests(lambda: heads.flip(database, flip_of(0, 0))) == write
     assert requests(lambda: heads.open_session(database, new_session())) == write
-    assert requests(lambda: heads.append(database, 2, "session", 1, journal_entry())) == write
-    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=2))) == write
-    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=2))) == write
+    assert requests(lambda: heads.append(database, "session", journal_entry())) == write
+    update = SessionUpdate(prepared=prepared_of(2))
+    assert requests(lambda: heads.update_session(database, 2, "session", 2, update)) == write
+    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=3))) == write
+    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=3))) == write
     assert requests(lambda: heads.replace_chain(database, 2, 2, (snapshot(2),))) == write
     assert requests(lambda: heads.close_session(database, 2, "session")) == write
     with pytest.raises(Conflict):
-        requests(lambda: heads.append(database, 2, "session", 2, journal_entry()))
+        requests(lambda: heads.append(database, "session", journal_entry()))
     assert wire.requests == write
     assert requests(lambda: heads.delete(database)) == ["DeleteItem"]
 
@@ -93,7 +103,10 @@ def test_reads_are_consistent(heads, wire, database):
 LARGEST = 2**32 - 1000
 """Versions, tokens and bytes are as good as never larger; each more digit would cost a byte per entry."""
 STAMPS = dict.fromkeys(
-    ["mod", "scm", "usn", "cards", "notes", "revlog", "graves", "notetypes", "decks", "deck_config"],
+    (
+        *("mod", "scm", "usn", "cards", "notes", "revlog", "graves", "notetypes", "decks", "deck_config"),
+        "newest",
+    ),
     1_700_000_000_000,
 ) | dict.fromkeys(["unsynced", "v2", "timezone"], True)  # fmt: skip
 
@@ -152,10 +165,11 @@ def test_a_finished_session_leaves_nothing_in_the_item(heads, client, table, dat
     before = set(client.get_item(TableName=table, Key=key(database))["Item"])
     for end in (
         lambda token: heads.close_session(database, token, "session"),
-        lambda token: heads.flip(database, flip_of(1, token, session="session", seq=2)),
+        lambda token: heads.flip(database, flip_of(1, token, session="session", seq=3)),
     ):
         token = heads.open_session(database, new_session()).token
-        heads.append(database, token, "session", 1, journal_entry())
+        heads.append(database, "session", journal_entry())
+        heads.update_session(database, token, "session", 2, SessionUpdate(prepared=prepared_of(2)))
         end(token)
         after = set(client.get_item(TableName=table, Key=key(database))["Item"])
         assert {name for name in after - before if not name.startswith("recent")} == set()
@@ -172,8 +186,30 @@ def test_a_listing_of_more_than_one_page_is_whole_and_lazy(client, wire, moto_en
     wire.clear()
     listed = heads.list()
     assert next(listed) == everyone[0]
-    assert wire.requests == ["Query"]
+    assert wire.requests == ["Query", "Query"]
     assert list(listed) == everyone[1:]
+
+
+def test_what_has_changed_is_found_without_reading_what_has_not(client, wire, moto_endpoint):
+    heads = DynamoHeadStore(client, aws.new_table(moto_endpoint))
+    for number in range(8):
+        database = collection_of(f"user{number}")
+        heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
+    changed = [collection_of("user2"), collection_of("user5")]
+    for database in changed:
+        heads.flip(database, flip_of(1, 1))
+    wire.clear()
+    assert list(heads.list_changed(0)) == changed
+    assert wire.requests == ["Query"]
+    assert len(list(heads.list())) == 8
+
+
+def test_a_sync_that_commits_nothing_is_no_change(heads, client, table, database):
+    heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
+    token = heads.open_session(database, new_session()).token
+    heads.append(database, token, "session", 1, journal_entry())
+    heads.close_session(database, token, "session")
+    assert client.get_item(TableName=table, Key=key(database))["Item"]["listing"] == {"S": "head"}
 
 
 def test_an_item_of_a_newer_format_is_refused(heads, client, table, database):

@@ -40,7 +40,7 @@ def objects(clock):
 
 @pytest.fixture
 def blobs(objects, clock):
-    return Blobs(objects, clock_ms=clock, fresh_ms=1000)
+    return Blobs(objects, fresh_ms=1000)
 
 
 def sha256(content):

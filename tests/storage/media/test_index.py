@@ -138,7 +138,15 @@ def test_contents_that_went_very_long_ago_are_forgotten(index):
     index.apply([("b", facts(b"2")), ("b", None)], 10 + GONE_KEPT_S)
     assert contents(index, 0) == {b"1", b"2"}
     index.apply([("c", facts(b"3"))], 11 + GONE_KEPT_S)
-    assert contents(index, 0) == {b"2", b"3"}
+    assert contents(index, 0) == {b"1", b"2", b"3"}  # by a clock that only one change has seen
+    index.apply([("d", facts(b"4"))], 11 + GONE_KEPT_S)
+    assert contents(index, 0) == {b"2", b"3", b"4"}
+
+
+def test_a_loss_is_not_dated_by_a_clock_that_is_behind(index):
+    index.apply([("a", facts(b"1"))], 1000)
+    index.apply([("a", None)], 10)
+    assert contents(index, 1000) == {b"1"}
 
 
 def test_contents_of_a_version_that_is_given_up_can_be_remembered(index):

@@ -8,10 +8,11 @@ import apsw
 import pytest
 
 from storage.database.store import Commit, DatabaseStore, Limits
+from storage.errors import DeletionUnsafe
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs, Digester, NewBlob, key_of
 from storage.media.index import GONE_KEPT_S, MediaIndex, create_empty
-from storage.media.sweep import Swept, newest_indexes, sweep_blobs
+from storage.media.sweep import Contents, Swept, names_since_s, read_contents, sweep_blobs
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
 
@@ -39,7 +40,7 @@ def objects(clock):
 
 @pytest.fixture
 def blobs(objects, clock):
-    return Blobs(objects, clock_ms=clock, fresh_ms=GRACE_MS // 2)
+    return Blobs(objects, fresh_ms=GRACE_MS // 2)
 
 
 def put(blobs, *contents):
@@ -62,15 +63,15 @@ def index_of(path, *contents):
         yield index
 
 
-def sweep(objects, clock, tmp_path, indexes):
+def sweep(objects, clock, tmp_path, indexes, **limits):
+    """`indexes`: media indexes, or what is known of one."""
+    since_s = names_since_s(clock(), HISTORY_MS)
+    contents = (
+        index if isinstance(index, Contents) else Contents(list(index.contents_since(since_s)))
+        for index in indexes
+    )
     return sweep_blobs(
-        objects,
-        indexes,
-        clock_ms=clock,
-        grace_ms=GRACE_MS,
-        history_ms=HISTORY_MS,
-        scratch=tmp_path,
-        offload=run_here,
+        objects, contents, now_ms=clock(), grace_ms=GRACE_MS, scratch=tmp_path, offload=run_here, **limits
     )
 
 
@@ -79,7 +80,9 @@ def test_only_old_blobs_that_no_index_names_are_deleted(blobs, clock, objects, t
     clock.now_ms += GRACE_MS + 1
     put(blobs, b"nobody's, but young")
     with index_of(tmp_path / "a", b"of one user") as one, index_of(tmp_path / "b", b"of another") as other:
-        assert sweep(objects, clock, tmp_path, [one, other]) == Swept(kept=3, deleted=1, deleted_bytes=8)
+        assert sweep(objects, clock, tmp_path, [one, other]) == Swept(
+            named=2, kept=3, deleted=1, deleted_bytes=8
+        )
     assert all(has(objects, content) for content in (b"of one user", b"of another", b"nobody's, but young"))
     assert not has(objects, b"nobody's")
 
@@ -121,7 +124,7 @@ def test_a_blob_rewritten_while_the_sweep_lists_survives(clock, tmp_path):
             return iter(stats)
 
     objects = RewrittenMeanwhile(clock)
-    uploads = Blobs(objects, clock_ms=clock, fresh_ms=GRACE_MS // 2)
+    uploads = Blobs(objects, fresh_ms=GRACE_MS // 2)
     put(uploads, b"x")
     clock.now_ms += GRACE_MS + 1
     assert sweep(objects, clock, tmp_path, []).deleted == 0
@@ -132,7 +135,7 @@ def test_what_is_no_blob_by_its_key_is_left_alone(clock, objects, tmp_path):
     for key in ("blobs/README", "blobs/00/" + "1" * 64, "blobs/00", "other/thing"):
         objects.put(key, b"?")
     clock.now_ms += GRACE_MS + 1
-    assert sweep(objects, clock, tmp_path, []) == Swept(kept=3, deleted=0, deleted_bytes=0)
+    assert sweep(objects, clock, tmp_path, []) == Swept(named=0, kept=3, deleted=0, deleted_bytes=0)
 
 
 def test_a_removed_file_can_be_brought_back_as_long_as_history_reaches(blobs, clock, objects, tmp_path):
@@ -145,17 +148,48 @@ def test_a_removed_file_can_be_brought_back_as_long_as_history_reaches(blobs, cl
         assert sweep(objects, clock, tmp_path, [index]).deleted == 1
 
 
-def test_a_history_longer_than_the_indexes_remember_is_refused(clock, objects, tmp_path):
+def test_a_history_longer_than_the_indexes_remember_is_refused(clock):
     with pytest.raises(ValueError, match="longer"):
-        sweep_blobs(
-            objects,
-            [],
-            clock_ms=clock,
-            grace_ms=GRACE_MS,
-            history_ms=GONE_KEPT_S * 1000,
-            scratch=tmp_path,
-            offload=run_here,
-        )
+        names_since_s(clock(), GONE_KEPT_S * 1000)
+
+
+def test_a_blob_that_is_uploaded_right_before_the_delete_survives(clock, tmp_path):
+    """The last moment at which an upload can come: the sweep has decided what it deletes."""
+
+    class UploadedMeanwhile(MemoryObjectStore):
+        def delete_old(self, keys, before_ms):
+            put(uploads, b"x")
+            return super().delete_old(keys, before_ms)
+
+    objects = UploadedMeanwhile(clock)
+    uploads = Blobs(objects, fresh_ms=GRACE_MS // 2)
+    put(uploads, b"x", b"nobody's")
+    clock.now_ms += GRACE_MS + 1
+    assert sweep(objects, clock, tmp_path, []).deleted == 1
+    assert has(objects, b"x")
+
+
+def test_nothing_is_deleted_when_much_less_is_named_than_at_the_last_run(blobs, clock, objects, tmp_path):
+    put(blobs, b"one", b"two")
+    clock.now_ms += GRACE_MS + 1
+    with index_of(tmp_path / "a", b"one") as index:
+        with pytest.raises(DeletionUnsafe, match="only 1 contents are named"):
+            sweep(objects, clock, tmp_path, [index], least_named=2)
+        assert has(objects, b"two")
+        assert sweep(objects, clock, tmp_path, [index], least_named=1).deleted == 1
+
+
+def test_what_a_database_may_have_named_since_it_could_last_be_read_is_kept(clock, objects, blobs, tmp_path):
+    put(blobs, b"named then", b"old garbage")
+    clock.now_ms += 5 * TWO_DAYS_MS
+    until_ms = clock()
+    put(blobs, b"may be named since")
+    clock.now_ms += 5 * TWO_DAYS_MS
+    known = Contents([hashlib.sha256(b"named then").digest()], until_ms)
+    swept = sweep(objects, clock, tmp_path, [known])
+    assert (swept.deleted, swept.unreadable) == (1, 1)
+    assert has(objects, b"named then")
+    assert has(objects, b"may be named since")
 
 
 def test_the_newest_index_of_every_user_is_marked(blobs, clock, objects, tmp_path):
@@ -182,7 +216,9 @@ def test_the_newest_index_of_every_user_is_marked(blobs, clock, objects, tmp_pat
         store.replace(database, store.head(database), tmp_path / user, commit)
     put(blobs, b"nobody's")
     clock.now_ms += GRACE_MS + 1
-    assert sweep(objects, clock, tmp_path, newest_indexes(store, heads.list())).deleted == 1
+    since_s = names_since_s(clock(), HISTORY_MS)
+    read = (read_contents(store, found, since_s, run_here, is_doubtful=False) for found in heads.list())
+    assert sweep(objects, clock, tmp_path, read).deleted == 1
     assert has(objects, b"of one")
     assert has(objects, b"of two")
     store.close()

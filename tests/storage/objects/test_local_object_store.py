@@ -174,3 +174,41 @@ def test_all_that_touches_the_disk_goes_through_the_offload(root, tmp_path):
         before = len(hops)
         call()
         assert len(hops) == before + 1
+
+
+def make_old(root, key):
+    os.utime(root / "objects" / key, (time.time() - 1000,) * 2)
+
+
+@pytest.mark.parametrize("moment", ["before it is moved aside", "after it is moved aside"])
+def test_a_file_that_is_written_anew_while_it_is_deleted_by_age_stays(objects, root, monkeypatch, moment):
+    objects.put("a/b", b"content")
+    make_old(root, "a/b")
+    real_rename = Path.rename
+
+    def rename(path, target):
+        if moment == "before it is moved aside":
+            objects.put("a/b", b"content")
+        moved = real_rename(path, target)
+        if moment == "after it is moved aside":
+            objects.put("a/b", b"content")
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename)
+    now_ms = time.time_ns() // 1_000_000
+    assert list(objects.delete_old(["a/b"], now_ms - 500_000)) in ([], ["a/b"])
+    assert objects.read("a/b") == b"content"
+    assert temporary(root) == []
+
+
+def test_a_file_that_another_process_deletes_first_is_no_failure(objects, root, monkeypatch):
+    objects.put("a/b", b"content")
+    make_old(root, "a/b")
+    real_rename = Path.rename
+
+    def rename(path, target):
+        path.unlink()
+        return real_rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert list(objects.delete_old(["a/b"], time.time_ns() // 1_000_000)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import threading
 import uuid
 
 import pytest
@@ -15,6 +16,7 @@ from storage.objects.s3 import S3ObjectStore
 from tests.support import aws
 from tests.support.aws_wire import CUT, ERROR, FLIPPED, NO_CONNECTION, Wire
 from tests.support.engines import OTHER_ENGINE
+from tests.support.far_s3 import far_s3
 
 MIB = 1 << 20
 
@@ -145,7 +147,7 @@ def test_a_small_object_is_streamed_by_one_request(objects, wire):
     assert wire.requests == ["GetObject"]
 
 
-def test_a_large_object_is_streamed_by_windows_that_do_not_overlap(objects, wire, tmp_path):
+def test_a_large_object_is_streamed_by_pieces_that_do_not_overlap(objects, wire, tmp_path):
     path = file_of(tmp_path, 21 * MIB + 5)
     objects.put_file("a", path)
     wire.clear()
@@ -153,7 +155,47 @@ def test_a_large_object_is_streamed_by_windows_that_do_not_overlap(objects, wire
     ranges = sorted(
         int(re.match(r"bytes=(\d+)-", _text(request.headers["Range"]))[1]) for request in wire.sent
     )
-    assert ranges == [window * 4 * MIB for window in range(6)]
+    assert ranges == [piece * MIB for piece in range(22)]
+
+
+def test_the_pieces_of_a_stream_are_fetched_side_by_side_and_come_in_order():
+    with far_s3(latency_s=0.1) as (endpoint, flights):
+        objects = aws.s3_objects(endpoint, "bucket")
+        content = b"".join(bytes([number]) * MIB for number in range(30)) + b"end"
+        objects.put("a", content)
+        assert b"".join(objects.stream("a")) == content
+        assert (flights.all["GET"], flights.most["GET"]) == (31, 12)
+
+
+def test_no_more_of_a_stream_is_fetched_than_is_soon_needed():
+    with far_s3() as (endpoint, flights):
+        objects = aws.s3_objects(endpoint, "bucket")
+        objects.put("a", bytes(40 * MIB))
+        pieces = objects.stream("a")
+        for _ in range(3):
+            next(pieces)
+        pieces.close()
+        objects._pool.shutdown()
+        assert flights.all["GET"] <= 3 + 12
+
+
+def test_a_function_is_applied_to_several_items_at_once(client, bucket):
+    objects = S3ObjectStore(client, bucket, parallel=4)
+    together = threading.Barrier(4)
+    assert objects.in_parallel(lambda item: together.wait(5) >= 0 and item, range(4)) == [0, 1, 2, 3]
+
+
+def test_the_first_failure_is_raised_when_all_have_ended(client, bucket):
+    ended = []
+
+    def fail_at(item):
+        ended.append(item)
+        if item:
+            raise Unavailable(str(item))
+
+    with pytest.raises(Unavailable, match="1"):
+        S3ObjectStore(client, bucket).in_parallel(fail_at, range(4))
+    assert sorted(ended) == [0, 1, 2, 3]
 
 
 def _text(value):

@@ -140,6 +140,8 @@ def waf_statement() -> dict:
             )
         },
     ) | {"max": 0}
+    label_match = block({"scope": ("string", "required"), "key": ("string", "required")})
+    either = block({}, {"label_match_statement": label_match}, required=True) | {"min": 2, "max": 0}
     return block(
         {},
         {
@@ -160,6 +162,8 @@ def waf_statement() -> dict:
                 {"scope_down_statement": block({}, {"byte_match_statement": byte_match})},
             ),
             "byte_match_statement": byte_match,
+            "label_match_statement": label_match,
+            "or_statement": block({}, {"statement": either}),
         },
         required=True,
     )
@@ -180,6 +184,8 @@ def main() -> None:
         folder = name.replace("data.aws_", "data-aws-").removeprefix("aws_").replace("_", "-")
         section, key = ("data", name[5:]) if name.startswith("data.") else ("resources", name)
         schema[section][key] = Package(package / "lib" / folder).resource()
+    # Filled in by the service, which the package does not tell; the module reads it.
+    schema["resources"]["aws_vpc"]["attributes"]["ipv6_cidr_block"]["mode"] = "optional_computed"
     rule = schema["resources"]["aws_wafv2_web_acl"]["blocks"]["rule"]["block"]
     rule["attributes"].pop("statement", None)
     rule["blocks"]["statement"] = waf_statement()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgpack
@@ -23,10 +25,8 @@ UNKNOWN = msgpack.ExtType(0, b"")
 NESTING = {name.lower(): value for name, value in pb.Schema.NestedBlock.NestingMode.items()}
 SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text())
 FAKES = {
-    "aws_region": {"name": REGION, "region": REGION, "id": REGION},
     "aws_caller_identity": {"account_id": ACCOUNT, "id": ACCOUNT},
     "aws_partition": {"partition": "aws", "dns_suffix": "amazonaws.com", "id": "aws"},
-    "aws_availability_zones": {"names": [f"{REGION}{zone}" for zone in "abc"]},
     "aws_elb_service_account": {"arn": "arn:aws:iam::054676820928:root", "id": "054676820928"},
     "aws_vpc": {"cidr_block": "10.0.0.0/16"},
     "aws_subnets": {"ids": ["subnet-0a", "subnet-0b"]},
@@ -66,8 +66,9 @@ def write(value: object) -> pb.DynamicValue:
     return pb.DynamicValue(msgpack=msgpack.packb(value))
 
 
-def fake(type_name: str, name: str, type_: object, values: dict) -> object:
+def fake(type_name: str, name: str, type_: object, values: dict, default_region: str) -> object:
     """A value for an exported attribute: fixed for the same resource, of the right type."""
+    region = plain(values.get("region")) or default_region
     seed = hashlib.sha256(
         json.dumps([type_name, plain(values)], sort_keys=True, default=str).encode()
     ).hexdigest()
@@ -77,35 +78,47 @@ def fake(type_name: str, name: str, type_: object, values: dict) -> object:
         if type_[0] == "map":
             return plain(values.get("tags")) or {} if name == "tags_all" else {}
         if type_[0] in ("list", "set") and isinstance(type_[1], list) and type_[1][0] == "object":
-            return [{key: fake(type_name, key, inner, values) for key, inner in type_[1][1].items()}]
+            return [{key: fake(type_name, key, inner, values, region) for key, inner in type_[1][1].items()}]
         return []
     if type_ == "number":
         return 1
     if type_ == "bool":
         return False
     special = {
-        "arn": f"arn:aws:{service}:{REGION}:{ACCOUNT}:{label}",
+        "arn": f"arn:aws:{service}:{region}:{ACCOUNT}:{label}",
         "id": f"{type_name.removeprefix('aws_')}-{label}",
-        "region": REGION,
+        "region": region,
+        "ipv6_cidr_block": "2001:db8:42::/56",
         "domain_name": str(plain(values.get("domain_name")) or f"{label}.example.com"),
     }
     if type_name == "aws_s3_bucket":
         special |= {"arn": f"arn:aws:s3:::{label}", "id": label}
     if type_name == "aws_dynamodb_table":
-        special |= {"arn": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{label}", "id": label}
+        special |= {"arn": f"arn:aws:dynamodb:{region}:{ACCOUNT}:table/{label}", "id": label}
     if type_name == "aws_cognito_user_pool":
         special |= {
-            "id": f"{REGION}_{seed[:9]}",
-            "arn": f"arn:aws:cognito-idp:{REGION}:{ACCOUNT}:userpool/{REGION}_{seed[:9]}",
+            "id": f"{region}_{seed[:9]}",
+            "arn": f"arn:aws:cognito-idp:{region}:{ACCOUNT}:userpool/{region}_{seed[:9]}",
         }
     if type_name == "aws_kms_key":
-        special["arn"] = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{seed[:8]}-0000-4000-8000-{seed[:12]}"
+        special["arn"] = f"arn:aws:kms:{region}:{ACCOUNT}:key/{seed[:8]}-0000-4000-8000-{seed[:12]}"
+    if type_name == "aws_ecs_task_definition":
+        family = f"arn:aws:ecs:{region}:{ACCOUNT}:task-definition/{plain(values.get('family'))}"
+        special |= {"arn": f"{family}:{int(seed[:4], 16)}", "arn_without_revision": family}
     if type_name in ("aws_iam_role", "aws_iam_policy"):
         special |= {
             "arn": f"arn:aws:iam::{ACCOUNT}:{type_name.removeprefix('aws_iam_')}/{label}",
             "id": label,
         }
     return special.get(name, f"{name}-{seed[:12]}")
+
+
+def zones(config: dict, default_region: str) -> list[str]:
+    """As AWS lists them for an account with a Local Zone, whose name sorts before those of the region's own."""
+    region = config.get("region") or default_region
+    own = [f"{region}{zone}" for zone in "abc"]
+    wanted = {each["name"]: each["values"] for each in config.get("filter") or []}
+    return own if wanted.get("opt-in-status") == ["opt-in-not-required"] else [f"{region}-ham-1a", *own]
 
 
 def plain(value: object) -> object:
@@ -139,11 +152,23 @@ def fill(schema: dict, values: dict, compute: object) -> dict:
     return result
 
 
+def new_revision(type_name: str, prior: dict | None, planned: dict) -> list[pb.AttributePath]:
+    """A task definition is never changed: another content is another revision, with an ARN of its own."""
+    name = "container_definitions"
+    if type_name != "aws_ecs_task_definition" or prior is None or prior[name] == planned[name]:
+        return []
+    return [pb.AttributePath(steps=[pb.AttributePath.Step(attribute_name=name)])]
+
+
 class Servicer(rpc.ProviderServicer):
     """The calls that Terraform makes; every resource is planned, applied and read the same way."""
 
     def __init__(self, _provider: object = None) -> None:
         self.resources, self.data = SCHEMA["resources"], SCHEMA["data"]
+        self.region = REGION
+
+    def fake(self, type_name: str, values: dict) -> Callable[[str, object], object]:
+        return lambda key, type_: fake(type_name, key, type_, values, self.region)
 
     def GetMetadata(self, request, context):
         return pb.GetMetadata.Response(
@@ -189,6 +214,7 @@ class Servicer(rpc.ProviderServicer):
         return pb.ValidateDataResourceConfig.Response()
 
     def ConfigureProvider(self, request, context):
+        self.region = plain(read(request.config).get("region")) or REGION
         return pb.ConfigureProvider.Response()
 
     def UpgradeResourceState(self, request, context):
@@ -204,32 +230,48 @@ class Servicer(rpc.ProviderServicer):
             planned = fill(schema, proposed, lambda _name, _type: UNKNOWN)
         else:
             planned = proposed
-        return pb.PlanResourceChange.Response(planned_state=write(planned))
+        return pb.PlanResourceChange.Response(
+            planned_state=write(planned), requires_replace=new_revision(request.type_name, prior, planned)
+        )
 
     def ApplyResourceChange(self, request, context):
         planned = read(request.planned_state)
         if planned is None:
             return pb.ApplyResourceChange.Response(new_state=request.planned_state)
         name = request.type_name
-        done = fill(self.resources[name], planned, lambda key, type_: fake(name, key, type_, planned))
-        return pb.ApplyResourceChange.Response(new_state=write(done))
+        done = fill(self.resources[name], planned, self.fake(name, planned))
+        if name == "aws_ecs_service" and os.environ.get("STUB_DEPLOYMENTS") == "rolled back":
+            done["task_definition"] = "arn:of:the:revision-before"
+        # As of the real provider: Terraform then accepts values that are others than planned.
+        return pb.ApplyResourceChange.Response(new_state=write(done), legacy_type_system=True)
 
     def ReadResource(self, request, context):
         return pb.ReadResource.Response(new_state=request.current_state)
 
     def ReadDataSource(self, request, context):
         name, config = request.type_name, read(request.config)
+        if name == "aws_availability_zones":
+            config["names"] = zones(config, self.region)
+        if name == "aws_region":
+            config["region"] = config["name"] = config.get("region") or self.region
         if name == "aws_iam_policy_document":
             config["json"] = config["minified_json"] = policy.render(config)
         config |= {key: value for key, value in FAKES.get(name, {}).items() if config.get(key) is None}
-        state = fill(self.data[name], config, lambda key, type_: fake(name, key, type_, config))
+        state = fill(self.data[name], config, self.fake(name, config))
         return pb.ReadDataSource.Response(state=write(state))
 
     def ImportResourceState(self, request, context):
-        text = f"{request.type_name} {request.id}: a stand-in provider imports nothing"
-        return pb.ImportResourceState.Response(
-            diagnostics=[pb.Diagnostic(severity=pb.Diagnostic.ERROR, summary=text)]
-        )
+        """Of something that exists only its name is known; a plan then shows all that is to be set."""
+        schema, name = self.resources[request.type_name], request.type_name
+        empty = {
+            name: None if inner["nesting"] == "single" else [] for name, inner in schema["blocks"].items()
+        }
+        state = fill(schema, empty, self.fake(name, {"name": request.id})) | {
+            "id": request.id,
+            "name": request.id,
+        }
+        imported = pb.ImportResourceState.ImportedResource(type_name=name, state=write(state))
+        return pb.ImportResourceState.Response(imported_resources=[imported])
 
     def GetFunctions(self, request, context):
         return pb.GetFunctions.Response()

@@ -11,9 +11,10 @@ import pytest
 from storage.collection import ddl
 from storage.collection.admit import admit
 from storage.collection.collection import Collection
-from storage.collection.records import Chunk, Graves
+from storage.collection.records import Chunk, ChunkPosition, Graves
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
+from storage.collection.unseen import Unseen
 
 
 @pytest.fixture
@@ -83,15 +84,16 @@ def _exercise(path, codec):
     db.execute("BEGIN IMMEDIATE")
     merge = Collection(db, codec, read_stamps(db))
     usn, now_s = merge.usn, int(time.time())
-    merge.unbury_if_day_rolled_over(now_s)
-    merge.pending_graves(0)
-    changes = merge.changes(-2, with_config=True)
+    merge.unbury(merge.plan_unburying(now_s), now_s)
+    unseen = Unseen(db, codec, -2, Graves(), now_s)
+    unseen.graves()
+    changes = unseen.changes(with_config=True)
     for at, group in enumerate((changes.models, changes.decks, changes.configs)):
         for thing in group:
             thing["mod"] = 2**40 + at
     merge.apply_changes(changes, usn, now_s)
-    ids = merge.pending_ids(-2)
-    chunk = merge.read_chunk(ids)
+    ids = unseen.chunk_ids(ChunkPosition(), 10**6)
+    chunk = unseen.read_chunk(ids)
     known = {model["id"]: len(model["flds"]) for model in changes.models}
     fitting = [row for row in chunk.notes if row[6].count("\x1f") + 1 == known.get(row[2])]
     merge.apply_chunk(Chunk(chunk.revlog, chunk.cards, fitting), 2**30)

@@ -12,11 +12,13 @@ import apsw
 import pytest
 from anki._backend import RustBackend
 
-from storage.collection import ddl
+from storage.collection import ddl, hostile, schema
 from storage.collection.admit import admit
 from storage.collection.downgrade import downgrade
+from storage.collection.hostile import Deadline
 from storage.collection.rebuild import create
-from storage.collection.schema import configure
+from storage.collection.records import Chunk
+from storage.collection.schema import compare_unicase, configure
 from storage.collection.stamps import read_stamps
 from storage.errors import InvalidDatabase
 
@@ -133,6 +135,187 @@ def test_fractions_among_integers_are_cut_off(upload, admitted, connect, assert_
         assert db.execute("SELECT scm FROM col").get == 5
 
 
+MAX = 2**63 - 1
+
+MENDED = [
+    # what the official server never reads, or reads as a default
+    ("UPDATE col SET dty = 'x', conf = x'00', models = x'', decks = x'7b', dconf = x'00', tags = x'00'",
+     "SELECT dty, conf, models, decks, dconf, tags FROM col", (0, "", "", "", "", "")),
+    ("UPDATE config SET usn = 'x', mtime_secs = x'00'",
+     "SELECT DISTINCT usn, mtime_secs FROM config", (10, 0)),
+    ("UPDATE config SET usn = 1.5, mtime_secs = 1e300",
+     "SELECT DISTINCT usn, mtime_secs FROM config", (10, 0)),
+    ("UPDATE graves SET usn = 'x'", "SELECT DISTINCT usn FROM graves", (10,)),
+    ("INSERT INTO fields VALUES ('x', 0, 'lost', x'')",
+     "SELECT count() FROM fields WHERE name = 'lost'", (0,)),
+    ("INSERT INTO templates VALUES (x'00', 0, 'lost', 0, 0, x'')",
+     "SELECT count() FROM templates WHERE name = 'lost'", (0,)),
+    ("UPDATE cards SET data = CAST(x'61ff62' AS text)", "SELECT DISTINCT data FROM cards", ("a\ufffdb",)),
+    # USNs that are none, and times that have no later one
+    ("UPDATE notes SET usn = 3000000000", "SELECT DISTINCT usn FROM notes", (10,)),
+    ("UPDATE revlog SET usn = -2", "SELECT DISTINCT usn FROM revlog", (10,)),
+    (f"UPDATE decks SET usn = {MAX}", "SELECT DISTINCT usn FROM decks", (10,)),
+    (f"UPDATE col SET mod = {MAX}", "SELECT mod FROM col", (1,)),
+    (f"UPDATE col SET mod = -1, scm = {MAX}, ls = -5", "SELECT mod, scm, ls FROM col", (-1, MAX, -5)),
+    # what no message has room for
+    (f"UPDATE cards SET ord = -1, factor = 70000, flags = 256, reps = {MAX}, lapses = -{MAX}, left = -1",
+     "SELECT DISTINCT ord, factor, flags, reps, lapses, left FROM cards", (0, 65535, 255, 2**32 - 1, 0, 0)),
+    ("UPDATE cards SET type = 256 + 2, queue = 255", "SELECT DISTINCT type, queue FROM cards", (2, -1)),
+    (f"UPDATE cards SET type = 7, queue = {MAX - 100}", "SELECT DISTINCT type, queue FROM cards", (0, 0)),
+    ("UPDATE cards SET ivl = -7", "SELECT DISTINCT ivl FROM cards", (0,)),
+    ("UPDATE revlog SET ease = 256, factor = -1, ivl = 1e300, lastIvl = -3000000000",
+     "SELECT DISTINCT ease, factor, ivl, lastIvl FROM revlog", (255, 0, 2**31 - 1, -(2**31))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "query", "expected"), MENDED, ids=[row[0][:60] for row in MENDED])
+def test_what_harms_nobody_is_mended(upload, admitted, connect, statement, query, expected, exercise):
+    into = admitted(upload(statement))
+    with connect(into) as db:
+        assert db.execute(query).fetchall() == [expected]
+    exercise(into)
+
+
+OPTIONAL = ("due", "odue", "data")
+
+
+@pytest.mark.parametrize("column", OPTIONAL)
+def test_a_missing_value_that_the_official_server_takes_is_a_default(
+    upload, admitted, connect, column, exercise
+):
+    path = upload()
+    with connect(path) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'cards'")
+    with connect(path) as db:
+        db.execute(f"UPDATE cards SET {column} = NULL")
+    into = admitted(path)
+    with connect(into) as db:
+        assert db.execute(f"SELECT DISTINCT {column} FROM cards").get == ("" if column == "data" else 0)
+    exercise(into)
+
+
+LONG_BYTES = 33 << 20
+
+
+def long_field(path, connect, length):
+    """Give one note a field of so many bytes."""
+    with connect(path) as db:
+        db.execute("UPDATE notes SET flds = ? WHERE id = (SELECT min(id) FROM notes)", ("é" * (length // 2),))
+        db.execute("VACUUM")
+    return path
+
+
+@pytest.mark.parametrize("statements", [[], ["CREATE TABLE mine (x)"]], ids=["as it is", "built anew"])
+def test_a_note_longer_than_32_mib_is_taken(upload, admitted, connect, statements):
+    into = admitted(long_field(upload(*statements), connect, LONG_BYTES))
+    with connect(into) as db:
+        assert db.execute("SELECT max(octet_length(flds)) FROM notes").get == LONG_BYTES
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_a_long_text_that_is_no_utf8_is_refused(upload, admitted, connect, at):
+    path = long_field(upload(), connect, 3 << 20)
+    content = bytearray(path.read_bytes())
+    first, last = content.index("é".encode() * 100), content.rindex("é".encode() * 100)
+    content[int(first + (last - first) * at)] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InvalidDatabase):
+        admitted(path)
+
+
+STATISTICS = {
+    "stat4 of many rows": "INSERT INTO sqlite_stat4 SELECT s.tbl, s.idx, s.neq, s.nlt, s.ndlt, s.sample "
+    "FROM sqlite_stat4 AS s, (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500) "
+    "SELECT i FROM n)",
+    "stat4 of large samples": "UPDATE sqlite_stat4 SET sample = zeroblob(20000)",
+    "stat1 of large texts": "UPDATE sqlite_stat1 SET stat = hex(zeroblob(20000))",
+    "stat1 of foreign tables": "INSERT INTO sqlite_stat1 SELECT hex(zeroblob(200000)), NULL, '1'",
+    "stat3": "PRAGMA writable_schema = ON; CREATE TABLE sqlite_stat3 (tbl, idx, neq, nlt, ndlt, sample)",
+}
+
+
+@pytest.mark.parametrize("statement", STATISTICS.values(), ids=STATISTICS.keys())
+def test_statistics_that_no_analysis_made_stay_behind(
+    upload, admitted, connect, statement, contents, assert_sound
+):
+    path = upload("ANALYZE", statement, pragmas=["writable_schema = OFF"])
+    before = contents(path)
+    into = admitted(path)
+    assert_sound(into)
+    assert contents(into) == before
+    with connect(into) as db:
+        assert db.execute("SELECT count() FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'").get == 0
+
+
+def test_a_table_that_answers_for_a_function_of_sqlite_deceives_nobody(upload, admitted):
+    """An R-tree has columns of any name, and its rows are what its own tables say."""
+    columns = ", ".join(next(table for table in ddl.tables(18) if table.name == "revlog").columns)
+    path = upload(
+        "DROP TABLE revlog",
+        f"CREATE VIRTUAL TABLE revlog USING rtree_i32({columns})",
+        "CREATE TABLE pragma_table_list (schema, name, type)",
+        "CREATE TABLE pragma_table_xinfo (name, hidden)",
+        *(
+            f"INSERT INTO pragma_table_list VALUES ('main', '{table.name}', 'table')"
+            for table in ddl.tables(18)
+        ),
+        *(
+            f"INSERT INTO pragma_table_xinfo VALUES ('{column}', 0)"
+            for table in ddl.tables(18)
+            for column in table.columns
+        ),
+    )
+    with pytest.raises(InvalidDatabase, match="revlog is no table"):
+        admitted(path)
+
+
+@pytest.mark.parametrize("order", ["tag", "random()"])
+def test_many_tags_cost_few_comparisons_in_a_rebuild(upload, admitted, connect, monkeypatch, order):
+    count = 20_000
+    path = upload(
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) "
+        "INSERT INTO tags SELECT 'Deck::Step' || (i % 7) || '::t' || i, 1, 0, NULL FROM n",
+        "CREATE TABLE unordered AS SELECT * FROM tags",
+        "DROP TABLE tags",
+        "CREATE TABLE tags (tag, usn, collapsed, config)",
+        f"INSERT INTO tags SELECT * FROM unordered ORDER BY {order}",
+        "INSERT INTO tags VALUES ('deck' || hex(zeroblob(5000)), 1, 0, NULL)",
+    )
+    compared = 0
+
+    def compare(left, right):
+        nonlocal compared
+        compared += 1
+        return compare_unicase(left, right)
+
+    monkeypatch.setattr(schema, "compare_unicase", compare)
+    into = admitted(path)
+    assert compared < 4 * count
+    with connect(into) as db:
+        assert db.execute("SELECT count() FROM tags WHERE tag LIKE 'deck%'").get == count + 1
+        assert db.execute("PRAGMA integrity_check").get == "ok"
+
+
+def test_an_upload_that_takes_too_long_is_refused_also_while_it_is_built_anew(
+    upload, admitted, monkeypatch, tmp_path
+):
+    """The time is that of the whole upload, not of each of its parts."""
+    path = upload("CREATE TABLE mine (x)")
+    monkeypatch.setattr(hostile, "_STEPS_BETWEEN_LOOKS", 1)
+    seen = []
+
+    def is_over(self):
+        seen.append(self)
+        return len(seen) > 1_000
+
+    monkeypatch.setattr(hostile.Deadline, "is_over", is_over)
+    with pytest.raises(InvalidDatabase):
+        admitted(path)
+    assert len(set(map(id, seen))) == 1
+    assert [left.name for left in tmp_path.iterdir()] == ["upload.anki2"]
+
+
 REFUSED = {
     "a view in place of notes": ["ALTER TABLE notes RENAME TO n2; CREATE VIEW notes AS SELECT * FROM n2"],
     "a virtual table in place of notes": [
@@ -157,10 +340,7 @@ REFUSED = {
     "a negative USN": ["UPDATE col SET usn = -1"],
     "the highest USN": ["UPDATE col SET usn = 2147483647"],
     "a USN beyond 31 bits": ["UPDATE col SET usn = 4294967296"],
-    "a negative time": ["UPDATE col SET mod = -1"],
-    "a time beyond all calendars": ["UPDATE col SET scm = 9223372036854775807"],
-    "a row's USN beyond 31 bits": ["UPDATE cards SET usn = 3000000000"],
-    "a row's USN below -1": ["UPDATE revlog SET usn = -2"],
+    "a time that is a text": ["UPDATE col SET mod = 'x'"],
     "a text among integers": ["UPDATE cards SET did = 'x'"],
     "a blob among texts": ["UPDATE notes SET flds = x'00'"],
     "a text among blobs": ["UPDATE decks SET common = 'x'"],
@@ -172,8 +352,16 @@ REFUSED = {
     "a field's protobuf": ["UPDATE fields SET config = x'ff'"],
     "a template's protobuf": ["UPDATE templates SET config = x'ff'"],
     "config that is no JSON": ["UPDATE config SET val = x'7b'"],
+    "config of a number that is none": ["UPDATE config SET val = CAST('1e999' AS blob)"],
+    "config nested too deeply": [f"UPDATE config SET val = CAST('{'[' * 125}{']' * 125}' AS blob)"],
+    "config nested without end": [f"UPDATE config SET val = CAST('{'[' * 99_999}' AS blob)"],
     "a grave of unknown kind": ["UPDATE graves SET type = 9 WHERE oid = 2"],
 }
+
+
+def test_config_of_as_many_levels_as_clients_can_read_is_taken(upload, admitted, exercise):
+    value = "[" * 124 + "]" * 124
+    exercise(admitted(upload(f"UPDATE config SET val = CAST('{value}' AS blob) WHERE key = 'nested'")))
 
 
 @pytest.mark.parametrize("statements", REFUSED.values(), ids=REFUSED.keys())
@@ -183,14 +371,28 @@ def test_what_would_fail_later_is_refused(upload, admitted, statements):
         admitted(path)
 
 
+@pytest.mark.parametrize("statements", [[], ["CREATE TABLE mine (x)"]], ids=["as it is", "built anew"])
 @pytest.mark.parametrize("name", [b"Animal::Dog", b"Spoken", b"reversed card", b"nested"])
-def test_a_name_that_is_no_utf8_is_refused(upload, admitted, name):
-    path = upload()
+def test_a_name_that_is_no_utf8_is_refused(upload, admitted, name, statements):
+    path = upload(*statements)
     content = path.read_bytes()
     assert name in content
     path.write_bytes(content.replace(name, name[:-1] + b"\xff"))
     with pytest.raises(InvalidDatabase):
         admitted(path)
+
+
+@pytest.mark.parametrize("tag", ["NULL", "'animal'", "x'00'"])
+def test_a_tag_that_cannot_be_in_the_list_is_refused(upload, admitted, tag):
+    with pytest.raises(InvalidDatabase):
+        admitted(
+            upload(
+                "CREATE TABLE others AS SELECT * FROM tags",
+                "DROP TABLE tags",
+                "ALTER TABLE others RENAME TO tags",
+                f"INSERT INTO tags VALUES ({tag}, 0, 0, NULL)",
+            )
+        )
 
 
 def test_a_file_that_is_refused_leaves_nothing_behind(upload, admitted, tmp_path):
@@ -325,7 +527,7 @@ def in_schema(base_file, path, version, connect):
             with connect(path) as db:
                 to_schema_14(db)
         return path
-    with connect(base_file) as source, create(path, version) as target:
+    with connect(base_file) as source, create(path, version, Deadline()) as target:
         for table in ddl.tables(version):
             rows = source.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}").fetchall()
             marks = ", ".join("?" * len(table.columns))
@@ -392,3 +594,30 @@ print(stamps["cards"], len(ticks) > 3)
         check=False,
     )
     assert (ran.stdout, ran.stderr) == ("12 True\n", "")
+
+
+CARD_RANGES = [(-(2**63), MAX)] * 3 + [(0, 2**16 - 1), (-(2**63), MAX), (10, 10), (0, 3), (-3, 4)]
+CARD_RANGES += [(-(2**31), 2**31 - 1), (0, 2**32 - 1), (0, 2**16 - 1), *[(0, 2**32 - 1)] * 3]
+CARD_RANGES += [(-(2**31), 2**31 - 1), (-(2**63), MAX), (0, 255)]
+REVLOG_RANGES = [(-(2**63), MAX), (-(2**63), MAX), (10, 10), (0, 255), *[(-(2**31), 2**31 - 1)] * 2]
+REVLOG_RANGES += [(0, 2**32 - 1), (0, 2**32 - 1), (0, 5)]
+
+
+def test_whatever_a_normal_sync_brings_comes_in_by_an_upload_unchanged(ours, admitted, contents, connect):
+    """Rows at both ends of what the messages hold; see `app.sync.messages`."""
+    ends = (0, 1)
+    cards = [[*(pair[end] for pair in CARD_RANGES), '{"cd":"\\u00e9"}'] for end in ends]
+    reviews = [[pair[end] for pair in REVLOG_RANGES] for end in ends]
+    notetype = ours.rows("SELECT mid FROM notes LIMIT 1")[0][0]
+    notes = [
+        [row_id, "\U0010ffff", notetype, row_id, 10, "a é", "\u2028\x1f", "", "", 0, ""]
+        for row_id in (-(2**63), MAX)
+    ]
+    ours.merge.apply_chunk(Chunk(revlog=reviews, cards=cards, notes=notes), 5)
+    ours.db.execute("COMMIT")
+    ours.db.close()
+    with connect(ours.path) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("VACUUM")
+    before = contents(ours.path)
+    assert contents(admitted(ours.path)) == before
