@@ -279,8 +279,8 @@ def _is_sound(answer: Answer) -> bool:
 class DirectS3(_Direct):
     """A client of S3; reading, looking for and putting small objects is done directly.
 
-    Answers hold ETag, ContentLength, ContentRange and LastModified only; the body of an object was
-    received as a whole.
+    Answers hold ETag, ContentLength, ContentRange, LastModified and the headers only; the body of an
+    object was received as a whole.
     """
 
     def __init__(self, client: Any) -> None:
@@ -356,7 +356,8 @@ def _request_of(method: str, parameters: dict[str, Any]) -> tuple[Headers, bytes
 
 def _object_answer(method: str, answer: Answer) -> dict[str, Any]:
     headers = answer.headers
-    found: dict[str, Any] = {"ResponseMetadata": {"HTTPStatusCode": answer.status, "RetryAttempts": 0}}
+    told = {"HTTPStatusCode": answer.status, "RetryAttempts": 0, "HTTPHeaders": headers}
+    found: dict[str, Any] = {"ResponseMetadata": told}
     if (etag := headers.get("etag")) is not None:
         found["ETag"] = etag
     if method == "GET":

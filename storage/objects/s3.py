@@ -291,7 +291,8 @@ class S3ObjectStore:
         try:
             yield b""
             ahead += [self._ask(key, start, total) for start in islice(starts, _PIECES_AHEAD)]
-            yield first
+            if first:
+                yield first
             while ahead:
                 piece = _whole(key, ahead.popleft())
                 ahead += [self._ask(key, start, total) for start in islice(starts, 1)]

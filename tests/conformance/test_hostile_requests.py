@@ -42,6 +42,8 @@ def wire(server: Server, small: bytes) -> Iterator[Wire]:
 
 
 def begin(wire: Wire, skey: str = "the-sync") -> None:
+    """Begin a sync, with a clean slate if the one before it went on: a key begins one sync only."""
+    wire.call("abort", {}, skey=skey)
     assert wire.call("start", {"minUsn": 0, "lnewer": True}, skey=skey).ok
 
 

@@ -66,12 +66,14 @@ def test_no_entry_of_many_that_are_appended_at_once_is_lost(head_backend):
     for turn in range(ROUNDS):
         answers = race(
             head_backend,
-            lambda view, number: view.append(database, "session", journal_entry(body=b"%d" % number)),
+            lambda view, number: view.append(
+                database, "session", journal_entry(body=b"%d of %d" % (number, turn))
+            ),
         )
         assert len(won(answers)) == RACERS
         session = store.find(database).session
         latest = sorted(entry.body for entry in session.journal[-RACERS:])
-        assert latest == [b"%d" % number for number in range(RACERS)]
+        assert latest == [b"%d of %d" % (number, turn) for number in range(RACERS)]
         assert session.seq == len(session.journal) == 1 + RACERS * (turn + 1)
         assert sorted(head.session.seq for head in answers) == list(range(2 + RACERS * turn, session.seq + 1))
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def memory_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
     return MemoryHeadStore(), None
 
 
-def local_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
+def local_stores(root: Path, request: pytest.FixtureRequest | None = None) -> Stores:
     root.mkdir(parents=True, exist_ok=True)
     return LocalHeadStore(root / "heads.db", run_here), LocalObjectStore(root / "store", run_here)
 
@@ -146,12 +147,19 @@ class Script:
         ]
 
 
-def count_calls(tmp_path) -> int:
-    world, faults = World(tmp_path / "count", limits=LIMITS), Faults()
+def count_calls(world: World) -> int:
+    """The store calls of the script; they depend on the stores."""
+    faults = Faults()
     store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
     Script(world, store).run()
+    world.heads.delete(DATABASE)
     world.close()
     return len(faults.calls)
+
+
+def world_on(stores: Callable[..., Stores], root: Path, request: pytest.FixtureRequest) -> World:
+    heads, objects = stores(root, request)
+    return World(root, heads=heads, objects=objects, limits=LIMITS)
 
 
 def assert_sound(world: World, told: set[int], unknown: set[int]) -> None:
@@ -175,9 +183,9 @@ def assert_sound(world: World, told: set[int], unknown: set[int]) -> None:
 @pytest.mark.parametrize(("stores", "step"), BACKENDS)
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
 def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, request, stores, step, landed):
-    for number in range(1, count_calls(tmp_path) + 1, step):
-        heads, objects = stores(tmp_path / str(number), request)
-        world = World(tmp_path / str(number), heads=heads, objects=objects, limits=LIMITS)
+    total = count_calls(world_on(stores, tmp_path / "count", request))
+    for number in range(1, total + 1, step):
+        world = world_on(stores, tmp_path / str(number), request)
         faults, told = Faults(), set()
         store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
         script = Script(world, store, told.add)
@@ -200,9 +208,9 @@ def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, request, store
 @pytest.mark.parametrize(("stores", "step"), BACKENDS)
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
 def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, request, stores, step, landed):
-    for number in range(1, count_calls(tmp_path) + 1, step):
-        heads, objects = stores(tmp_path / str(number), request)
-        world = World(tmp_path / str(number), heads=heads, objects=objects, limits=LIMITS)
+    total = count_calls(world_on(stores, tmp_path / "count", request))
+    for number in range(1, total + 1, step):
+        world = world_on(stores, tmp_path / str(number), request)
         faults, told = Faults(), set()
         store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
         faults.fail(number, landed=landed, error=KeyboardInterrupt())
@@ -215,8 +223,8 @@ def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, request, store
 
 
 def local_world(root: Path) -> World:
-    heads = LocalHeadStore(root / "heads.db", run_here)
-    return World(root, heads=heads, objects=LocalObjectStore(root / "store", run_here), limits=LIMITS)
+    heads, objects = local_stores(root)
+    return World(root, heads=heads, objects=objects, limits=LIMITS)
 
 
 def run_and_die(root: Path, number: int) -> None:
@@ -235,7 +243,7 @@ def run_and_die(root: Path, number: int) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_a_process_killed_at_any_call_leaves_what_it_told(tmp_path, part):
-    total = count_calls(tmp_path)
+    total = count_calls(local_world(tmp_path / "count"))
     for number in range(1 + part, total + 1, 4):
         root = tmp_path / str(number)
         root.mkdir()

@@ -125,11 +125,13 @@ def compare(exchange: Exchange, kept: Side, side: Side, old_key: str) -> str:
     if method != "chunk":
         expected, found = portrait(method, theirs, kept.clock), portrait(method, ours, side.clock)
         return "" if expected == found else first_difference(expected, found)
-    # the same rows may come in other chunks
-    side.collect(ours)
+    # the same rows may come in other chunks; who asks on after the last one gets that again
+    if side.all_sent is None and side.collect(ours):
+        side.all_sent = list(side.sent)
     if not kept.collect(theirs):
         return ""
     first, second = (sorted(one.sent) for one in (kept, side))
     kept.sent.clear()
     side.sent.clear()
+    side.all_sent = None
     return "" if first == second else first_difference(first, second)

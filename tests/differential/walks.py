@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from tests.differential.intended import KEY_TWICE, UNREADABLE
+from tests.differential.intended import FIELD_COUNT, KEY_TWICE, UNREADABLE
 from tests.differential.samples import EPOCH, FIELDS, NOTETYPE, Templates
 from tests.differential.steps import Known, Step
 from tests.support.wire import media_zip
@@ -263,7 +263,7 @@ class Walk:
                     {"changes": {"models": [more_fields], "decks": [[], []], "tags": []}},
                     skey,
                     form,
-                    note="field count, unless the collection is without the notetype",
+                    note=FIELD_COUNT,
                 ),
             ]
         )

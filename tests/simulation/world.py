@@ -49,8 +49,13 @@ MOST_SKEW_MS = 5 * 60_000
 MOST_RECORD_BYTES = 12_000
 """With the limits below: a chain of 7 entries, 8 answers, 5 journal entries of at most 1500 bytes."""
 
-NEVER_TWICE = {messages.CHUNK}
-"""A request for rows that comes again cannot be told from one for the next rows, here as on the official server."""
+NEVER_TWICE = {messages.START, messages.CHUNK}
+"""Messages whose second delivery, on its way while the client goes on, is not undone; the official server
+undoes none.
+
+A `chunk` gives the next rows each time. A late second `start` is refused while its sync runs, but if another
+device has ended that sync meanwhile, it begins the sync anew without what was sent before.
+"""
 
 STATUS = (
     (errors.SessionConflict, 409),
@@ -404,7 +409,7 @@ class World:
         if attempt is not None:
             keep_message(attempt, method, message, body)
         send = partial(self._serve, user, method, key, body)
-        if self.chance.random() < self.chances.twin:
+        if method not in NEVER_TWICE and self.chance.random() < self.chances.twin:
             self.scheduler.spawn(lambda: self._twin(user, method, send))
         while True:
             status, answer = self._ask(user, device, method, send)

@@ -29,7 +29,7 @@ def sync(heads, objects, number):
     database = collection_of(f"user{number}")
     for turn in range(TURNS):
         token = heads.open_session(database, new_session(f"{turn}")).token
-        heads.append(database, token, f"{turn}", 1, journal_entry())
+        heads.append(database, f"{turn}", journal_entry())
         objects.put(f"d/{number}/{turn}", b"delta" * 1000)
         heads.flip(database, flip_of(turn, token, session=f"{turn}", seq=2))
     return heads.find(database).version
