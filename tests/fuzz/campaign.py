@@ -192,7 +192,7 @@ class Campaign:
             self._fault("a 503 without a cause in the log")
         spool = self._server.folder / "ankisyncd" / "spool"
         deadline = time.monotonic() + HANG_S
-        while [path for path in spool.iterdir() if path.is_file()]:
+        while [path for path in spool.iterdir() if path.is_file() and path.name != "lock"]:
             if time.monotonic() > deadline:
                 self._fault("files stay in the spool")
                 break

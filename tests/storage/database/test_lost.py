@@ -53,7 +53,7 @@ def test_a_head_from_before_a_snapshot_is_proven_to_be_old_by_the_history(world,
 
 def test_a_head_from_before_the_last_sync_is_likely_to_be_old(world, store):
     before = store.head(DATABASE)
-    head = store.open_session(DATABASE, new_session("sync"))
+    head = store.sessions.open(DATABASE, new_session("sync"))
     checkout = store.checkout(DATABASE, head)
     checkout.begin()
     checkout.connection.execute("DELETE FROM t WHERE id = 1")
@@ -73,12 +73,12 @@ def test_a_commit_that_failed_is_no_proof_and_no_fault(world, store):
     found = evidence(world, world.heads.find(DATABASE))
     assert (found.is_proof, found.is_likely) == (False, False)
     assert store.doctor(DATABASE).faults == ()
-    store.open_session(DATABASE, new_session("next"))
+    store.sessions.open(DATABASE, new_session("next"))
     assert evidence(world, world.heads.find(DATABASE)) is None
 
 
 def test_a_commit_that_is_under_way_is_no_evidence(world, store):
-    head = store.open_session(DATABASE, new_session("sync"))
+    head = store.sessions.open(DATABASE, new_session("sync"))
     faults = Faults()
     store._heads = faults.heads(world.heads)
     seen = []
@@ -97,7 +97,7 @@ def test_nothing_of_a_database_with_an_old_head_is_swept(world, store):
     world.heads._heads[DATABASE] = before
     world.now_ms += 40 * 86_400_000
     for _ in range(5):  # later sessions, whose tokens are past those of the lost commits
-        store.open_session(DATABASE, new_session("next"))
+        store.sessions.open(DATABASE, new_session("next"))
     with pytest.raises(DeletionUnsafe, match="nothing of it is deleted"):
         store.sweep(DATABASE)
 

@@ -207,7 +207,7 @@ def test_what_has_changed_is_found_without_reading_what_has_not(client, wire, mo
 def test_a_sync_that_commits_nothing_is_no_change(heads, client, table, database):
     heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
     token = heads.open_session(database, new_session()).token
-    heads.append(database, token, "session", 1, journal_entry())
+    heads.append(database, "session", journal_entry())
     heads.close_session(database, token, "session")
     assert client.get_item(TableName=table, Key=key(database))["Item"]["listing"] == {"S": "head"}
 

@@ -163,10 +163,10 @@ def test_the_wal_does_not_grow_for_ever(store, path):
     for round_number in range(6):
         for number in range(300):
             database = collection_of(f"user{number % 50}")
-            store.open_session(database, new_session())
-            store.append(database, "session", big[number % 7])
-            store.append(database, "session", big[number % 7])
-            store.append(database, "session", big[number % 7])
+            session = f"{round_number}-{number}"
+            store.open_session(database, new_session(session))
+            for _ in range(3):
+                store.append(database, session, big[number % 7])
         store.flip(DATABASE, flip_of(round_number, round_number))
         sizes.append((path.parent / "heads.db-wal").stat().st_size)
     assert max(sizes) < 4 * 2000 * 4096
