@@ -16,11 +16,13 @@ class NativeThreads(NamedTuple):
 
     start_new_thread: Callable[..., Any]
     allocate_lock: Callable[[], Any]
+    get_ident: Callable[[], int]
 
 
 def native_threads() -> NativeThreads:
     """Looked up at each use: the replacement may come at any time before."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
-        return NativeThreads(_thread.start_new_thread, _thread.allocate_lock)
-    return NativeThreads(*monkey.get_original("_thread", ["start_new_thread", "allocate_lock"]))
+        return NativeThreads(_thread.start_new_thread, _thread.allocate_lock, _thread.get_ident)
+    names = ["start_new_thread", "allocate_lock", "get_ident"]
+    return NativeThreads(*monkey.get_original("_thread", names))
