@@ -308,6 +308,8 @@ class LocalHeadStore:
             self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if self._wal_pages > _CHECKPOINT_PAGES * _CHECKPOINT_PATIENCE:
                 self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            pass  # another process is at it; a later write tries again
         except apsw.Error as exc:
             log.warning("%s could not be checkpointed: %s", self._path, exc)
         finally:
