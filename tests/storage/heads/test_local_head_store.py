@@ -274,15 +274,3 @@ def test_writers_that_wait_at_the_same_time_share_a_sync(path, synced):
         assert [flip.result().version for flip in flips] == [1] * 6
     assert len(synced) == 2
     store.close()
-
-
-def test_a_checkpoint_that_meets_a_reader_is_no_warning(store, path, caplog):
-    store.flip(DATABASE, flip_of(0, 0))
-    reader = apsw.Connection(str(path))
-    reader.execute("BEGIN")
-    reader.execute("SELECT count() FROM heads").fetchall()  # holds the log while it is open
-    store._wal_pages = 1_000_000
-    store.flip(DATABASE, flip_of(1, 1))
-    reader.close()
-    assert store.find(DATABASE).version == 2
-    assert "checkpointed" not in caplog.text
