@@ -77,6 +77,8 @@ class Accountant:
             else:
                 tables = request.get("RequestItems", {}).values()
                 keys = [(t, k) for t, named in request.get("RequestItems", {}).items() for k in named["Keys"]]
+                if not tables and "Key" not in request:
+                    return False  # a Query, which no sync makes: of the start and the clock's hour
                 keys = keys if tables else [(request["TableName"], request["Key"])]
                 if keys[0][1]["pk"]["S"].startswith("hostkey#"):
                     self.bill.calls[name] -= 1

@@ -166,8 +166,10 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
             "append",
             writes,
             session,
-            lambda s, p: s.append(of(p), 2, "session", 1, journal_entry()),
-            lambda s, p, _: at(s, p).session.seq == len(at(s, p).session.journal) == 2,
+            lambda s, p: s.append(of(p), "session", journal_entry(body=b"another")),
+            # If its answer is lost it is sent again, and is there more than once: the merge takes it once.
+            lambda s, p, _: at(s, p).session.seq == len(at(s, p).session.journal) >= 2,
+        ),
         ),
         Case(
             backend,
