@@ -170,7 +170,6 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
             # If its answer is lost it is sent again, and is there more than once: the merge takes it once.
             lambda s, p, _: at(s, p).session.seq == len(at(s, p).session.journal) >= 2,
         ),
-        ),
         Case(
             backend,
             "close_session",
