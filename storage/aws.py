@@ -5,6 +5,7 @@ Refuses everything else: clients are made by the composition root and given to t
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -43,7 +44,7 @@ def mapped(what: str) -> Iterator[None]:
         raise _meaning(what, exc) from exc
     except ParamValidationError:
         raise
-    except (BotoCoreError, ResponseParserError) as exc:
+    except (BotoCoreError, ResponseParserError, binascii.Error) as exc:  # the last one of a garbled record
         raise Unavailable(f"{what}: {exc}") from exc
 
 
