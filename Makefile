@@ -43,14 +43,12 @@ test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older An
 fuzz: $(VENV)/.dev       ## 100,000 inputs to a live server: heads, bodies, forms, messages, zips, databases
 	$(BIN)/python -m tests.fuzz
 
-# The scenarios again, with three servers on one store: in turn, drawn at random, and without a table.
-test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three servers that share one store
+# The scenarios again, with three servers on one store: in turn, drawn at random, and without a table. Then the
+# tables of what a fault does to each call, and of what a sync costs, against what the documents say.
+test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three servers that share one store; faults, costs
 	for servers in cloud cloud-random cloud-s3; do \
 	  $(BIN)/python -m pytest tests/conformance --server=$$servers -m "not slow and not clients and not bench and not one_server" || exit 1; \
 	done
-
-# Not in CI until both tables agree with appends that no sequence number guards.
-test-tables: $(VENV)/.dev     ## what a fault does to each call to AWS, and what a sync costs, against the documents
 	$(BIN)/python -m pytest tests/contracts/test_aws_faults.py tests/conformance/test_cloud_costs.py -m slow
 
 # moto is one reading of AWS: the suites of heads and objects once more on others. Says what is left out, and why.
