@@ -199,7 +199,7 @@ class SharedCopies:
         self._handles.clear()
 
     def take(self, target: Target) -> Checkout | None:
-        """The shared copy at the target's version, locked; None if another request has it.
+        """The shared copy at the target's version, locked; None if another request has it, or is past it.
 
         Raises: NotFound, Corrupt, Unavailable.
         """
@@ -209,11 +209,15 @@ class SharedCopies:
         if not handle.lock(_WAIT_S):
             return None
         try:
-            return self._bring(handle, target)
+            state = handle.read_state()
+            if state is None or state.version <= target.version:
+                return self._bring(handle, target, state)
         except BaseException:
             self._drop(handle)
             handle.unlock()
             raise
+        handle.unlock()
+        return None
 
     def _handle(self, database: DatabaseId) -> _Handle:
         handle = self._handles.get(database)
@@ -234,8 +238,7 @@ class SharedCopies:
                 del self._handles[database]
                 handle.close()
 
-    def _bring(self, handle: _Handle, target: Target) -> Checkout:
-        state = handle.read_state()
+    def _bring(self, handle: _Handle, target: Target, state: _State | None) -> Checkout:
         if state is not None and can_start_from(target, state.version, state.checksum):
             with contextlib.suppress(Corrupt, FileNotFoundError):
                 return self._bring_on(handle, target, state)
