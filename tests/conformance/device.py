@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.support.servers import User
 
 DRIVER = Path(__file__).with_name("driver.py")
 NEWEST = "newest"
@@ -141,6 +144,23 @@ class Device:
     def first_upload(self) -> None:
         assert self.call("sync") in {"full", "upload"}
         self.call("upload")
+
+
+@contextlib.contextmanager
+def made_devices(folder: Path, user: User) -> Iterator[Callable[[str], Device]]:
+    """Makes devices of the newest client, logged in to a URL; they end with the block."""
+    pool, devices = Pool(folder), []
+
+    def make(url: str) -> Device:
+        device = Device(pool, NEWEST, folder / f"device{len(devices)}")
+        devices.append(device)
+        device.log_in(url, user)
+        return device
+
+    yield make
+    for device in devices:
+        device.end()
+    pool.end()
 
 
 def converge(*devices: Device) -> None:

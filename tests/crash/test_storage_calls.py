@@ -10,28 +10,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storage.database.limits import Limits
 from storage.errors import StorageError
-from storage.heads.base import HeadStore
-from storage.heads.local import LocalHeadStore
-from storage.heads.memory import MemoryHeadStore
-from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
 from storage.types import run_here
-from tests.support import aws
+from tests.crash.backends import Open, backends, local_heads
 from tests.support.databases import DATABASE, World, bytes_of, entry, new_session, rows_of
 from tests.support.engines import moto_bucket, moto_endpoint, moto_table
 from tests.support.faults import Faults
 
 __all__ = ["moto_bucket", "moto_endpoint", "moto_table"]
-
-Stores = tuple[HeadStore, ObjectStore | None]
-"""Objects in memory for None."""
 
 LIMITS = Limits(
     merge_deltas=2,
@@ -41,36 +33,7 @@ LIMITS = Limits(
     journal_fold_entries=2,
 )
 
-WIRED_STEP = 7
-"""Of the calls over a wire only so many-th are tried, but for the slow run."""
-
-
-def memory_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
-    return MemoryHeadStore(), None
-
-
-def local_stores(root: Path, request: pytest.FixtureRequest | None = None) -> Stores:
-    root.mkdir(parents=True, exist_ok=True)
-    return LocalHeadStore(root / "heads.db", run_here), LocalObjectStore(root / "store", run_here)
-
-
-def dynamo_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
-    return aws.dynamo_heads(*request.getfixturevalue("moto_table")), None
-
-
-def s3_stores(root: Path, request: pytest.FixtureRequest) -> Stores:
-    return aws.s3_heads(*request.getfixturevalue("moto_bucket"), f"{root.name}/"), None
-
-
-BACKENDS = [
-    pytest.param(memory_stores, 1, id="memory"),
-    pytest.param(local_stores, 1, id="local"),
-    *(
-        pytest.param(stores, step, id=f"{name}{'' if step > 1 else '-every'}", marks=marks)
-        for stores, name in ((dynamo_stores, "dynamodb"), (s3_stores, "s3"))
-        for step, marks in ((WIRED_STEP, ()), (1, pytest.mark.slow))
-    ),
-]
+BACKENDS = backends(wired_step=7)
 
 
 class Script:
@@ -157,8 +120,10 @@ def count_calls(world: World) -> int:
     return len(faults.calls)
 
 
-def world_on(stores: Callable[..., Stores], root: Path, request: pytest.FixtureRequest) -> World:
-    heads, objects = stores(root, request)
+def world_on(open_heads: Open, root: Path, request: pytest.FixtureRequest | None = None) -> World:
+    """Objects are on the disk with local heads, in memory with others."""
+    heads = open_heads(root, request)
+    objects = LocalObjectStore(root / "store", run_here) if open_heads is local_heads else None
     return World(root, heads=heads, objects=objects, limits=LIMITS)
 
 
@@ -180,12 +145,12 @@ def assert_sound(world: World, told: set[int], unknown: set[int]) -> None:
     assert [point.version for point in points] == list(range(1, fresh.head(DATABASE).version + 1))
 
 
-@pytest.mark.parametrize(("stores", "step"), BACKENDS)
+@pytest.mark.parametrize(("heads", "step"), BACKENDS)
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, request, stores, step, landed):
-    total = count_calls(world_on(stores, tmp_path / "count", request))
+def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, request, heads, step, landed):
+    total = count_calls(world_on(heads, tmp_path / "count", request))
     for number in range(1, total + 1, step):
-        world = world_on(stores, tmp_path / str(number), request)
+        world = world_on(heads, tmp_path / str(number), request)
         faults, told = Faults(), set()
         store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
         script = Script(world, store, told.add)
@@ -205,12 +170,12 @@ def test_every_call_fails_once_and_nothing_told_is_lost(tmp_path, request, store
         world.close()
 
 
-@pytest.mark.parametrize(("stores", "step"), BACKENDS)
+@pytest.mark.parametrize(("heads", "step"), BACKENDS)
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, request, stores, step, landed):
-    total = count_calls(world_on(stores, tmp_path / "count", request))
+def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, request, heads, step, landed):
+    total = count_calls(world_on(heads, tmp_path / "count", request))
     for number in range(1, total + 1, step):
-        world = world_on(stores, tmp_path / str(number), request)
+        world = world_on(heads, tmp_path / str(number), request)
         faults, told = Faults(), set()
         store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
         faults.fail(number, landed=landed, error=KeyboardInterrupt())
@@ -222,14 +187,9 @@ def test_every_call_fails_and_the_worker_gives_up_there(tmp_path, request, store
         world.close()
 
 
-def local_world(root: Path) -> World:
-    heads, objects = local_stores(root)
-    return World(root, heads=heads, objects=objects, limits=LIMITS)
-
-
 def run_and_die(root: Path, number: int) -> None:
     """In a process of its own: run the script, writing down what is told, and die at a store call."""
-    world, faults = local_world(root), Faults()
+    world, faults = world_on(local_heads, root), Faults()
     store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
     told = (root / "told").open("ab", buffering=0)
 
@@ -243,7 +203,7 @@ def run_and_die(root: Path, number: int) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_a_process_killed_at_any_call_leaves_what_it_told(tmp_path, part):
-    total = count_calls(local_world(tmp_path / "count"))
+    total = count_calls(world_on(local_heads, tmp_path / "count"))
     for number in range(1 + part, total + 1, 4):
         root = tmp_path / str(number)
         root.mkdir()
@@ -256,7 +216,7 @@ def test_a_process_killed_at_any_call_leaves_what_it_told(tmp_path, part):
         )
         assert done.returncode == -signal.SIGKILL
         told = set((root / "told").read_bytes())
-        world = local_world(root)
+        world = world_on(local_heads, root)
         next_worker = world.worker()
         assert len([p for p in (root / "local" / "work").iterdir() if p.is_dir()]) == 1
         assert_sound(world, told, unknown={max(told, default=0) + 1})

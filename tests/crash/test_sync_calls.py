@@ -7,57 +7,24 @@ collection as it was, or has the whole sync in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storage.database.limits import Limits
 from storage.heads.base import HeadStore
-from storage.heads.local import LocalHeadStore
 from storage.heads.memory import MemoryHeadStore
-from storage.types import run_here
 from tests.app.sync.conftest import base, codec
 from tests.app.sync.scripts import Base, Request
 from tests.app.sync.workers import COLLECTION, World
-from tests.support import aws
+from tests.crash.backends import backends
 from tests.support.engines import moto_bucket, moto_endpoint, moto_table
 from tests.support.faults import Faults
 
 __all__ = ["base", "codec", "moto_bucket", "moto_endpoint", "moto_table"]
 
 LIMITS = Limits(journal_inline_bytes=1000, journal_fold_entries=3)
-WIRED_STEP = 9
-"""Of the calls over a wire only so many-th are tried, but for the slow run."""
-
-Open = Callable[[Path, pytest.FixtureRequest], HeadStore]
-
-
-def memory_heads(root: Path, request: pytest.FixtureRequest) -> HeadStore:
-    return MemoryHeadStore()
-
-
-def local_heads(root: Path, request: pytest.FixtureRequest) -> HeadStore:
-    return LocalHeadStore(root / "heads.db", run_here)
-
-
-def dynamo_heads(root: Path, request: pytest.FixtureRequest) -> HeadStore:
-    return aws.dynamo_heads(*request.getfixturevalue("moto_table"))
-
-
-def s3_heads(root: Path, request: pytest.FixtureRequest) -> HeadStore:
-    return aws.s3_heads(*request.getfixturevalue("moto_bucket"), f"{root.name}/")
-
-
-BACKENDS = [
-    pytest.param(memory_heads, 1, id="memory"),
-    pytest.param(local_heads, 1, id="local"),
-    *(
-        pytest.param(heads, step, id=f"{name}{'' if step > 1 else '-every'}", marks=marks)
-        for heads, name in ((dynamo_heads, "dynamodb"), (s3_heads, "s3"))
-        for step, marks in ((WIRED_STEP, ()), (1, pytest.mark.slow))
-    ),
-]
+BACKENDS = backends(wired_step=9)
 
 
 class Run:

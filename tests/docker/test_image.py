@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.version import VERSION
-from tests.conformance.device import NEWEST, Device, Pool, assert_same
+from tests.conformance.device import Device, assert_same, made_devices
 from tests.docker.compose import DOCKER
 from tests.docker.image import FOREIGN, NATIVE, QEMU, UID, Container, build, emulated_python, need
 from tests.support import servers
@@ -43,18 +43,8 @@ def container(image, tmp_path) -> Iterator[Container]:
 
 @pytest.fixture
 def make_device(tmp_path) -> Iterator[Callable[[str], Device]]:
-    pool, devices = Pool(tmp_path), []
-
-    def make(url: str) -> Device:
-        device = Device(pool, NEWEST, tmp_path / f"device{len(devices)}")
-        devices.append(device)
-        device.log_in(url, ANN)
-        return device
-
-    yield make
-    for device in devices:
-        device.end()
-    pool.end()
+    with made_devices(tmp_path, ANN) as make:
+        yield make
 
 
 def test_it_runs_without_rights_on_a_disk_it_cannot_write(container):
@@ -115,13 +105,10 @@ def test_the_data_of_an_old_server_comes_in_through_a_pipe(container, tmp_path):
     """With the words of `docker/import`; the files belong to a user that the server's cannot read."""
     old = servers.start(servers.OFFICIAL, tmp_path / "old", [ANN], {})
     try:
-        pool = Pool(tmp_path)
-        device = Device(pool, NEWEST, tmp_path / "device")
-        device.log_in(old.url, ANN)
-        device.add_notes([["one", "1"], ["two", "2"]])
-        device.first_upload()
-        device.end()
-        pool.end()
+        with made_devices(tmp_path, ANN) as make:
+            device = make(old.url)
+            device.add_notes([["one", "1"], ["two", "2"]])
+            device.first_upload()
     finally:
         old.stop()
     archive = io.BytesIO()

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.conformance.device import NEWEST, Device, Pool
+from tests.conformance.device import Device, made_devices
 from tests.support import aws
 from tests.terraform.cloud import Cloud, make
 from tests.terraform.tasks import ALICE
@@ -171,15 +171,5 @@ def cloud(applied) -> Iterator[Cloud]:
 
 @pytest.fixture
 def make_device(tmp_path) -> Iterator[Callable[[str], Device]]:
-    pool, devices = Pool(tmp_path), []
-
-    def make(url: str) -> Device:
-        device = Device(pool, NEWEST, tmp_path / f"device{len(devices)}")
-        devices.append(device)
-        device.log_in(url, ALICE)
-        return device
-
-    yield make
-    for device in devices:
-        device.end()
-    pool.end()
+    with made_devices(tmp_path, ALICE) as make:
+        yield make
