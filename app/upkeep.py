@@ -150,6 +150,7 @@ class Upkeep:
             self._go_through(self._changed(0, shard), None, summary, accept_loss=False)
             return summary
         self._mark.advance(now_ms, accept=accept_loss)
+        self._mark.remove_older()
         run_log = RunLog(self._objects, self._nonce, shard.number, shard.count)
         last = self._last_run(run_log)
         if not accept_loss and last.seen_ms and not self._is_plausible(last, now_ms, summary):

@@ -38,7 +38,7 @@ class HeadsMark:
     def find_fault(self) -> str | None:
         """What is wrong, for the operator; None if records and objects belong together.
 
-        Costs a read of one record and a listing of one object or two.
+        Costs a read of one record and a listing of an object for each step since maintenance last ran.
         """
         # The object first: a step that comes between is then one that the record is ahead.
         newest = max(self._list(), default=0)
@@ -77,7 +77,11 @@ class HeadsMark:
         except Conflict:
             return  # another process takes the same step
         self._objects.put(_key(count), b"the head records were at this count of .store\n")
-        self._objects.delete([_key(older) for older in self._list() if older < count])
+
+    def remove_older(self) -> None:
+        """Remove the objects of all steps but the newest. For maintenance: a worker may have no right to delete."""
+        counts = sorted(self._list())
+        self._objects.delete([_key(count) for count in counts[:-1]])
 
     def _list(self) -> list[int]:
         names = (stat.key.removeprefix(PREFIX) for stat in self._objects.list(PREFIX))

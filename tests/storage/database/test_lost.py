@@ -142,7 +142,17 @@ class TestMark:
         for _ in range(3):
             assert mark.find_fault() is None
             mark.advance(world.now_ms)
+        mark.remove_older()
+        assert mark.find_fault() is None
         assert len(list(world.objects.list("upkeep/"))) == 1
+
+    def test_a_step_takes_no_right_to_delete(self, world, mark):
+        faults = Faults()
+        for _ in range(2):
+            HeadsMark(faults.heads(world.heads), faults.objects(world.objects), world.nonce).advance(
+                world.now_ms
+            )
+        assert "delete" not in {call.method for call in faults.calls}
 
     def test_it_is_no_users_database(self, world, store, mark):
         mark.advance(world.now_ms)
