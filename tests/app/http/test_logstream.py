@@ -154,6 +154,10 @@ def test_requests_go_on_when_nothing_reads_standard_output_any_more(tmp_path: Pa
 def test_signals_of_a_terminal_end_and_restart_nothing(tmp_path: Path, name: str) -> None:
     with servers.serving(servers.OURS, tmp_path / "data", 0, {"ANKISYNCD_WORKERS": "2"}) as server:
         main = psutil.Process(server.process.pid)
+        deadline = time.monotonic() + 30
+        while len(main.children()) < 2:  # the server answers as soon as its first worker does
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         before = sorted(child.pid for child in main.children())
         with wire(server.port) as client:
             assert client.ask(direct("/sync/meta", {}, k="x")).status == 403
