@@ -79,7 +79,7 @@ class HeadsMark:
         self._objects.put(_key(count), b"the head records were at this count of .store\n")
 
     def remove_older(self) -> None:
-        """Remove the objects of all steps but the newest, with the right to delete that only maintenance has."""
+        """Remove the objects of all steps but the newest; only maintenance has the right to delete."""
         counts = sorted(self._list())
         self._objects.delete([_key(count) for count in counts[:-1]])
 
