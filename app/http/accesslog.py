@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from app.config import LogFormat, LogLevel
+from app.http.requestid import current_id
 
 ENTRY_KEY = "ankisyncd.entry"
 _TEXT_LIMIT = 120
@@ -39,6 +40,10 @@ class Entry(msgspec.Struct):
     bytes_out: int = 0
     reason: str = ""
     """Why it was refused; for people who read the log."""
+    id: str = ""
+    """Names the request in all of its lines."""
+    error: str = ""
+    """The class of the error that it was refused for."""
 
 
 def entry_of(environ: MutableMapping[str, Any]) -> Entry:
@@ -77,6 +82,8 @@ class LineFormatter:
         }
         if entry.reason:
             fields["reason"] = entry.reason[: 4 * _TEXT_LIMIT]
+        if entry.id:
+            fields["id"] = entry.id
         return self._format(now_s, level_of(entry.status, entry.reason), "request", fields)
 
     def lost(self, count: int) -> bytes:
@@ -86,6 +93,8 @@ class LineFormatter:
     def message(self, record: logging.LogRecord) -> bytes:
         """The line of anything else that is logged; a traceback goes into it or, in text, below it."""
         fields: dict[str, Any] = {"logger": _NAMES.get(record.name, record.name)}
+        if request_id := current_id.get():
+            fields["id"] = request_id
         if record.exc_info and record.exc_info[0] is not None:
             fields["traceback"] = logging.Formatter().formatException(record.exc_info)
         return self._format(record.created, record.levelno, record.getMessage(), fields)

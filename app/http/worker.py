@@ -41,6 +41,7 @@ from app.http.connections import (
 )
 from app.http.head import HeadReader
 from app.http.paths import canonical_path
+from app.http.requestid import current_id, request_id
 
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 
@@ -289,6 +290,7 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
     def _next(
         self, heads: HeadReader, reader: ConnectionReader, connection: Connection, wait_s: float
     ) -> Any:
+        current_id.set("")
         reader.begin_head()
         self._table.wait(connection, wait_s)
         try:
@@ -307,6 +309,8 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         body = CountedBody(body_of(req))
         environ = environ_of(base, req, body)
         environ[ENTRY_KEY] = entry
+        entry.id = request_id(environ)
+        current_id.set(entry.id)
         if req._expected_100_continue:  # noqa: SLF001 - its only name
             sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         response = OneSendResponse(req, sock)
@@ -361,7 +365,9 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
 
     def _refuse(self, connection: Connection, client: Any, addr: Any, status: int, reason: str) -> None:
         """Answer what does not reach the application; says nothing of its content."""
-        self.log.entry(Entry(address=str(addr[0]) if addr else "", method="-", status=status, reason=reason))
+        address = str(addr[0]) if addr else ""
+        entry = Entry(address=address, method="-", status=status, reason=reason, id=request_id({}))
+        self.log.entry(entry)
         with contextlib.suppress(OSError):
             client.sendall(_short_answer(status))
             self._linger(connection, client)
