@@ -49,8 +49,9 @@ CLOUD_ERRORS: Final = (ClientError, BotoCoreError, ValueError)
 class Cloud:
     """The clients and backends of one process; each client is made when it is first asked for."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, watch: Callable[[Any], None] = lambda _client: None) -> None:
+        """`watch` is given each client of the SDK."""
+        self._settings, self._watch = settings, watch
         self._session = boto3.Session(region_name=settings.region)
         self._made: dict[str, Any] = {}
 
@@ -69,6 +70,7 @@ class Cloud:
             if "amazonaws.com" not in client.meta.endpoint_url:
                 by_path = config.merge(Config(s3={"addressing_style": "path"}))
                 client = self._session.client("s3", config=by_path)
+            self._watch(client)
             self._made["s3"] = DirectS3(client)
         return self._made["s3"]
 
@@ -77,7 +79,9 @@ class Cloud:
         """The client of the table."""
         if "dynamodb" not in self._made:
             config = heads_dynamodb.client_config(_CONNECTIONS)
-            self._made["dynamodb"] = DirectDynamoDB(self._session.client("dynamodb", config=config))
+            client = self._session.client("dynamodb", config=config)
+            self._watch(client)
+            self._made["dynamodb"] = DirectDynamoDB(client)
         return self._made["dynamodb"]
 
     def objects(self, offload: Offload[Any]) -> S3ObjectStore:
@@ -114,8 +118,13 @@ class Cloud:
             retries={"mode": "standard", "total_max_attempts": 2},
             tcp_keepalive=True,
         )
-        client = self._session.client("cognito-idp", region_name=cognito.region, config=config)
-        return CognitoDirectory(client, cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000)
+        if "cognito" not in self._made:
+            client = self._session.client("cognito-idp", region_name=cognito.region, config=config)
+            self._watch(client)
+            self._made["cognito"] = client
+        return CognitoDirectory(
+            self._made["cognito"], cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000
+        )
 
 
 class Finding(NamedTuple):

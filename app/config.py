@@ -157,6 +157,9 @@ class Settings:
     """None: the local user list, or SYNC_USERn alone where the backend is AWS."""
     region: str | None
     """Of S3 and DynamoDB; None: as the SDK finds it."""
+    metrics_port: int | None = None
+    """Where /metrics is served, and nothing else; None: nowhere."""
+    metrics_host: str = "127.0.0.1"
     notes: tuple[str, ...] = ()
     """What was left out of values, for the operator."""
 
@@ -217,9 +220,13 @@ class Settings:
             cloud=cloud,
             cognito=_cognito(read, region),
             region=region,
+            metrics_port=read.number("ANKISYNCD_METRICS_PORT", least=1, most=65535),
+            metrics_host=(read.text("ANKISYNCD_METRICS_HOST") or "127.0.0.1").strip("[]"),
             notes=tuple(read.notes),
         )
         read.refuse_unknown()
+        if settings.metrics_port == settings.port:
+            read.faults.append("ANKISYNCD_METRICS_PORT must be another port than ANKISYNCD_PORT")
         if read.faults:
             raise SettingsError(read.faults)
         return settings

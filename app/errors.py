@@ -24,7 +24,7 @@ from contextvars import ContextVar
 import apsw
 
 refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
-"""Why the upload at hand was refused, for the log: clients are told a fixed text, under status 200."""
+"""Why an upload, a sanity check or a client was refused, for the log: clients get it under status 200."""
 
 
 class AppError(Exception):

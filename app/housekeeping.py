@@ -39,6 +39,10 @@ class DueQueue:
         if len(self._restless) < _MOST_DUE:
             self._restless[database] = None
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._restless) + len(self._rested)
+
     def settle(self) -> None:
         """From here on, what was asked for before the last `settle` and not since can be taken."""
         self._rested |= self._restless

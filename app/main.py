@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import flask
 import msgspec
 
 from app.auth.attempts import Counts, LocalCounts, LoginAttempts
@@ -29,19 +28,22 @@ from app.config import Heads, Settings, SettingsError
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
+from app.http.ops import with_private_port
 from app.http.request import RequestReader
 from app.http.response import Answers
 from app.locks import KeyedLocks
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
+from app.ops.metering import Metering
+from app.ops.readiness import Readiness, Service
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
 from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
-from storage.database.mark import HeadsMark
+from storage.database.mark import STORE, HeadsMark
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.errors import StorageError
@@ -57,8 +59,15 @@ from storage.types import Offload
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
+    from app.http.accesslog import Entry
+    from app.ops.assembly import Instruments
 
 _LEAST_THREADS = 8
+_STORES_KEPT_S, _POOL_KEPT_S = 5.0, 15.0
+"""How long `/ready` goes on with an answer. Asking the pool is a login that fails."""
+_NO_OBJECT = "upkeep/ready"
+"""Looked for, and never there."""
+_HASH_BYTES, _TRIAL_BYTES = 32, 4096
 _DAY_MS = 24 * 3600 * 1000
 
 _LOCAL_JOURNAL_BYTES = 64 * 1024
@@ -149,6 +158,8 @@ class Stores:
     """Everything that is kept, and how this process works with it."""
 
     heads: HeadStore
+    served: HeadStore
+    """The head records as requests get them: behind the guard."""
     objects: ObjectStore
     databases: DatabaseStore
     blobs: Blobs
@@ -161,15 +172,19 @@ class Stores:
     """Of the local store alone."""
     work: WorkFolder
     """For temporary files of this process."""
+    close_heads: Callable[[], None]
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
         self.databases.close()
-        if isinstance(self.heads, LocalHeadStore):
-            self.heads.close()
+        self.close_heads()
         if self.ahead is not None:
             self.ahead.close()
         self.work.close()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _unguarded(heads: HeadStore, mark: HeadsMark) -> HeadStore:
@@ -187,13 +202,13 @@ def _closed_after_a_loss(heads: HeadStore, mark: HeadsMark) -> HeadStore:
     return cast(HeadStore, GuardedHeadStore(heads, mark.find_fault, time.monotonic))
 
 
-def build_cloud(settings: Settings) -> Cloud | None:
+def build_cloud(settings: Settings, watch: Callable[[Any], None] = lambda _client: None) -> Cloud | None:
     """The SDK and its clients; None, and not even imported, where everything is local."""
     if settings.cloud is None and settings.cognito is None:
         return None
     from app.cloud import Cloud  # noqa: PLC0415 - half a second and 30 MB that local servers do without
 
-    return Cloud(settings)
+    return Cloud(settings, watch)
 
 
 def build_stores(  # noqa: PLR0913 - collaborators by name
@@ -204,20 +219,24 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
     clock_ms: Callable[[], int],
     guard: Callable[[HeadStore, HeadsMark], HeadStore] = _unguarded,
     in_parallel: InParallel = map,
+    metering: Metering | None = None,
 ) -> Stores:
     """The stores of one process: of a worker, or of the admin command beside running workers.
 
     `guard` gives the head records that databases are served from.
     """
+    metering = metering or Metering()
     limits = _limits(settings)
     heads: HeadStore
     objects: ObjectStore
     ahead: WriteAhead | None = None
+    close_heads: Callable[[], None] = _nothing
     put: Callable[[str, bytes], None] | None = None
     look_up_blobs: BlobsInParallel = in_turn
     if cloud is not None and settings.cloud is not None:
         bucket = cloud.objects(offload)
-        heads, objects, look_up_blobs = cloud.heads(), bucket, bucket.in_parallel
+        heads, objects = metering.heads(cloud.heads()), metering.objects(bucket)
+        look_up_blobs = bucket.in_parallel
         limits = msgspec.structs.replace(limits, cumulative_pages=_CUMULATIVE_PAGES)
     else:
         root = _made(settings.data_root)
@@ -225,16 +244,17 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
             limits, journal_inline_bytes=_LOCAL_JOURNAL_BYTES, journal_fold_bytes=4 * _LOCAL_JOURNAL_BYTES
         )
         ahead = WriteAhead(root / "ahead", root / "objects")
-        heads, objects = (
-            LocalHeadStore(root / "heads.sqlite", offload),
-            LocalObjectStore(root, offload, ahead),
-        )
+        local_heads = LocalHeadStore(root / "heads.sqlite", offload)
+        close_heads = local_heads.close
+        heads = metering.heads(local_heads)
+        objects = metering.objects(LocalObjectStore(root, offload, ahead))
         put = SharedPut(objects)
     work = WorkFolder(_made(settings.cache_dir) / "spool", new_nonce())
     due = DueQueue()
     locks = KeyedLocks(threading.RLock)
+    served = guard(heads, HeadsMark(heads, objects, new_nonce))
     databases = DatabaseStore(
-        guard(heads, HeadsMark(heads, objects, new_nonce)),
+        served,
         objects,
         _made(settings.cache_dir / "cache"),
         offload=offload,
@@ -244,6 +264,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         limits=limits,
         due=due.add,
         put=put,
+        count=metering.count,
     )
     blobs = Blobs(
         objects,
@@ -263,16 +284,23 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         limits=limits,
         in_parallel=in_parallel,
     )
-    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work)
+    return Stores(
+        heads, served, objects, databases, blobs, locks, upkeep, due, limits, ahead, work, close_heads
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
     """One worker process: what answers its requests, what it does beside them, and its end."""
 
-    app: flask.Flask
+    app: Any
+    """The WSGI application."""
     keep_house: Callable[[], None]
     """Never returns; for a greenlet of its own."""
+    watch: Callable[[], None] | None
+    """As `keep_house`; None where there are no metrics."""
+    observe: Callable[[Entry], None] | None
+    """To be told of each request that has ended."""
     has_users: Callable[[], bool]
     close: Callable[[], None]
 
@@ -290,18 +318,25 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
     )
 
 
-def build(settings: Settings) -> flask.Flask:
+def build(settings: Settings) -> Any:
     """The application of one worker process."""
     return build_process(settings).app
 
 
-def build_process(settings: Settings) -> Process:
-    """Everything that one worker process needs; to be called after the fork."""
+def build_process(settings: Settings, metrics_folder: Path | None = None) -> Process:
+    """Everything that one worker process needs; to be called after the fork.
+
+    `metrics_folder` has the metrics of all workers; None: there are none.
+    """
     pools = make_pools()
     offload = pools.run
-    cloud = build_cloud(settings)
+    instruments = _instruments(metrics_folder)
+    metering = Metering() if instruments is None else instruments.metering
+    cloud = build_cloud(settings, metering.client)
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
-    stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss)
+    stores = build_stores(
+        settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss, metering=metering
+    )
     collections = build_collections(settings, stores, offload=offload)
     scratch = stores.work.path
     gate = IndexGate(
@@ -322,6 +357,10 @@ def build_process(settings: Settings) -> Process:
         limit_bytes=settings.unpacked_limit_bytes,
     )
     front = make_front(settings, pools, accounts.authenticator, scratch)
+
+    def has_users() -> bool:
+        return settings.cognito is not None or any(True for _ in accounts.users.list())
+
     housekeeper = Housekeeper(
         stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
     )
@@ -330,12 +369,58 @@ def build_process(settings: Settings) -> Process:
         with pools.transfer():
             housekeeper.keep_house()
 
+    readiness = Readiness(_services(settings, cloud, accounts, stores, offload), time.monotonic)
+    if instruments is None or settings.metrics_port is None:
+        app = make_application(front, collections, media, readiness.look)
+        return Process(app, keep_house, None, None, has_users, stores.close)
+    watch = instruments.watch(readiness, stores.objects, stores.databases, lambda: len(stores.due), new_nonce)
+    watched: Any = make_application(front, collections, media, watch.look)
     return Process(
-        make_application(front, collections, media),
+        with_private_port(watched, settings.metrics_port, instruments.meters, watch.look),
         keep_house,
-        lambda: settings.cognito is not None or any(True for _ in accounts.users.list()),
+        lambda: watch.run(time.sleep),
+        instruments.observe,
+        has_users,
         stores.close,
     )
+
+
+def _instruments(metrics_folder: Path | None) -> Instruments | None:
+    if metrics_folder is None:
+        return None
+    from app.ops.assembly import Instruments  # noqa: PLC0415 - see there
+
+    return Instruments(metrics_folder)
+
+
+def _services(
+    settings: Settings, cloud: Cloud | None, accounts: Accounts, stores: Stores, offload: Offload[Any]
+) -> dict[str, Service]:
+    """What a server needs to be ready, by name, and how to look whether it answers."""
+
+    def look_for_keys() -> None:
+        accounts.keys.find(bytes(_HASH_BYTES))
+
+    def look_for_heads() -> None:
+        stores.served.find(STORE)
+
+    def look_for_objects() -> None:
+        stores.objects.find(_NO_OBJECT)
+
+    def write() -> None:
+        trial = stores.work.path / "ready"
+        offload(lambda: trial.write_bytes(bytes(_TRIAL_BYTES)))
+
+    services = {
+        "heads": Service(look_for_heads, _STORES_KEPT_S),
+        "objects": Service(look_for_objects, _STORES_KEPT_S),
+        "keys": Service(look_for_keys, _STORES_KEPT_S),
+        "disk": Service(write, _STORES_KEPT_S),
+    }
+    if cloud is not None and settings.cognito is not None:
+        pool = cloud.directory(settings.cognito)
+        services["users"] = Service(pool.check, _POOL_KEPT_S)
+    return services
 
 
 def turn_of(settings: Settings) -> Turn:

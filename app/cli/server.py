@@ -7,11 +7,13 @@ import errno
 import logging
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,17 @@ _PER_ADDRESS = 512
 _STDOUT = 1
 
 _TRIAL_BYTES = 256 * 1024
-_OWN_NAMES = ("users.sqlite*", "heads.sqlite*", "ahead", "ahead/*", "objects", "cache", "spool", "tmp")
+_OWN_NAMES = (
+    "users.sqlite*",
+    "heads.sqlite*",
+    "ahead",
+    "ahead/*",
+    "objects",
+    "cache",
+    "spool",
+    "tmp",
+    "metrics",
+)
 """What the server keeps in its folders, and opens at the start."""
 
 _CHECK_S = 60
@@ -82,6 +94,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             logging.getLogger("ankisyncd").critical("a worker cannot start: %s: %s", type(exc).__name__, exc)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         gevent.spawn(self.process.keep_house)
+        if self.process.watch is not None:
+            gevent.spawn(self.process.watch)
         return self.process.app
 
 
@@ -92,7 +106,7 @@ def options_of(settings: Settings) -> dict[str, Any]:
     limits = connection_limits(settings)
     shared_memory = Path("/dev/shm")  # noqa: S108 - heartbeat files, which must not wait for a disk
     return {
-        "bind": f"{_bracketed(settings.host)}:{settings.port}",
+        "bind": [f"{_bracketed(host)}:{port}" for host, port in _listeners(settings)],
         "workers": settings.workers or len(os.sched_getaffinity(0)),
         "worker_class": sync_worker(limits),
         "worker_connections": limits.most + SPARE,
@@ -112,6 +126,7 @@ def options_of(settings: Settings) -> dict[str, Any]:
         "when_ready": lambda _arbiter: ignore_terminal_signals(),
         "post_worker_init": _started,
         "worker_exit": _ended,
+        "child_exit": _forget_gauges if settings.metrics_port else lambda _arbiter, _worker: None,
     }
 
 
@@ -144,7 +159,38 @@ def raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _listeners(settings: Settings) -> list[tuple[str, int]]:
+    """Hosts and ports: of the server, and of its metrics."""
+    found = [(settings.host, settings.port)]
+    if settings.metrics_port is not None:
+        found.append((settings.metrics_host, settings.metrics_port))
+    return found
+
+
+def make_metrics_folder(settings: Settings) -> Path | None:
+    """An empty folder for the metrics of all workers; None if there are none.
+
+    Each server has a port of its own for them, so servers that share a cache folder do not meet here.
+    """
+    if settings.metrics_port is None:
+        return None
+    folder = settings.cache_dir / "metrics" / str(settings.metrics_port)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read when prometheus-client is imported
+    # Before `load_modules` patches threading: its lock is taken by native threads too, for a microsecond and
+    # never while a greenlet waits, so it has to be a native one.
+    import_module("prometheus_client")
+    return folder
+
+
+def _forget_gauges(_arbiter: Any, worker: SyncWorker) -> None:
+    """What a worker that has ended had running is not running any more; its counters stay."""
+    import_module("prometheus_client.multiprocess").mark_process_dead(worker.pid)
+
+
 def _started(worker: SyncWorker) -> None:
+    worker.log.lines.observe = worker.app.process.observe
     if worker.age == 1 and not worker.app.process.has_users():
         worker.log.warning("there is no user yet; make one with ankisyncctl user add NAME, or set SYNC_USER1")
 
@@ -179,14 +225,15 @@ def main() -> None:
     # From here on output that cannot be written is lost, also that of libraries.
     sys.stdout = sys.stderr = LogText(LogStream(_STDOUT, LineFormatter(settings.log_format).lost))
     print(greeting(settings))
+    metrics_folder = make_metrics_folder(settings)
     load_modules()
-    Server(options_of(settings), lambda: _build(settings)).run()
+    Server(options_of(settings), lambda: _build(settings, metrics_folder)).run()
 
 
-def _build(settings: Settings) -> Any:
+def _build(settings: Settings, metrics_folder: Path | None) -> Any:
     from app.main import build_process  # noqa: PLC0415 - imported by `load_modules`
 
-    return build_process(settings)
+    return build_process(settings, metrics_folder)
 
 
 class StartError(Exception):
@@ -201,7 +248,7 @@ def prepare(settings: Settings) -> None:
     faults = [
         *_password_faults(settings),
         *_folder_faults(settings),
-        *_port_faults(settings.host, settings.port),
+        *_listener_faults(settings),
         *_cloud_faults(settings),
     ]
     if faults:
@@ -292,8 +339,14 @@ def _cloud_faults(settings: Settings) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _port_faults(host: str, port: int) -> list[str]:
-    """Bind as gunicorn will."""
+def _listener_faults(settings: Settings) -> list[str]:
+    prefixes = ("ANKISYNCD", "ANKISYNCD_METRICS")
+    found = zip(_listeners(settings), prefixes, strict=False)
+    return [fault for (host, port), prefix in found for fault in _port_faults(host, port, prefix)]
+
+
+def _port_faults(host: str, port: int, prefix: str) -> list[str]:
+    """Bind as gunicorn will. `prefix`: of the variables that choose host and port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -302,14 +355,14 @@ def _port_faults(host: str, port: int) -> list[str]:
     except (OSError, ValueError) as exc:  # ValueError: a host name that cannot be one
         reason = getattr(exc, "strerror", None) or str(exc)
         if isinstance(exc, OSError) and exc.errno == errno.EAFNOSUPPORT:
-            return [f"this machine has no IPv6: ANKISYNCD_HOST must be 0.0.0.0 and not {host}"]
+            return [f"this machine has no IPv6: {prefix}_HOST must be 0.0.0.0 and not {host}"]
         if (
             isinstance(exc, ValueError | socket.gaierror)
             or getattr(exc, "errno", None) == errno.EADDRNOTAVAIL
         ):
-            cure = "ANKISYNCD_HOST must be 0.0.0.0, ::, or an address of this machine, without a port"
+            cure = f"{prefix}_HOST must be 0.0.0.0, ::, or an address of this machine, without a port"
             return [f"the server cannot listen on {host!r}: {reason} ({cure})"]
-        return [f"port {port} of {host} cannot be used: {reason} (ANKISYNCD_PORT chooses another)"]
+        return [f"port {port} of {host} cannot be used: {reason} ({prefix}_PORT chooses another)"]
     return []
 
 

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from app.http.requestid import current_id
 
 ENTRY_KEY = "ankisyncd.entry"
 _TEXT_LIMIT = 120
+_PROBES = frozenset({"health", "ready", "metrics"})
 _NAMES = {"gunicorn.error": "server"}
 """Loggers whose own names would only puzzle: this one is the process's, errors or not."""
 
@@ -160,12 +161,16 @@ class AccessLog:
         self._lines = formatter
         self._stream = stream
         self._least = least
+        self.observe: Callable[[Entry], None] | None = None
+        """Told of every request that ends, whatever its level."""
 
     def write(self, entry: Entry) -> None:
         """Write one request's line. `GET /health` of a load balancer counts as debugging."""
+        if self.observe is not None:
+            self.observe(entry)
         level = (
             logging.DEBUG
-            if entry.method == "health" and entry.status < 400
+            if entry.method in _PROBES and entry.status < 400
             else level_of(entry.status, entry.reason)
         )
         if level >= self._least:

@@ -11,6 +11,7 @@ from app.http.errors import answer_errors
 from app.http.front import Front
 from app.http.health import health_blueprint
 from app.http.media import MediaService, media_blueprint
+from app.http.ops import Look, ready_blueprint
 
 
 class _Application(flask.Flask):
@@ -24,7 +25,9 @@ class _Application(flask.Flask):
         return self.url_map.bind("", path_info=environ["PATH_INFO"], default_method=environ["REQUEST_METHOD"])
 
 
-def make_application(front: Front, collections: CollectionService, media: MediaService) -> flask.Flask:
+def make_application(
+    front: Front, collections: CollectionService, media: MediaService, look: Look | None = None
+) -> flask.Flask:
     """The application of one worker process."""
     app = _Application("ankisyncd", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -32,6 +35,8 @@ def make_application(front: Front, collections: CollectionService, media: MediaS
     app.register_blueprint(collection_blueprint(front, collections))
     app.register_blueprint(media_blueprint(front, media))
     app.register_blueprint(health_blueprint())
+    if look is not None:
+        app.register_blueprint(ready_blueprint(look))
     answer_errors(app)
     app.wsgi_app = with_doors(app)  # type: ignore[method-assign, assignment]
     return app

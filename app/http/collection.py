@@ -80,12 +80,16 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
 
     def message(request: SyncRequest) -> Answer:
         admission = front.claim(request)
+        refusal_reason.set("")
         try:
             with front.payload(request) as payload:
                 answer = service.call(admission, request.method, request.skey, request.version, payload)
         finally:
             if admission.is_proven:
                 request.entry.user = admission.user
+        if why := refusal_reason.get():
+            request.entry.reason = why
+            request.entry.error = "ClientTooOld" if request.method == "meta" else "SanityCheckFailed"
         return front.answers.message(request, answer)
 
     def upload(request: SyncRequest) -> Answer:
@@ -99,6 +103,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         if text != OK:
             why = refusal_reason.get()
             request.entry.reason = f"upload refused: {why or text}"
+            request.entry.error = "TooLarge" if text == TOO_LARGE else "InvalidDatabase"
         return front.answers.message(request, text.encode())
 
     def download(request: SyncRequest) -> Answer:

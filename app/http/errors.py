@@ -67,6 +67,7 @@ def outcome_of(error: Exception) -> Outcome:
 def refusal_of(error: Exception, entry: Entry) -> Answer:
     """How a request that ended with `error` is answered; says in its line of the log why."""
     outcome = outcome_of(error)
+    entry.error = type(error).__name__
     if outcome.logs_traceback:
         logging.getLogger(LOGGER_NAME).error("a request failed", exc_info=error)
     else:

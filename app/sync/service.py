@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.errors import ProtocolError, UnknownMethod
+from app.errors import ProtocolError, UnknownMethod, refusal_reason
 from app.sync import messages, transfer
 from app.sync.admission import Admission
 from app.sync.genesis import Genesis
@@ -111,7 +111,9 @@ class SyncService:
         collection, media = self._store.sessions.heads(
             [_collection_of(user), DatabaseId(user, DatabaseKind.MEDIA)]
         )
-        return messages.encode(meta(request, collection, media, self._clock_ms(), self._limit_bytes))
+        answer = meta(request, collection, media, self._clock_ms(), self._limit_bytes)
+        refusal_reason.set(answer.message)
+        return messages.encode(answer)
 
     def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
         """Always null; ends the sync of this key only, unlike the official server's."""

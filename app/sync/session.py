@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.errors import NotApplicable, SessionConflict
+from app.errors import NotApplicable, SessionConflict, refusal_reason
 from app.sync import changes, graves, messages, sanity
 from app.sync.admission import Admission, Proof
 from app.sync.chunks import next_chunk
@@ -252,6 +252,7 @@ class Sessions:
                 return encode(answer)
             if not self._is_outdated(sync, head):
                 log.warning("sanity check of %s failed: %s, %s", sync.database, answer.client, answer.server)
+                refusal_reason.set("the sanity check failed")
                 self._end(sync, session)
                 return encode(answer)
         raise SessionConflict("another request of this sync is faster")

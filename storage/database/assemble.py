@@ -58,7 +58,9 @@ class Assembler:
         limits: Limits,
         configure: Callable[[apsw.Connection], None],
         offload: Offload[Any],
+        count: Callable[[str], None] = lambda _event: None,
     ) -> None:
+        self._count = count
         self._objects, self._bases, self._work, self._limits = objects, bases, work, limits
         self._configure, self._offload = configure, offload
 
@@ -75,9 +77,13 @@ class Assembler:
         draft: Draft | None = self._offload(lambda: self._start_locally(target))
         if draft is not None:
             try:
-                return self._bring(target, draft)
+                brought = self._bring(target, draft)
             except Corrupt:
                 self.forget(target.database)
+            else:
+                self._count("from base")
+                return brought
+        self._count("from store")
         return self._bring(target, self._fetch_base(target))
 
     def _opened(self, target: Target, draft: Draft) -> Checkout:

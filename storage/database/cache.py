@@ -15,7 +15,7 @@ import re
 import shutil
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,14 @@ class BaseCache:
     All methods block. They may be called by several threads and processes at once.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, verify_every: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        verify_every: int,
+        count: Callable[[str], None] = lambda _event: None,
+    ) -> None:
+        self._count = count
         self._folder, self._max_bytes, self._verify_every = folder, max_bytes, verify_every
         self._added_bytes = max_bytes
         self._links = itertools.count(1)
@@ -186,19 +193,26 @@ class BaseCache:
             if not held:
                 return
             self._added_bytes = 0
-            found = []
-            for path in self._folder.glob("*/*/*.db"):
-                with contextlib.suppress(FileNotFoundError):
-                    stat = path.stat()
-                    # linking and unlinking a file sets its ctime: the time of its last use
-                    found.append((stat.st_ctime_ns, stat.st_size, path))
+            found = sorted(self._list_all())
             total = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found):
+            for _, size, path in found:
                 if total <= self._max_bytes:
                     break
                 if path != spare:
                     _unlink(path)
+                    self._count("evicted base")
                     total -= size
+
+    def _list_all(self) -> Iterator[tuple[int, int, Path]]:
+        """Time of the last use, bytes, and path of each base."""
+        for path in self._folder.glob("*/*/*.db"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                yield stat.st_ctime_ns, stat.st_size, path  # linking and unlinking a file sets its ctime
+
+    def total_bytes(self) -> int:
+        """The disk that all bases take."""
+        return sum(size for _, size, _ in self._list_all())
 
 
 def _unlink(base: Path) -> None:

@@ -170,7 +170,7 @@ class _Handle:
 class SharedCopies:
     """The shared copies of a host, as one process uses them. At most one per database."""
 
-    def __init__(  # collaborators by name
+    def __init__(  # noqa: PLR0913 - collaborators by name
         self,
         folder: Path,
         assembler: Assembler,
@@ -178,7 +178,9 @@ class SharedCopies:
         *,
         offload: Offload[Any],
         nonce: Callable[[], str],
+        count: Callable[[str], None] = lambda _event: None,
     ) -> None:
+        self._count = count
         self._folder, self._assembler, self._limits = folder, assembler, limits
         self._offload, self._nonce = offload, nonce
         self._handles: OrderedDict[DatabaseId, _Handle] = OrderedDict()
@@ -265,6 +267,7 @@ class SharedCopies:
             if checkout.connection.pragma("page_count") != layout.page_count:
                 raise Corrupt(checkout.path.name, layout.page_count, "another number of pages")
             handle.write_state(_state_of(checkout, handle.generation))
+        self._count("from copy")
         return checkout
 
     def _open(self, handle: _Handle, database: DatabaseId, state: _State) -> Checkout:
@@ -367,7 +370,12 @@ class SharedCopies:
                 if total <= self._limits.copy_bytes:
                     return
                 if _remove_unused(folder):
+                    self._count("evicted copy")
                     total -= size
+
+    def total_bytes(self) -> int:
+        """The disk that all copies take. Blocks."""
+        return sum(size for _, size, _ in _sizes(self._folder))
 
 
 def _sizes(folder: Path) -> Iterator[tuple[int, int, Path]]:

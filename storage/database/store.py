@@ -56,6 +56,10 @@ _PLANS = 3
 _Make = Callable[[Checkout, Head, Commit, str, Change], Made]
 
 
+def _count_nothing(_event: str) -> None:
+    """For processes that nobody watches."""
+
+
 def _ignore(_database: DatabaseId) -> None:
     """For processes that leave compaction to others."""
 
@@ -80,23 +84,28 @@ class DatabaseStore:
         limits: Limits,
         due: Callable[[DatabaseId], None] = _ignore,
         put: Callable[[str, bytes], None] | None = None,
+        count: Callable[[str], None] = _count_nothing,
     ) -> None:
         """`folder` is local, may be shared by processes, and holds nothing that must be kept.
 
         `configure` registers collations and functions on every new connection. `due` is told of a
         database whose chain a commit has made long enough to be compacted. `put` puts the object of
-        a small commit, where `objects.put` is not the best way (see `sharedput`).
+        a small commit, where `objects.put` is not the best way (see `sharedput`). `count` is told, from
+        any thread, where each working copy came from (`from copy`, `from base`, `from store`), and of each
+        file that was evicted (`evicted base`, `evicted copy`).
         """
         apsw.soft_heap_limit(limits.page_caches_bytes)
         self._due = due
         self._put_small = put or objects.put
         self._heads, self._objects, self._limits = heads, objects, limits
         self._offload, self._clock_ms, self._nonce = offload, clock_ms, nonce
-        self._bases = BaseCache(folder / "bases", limits.base_bytes, limits.verify_every)
+        self._bases = BaseCache(folder / "bases", limits.base_bytes, limits.verify_every, count)
         self._work = WorkFolder(folder / "work", nonce())
-        self._assembler = Assembler(objects, self._bases, self._work, limits, configure, offload)
+        self._assembler = Assembler(objects, self._bases, self._work, limits, configure, offload, count)
         self._commits = CommitMaker(limits, self._work.new_path)
-        self._copies = SharedCopies(folder / "copies", self._assembler, limits, offload=offload, nonce=nonce)
+        self._copies = SharedCopies(
+            folder / "copies", self._assembler, limits, offload=offload, nonce=nonce, count=count
+        )
         self.sessions = SessionLog(heads, objects, limits, nonce)
         self._history = History(objects, limits.history_ms, clock_ms)
         self._compactor = Compactor(
@@ -109,6 +118,13 @@ class DatabaseStore:
         """Close all working copies and remove the process's folder."""
         self._copies.close()
         self._work.close()
+
+    def cache_bytes(self) -> dict[str, int]:
+        """The disk that the caches of this host take, by kind."""
+        found: dict[str, int] = self._offload(
+            lambda: {"bases": self._bases.total_bytes(), "copies": self._copies.total_bytes()}
+        )
+        return found
 
     def new_path(self, suffix: str) -> Path:
         """A name for a temporary file on the disk of the working copies, removed with the process."""

@@ -37,7 +37,14 @@ class World:
         return f"{next(self._numbers):08x}"
 
     def worker(
-        self, folder: str = "local", *, heads=None, objects=None, offload=run_here, **limits
+        self,
+        folder: str = "local",
+        *,
+        heads=None,
+        objects=None,
+        offload=run_here,
+        count=lambda event: None,
+        **limits,
     ) -> DatabaseStore:
         store = DatabaseStore(
             heads or self.heads,
@@ -48,6 +55,7 @@ class World:
             nonce=self.nonce,
             configure=lambda connection: None,
             limits=_changed(self.limits, limits),
+            count=count,
         )
         self.workers.append(store)
         return store
