@@ -92,6 +92,9 @@ image:         ## the image for amd64 and arm64 in one OCI archive in dist (need
 release: .venv-infra/.made    ## all that a release consists of, with checksums, in dist (needs buildah)
 	docker/release
 
+monitoring:    ## dashboard, alert rules and tables in docker/monitoring, from the list of metrics
+	$(BIN)/python docker/monitoring/generate.py
+
 lock:          ## resolve the dependencies again (needs uv and npm)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras -c requirements.lock -o requirements-dev.lock
@@ -103,4 +106,4 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 clean:         ## remove what make made
 	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
+.PHONY: help install run test monitoring simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
