@@ -345,7 +345,7 @@ def _listener_faults(settings: Settings) -> list[str]:
     return [fault for (host, port), prefix in found for fault in _port_faults(host, port, prefix)]
 
 
-def _port_faults(host: str, port: int, prefix: str) -> list[str]:
+def _port_faults(host: str, port: int, prefix: str = "ANKISYNCD") -> list[str]:
     """Bind as gunicorn will. `prefix`: of the variables that choose host and port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

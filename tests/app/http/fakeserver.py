@@ -103,7 +103,14 @@ def build(settings: Settings) -> object:
     spool.mkdir(parents=True, exist_ok=True)
     front = make_front(settings, pools, FakeAuthenticator(), spool)
     app = make_application(front, FakeCollections(), FakeMedia())
-    return SimpleNamespace(app=app, keep_house=lambda: None, has_users=lambda: True, close=lambda: None)
+    return SimpleNamespace(
+        app=app,
+        keep_house=lambda: None,
+        watch=None,
+        observe=None,
+        has_users=lambda: True,
+        close=lambda: None,
+    )
 
 
 if __name__ == "__main__":

@@ -285,6 +285,7 @@ def test_each_request_is_one_line_and_no_secret_is_in_the_log(server: servers.Se
         "address": "127.0.0.1",
         "in": asked[0]["in"],
         "out": asked[0]["out"],
+        "id": asked[0]["id"],
     }
     assert asked[0]["in"] > 0 < asked[0]["out"]
     assert "secret-password" not in server.log
