@@ -190,7 +190,7 @@ ALERTS: Final = (
     Alert(
         "AnkisyncdFailingSyncs",
         f'sum(increase({REQUESTS}{{status=~"500|503"}}[15m])) > '
-        f"clamp_min(0.2 * sum(increase({SYNCS_BEGUN}[15m])), 3)", "0m", "critical",
+        f"clamp_min(0.2 * (sum(increase({SYNCS_BEGUN}[15m])) or vector(0)), 3)", "0m", "critical",
         "One sync in five fails", "The row Stores of the dashboard, and /ready.",
     ),
     Alert(

@@ -2,8 +2,9 @@
 
 python -m tests.bench.watching [--rounds 40] [--syncs 25] [--cache .cache/bench]
 
-Both servers run at the same time, with one worker each, and take turns of a few syncs of ten reviews; within a
-pair of turns the order changes. The ratio is that of each pair, so that what else the machine does falls on both.
+Both servers run at the same time, with one worker each, and take turns of a few syncs of ten reviews; within
+a pair of turns the order changes. The ratio is that of each pair, so that what else the machine does falls on
+both.
 """
 
 from __future__ import annotations
