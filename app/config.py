@@ -225,7 +225,9 @@ class Settings:
             notes=tuple(read.notes),
         )
         read.refuse_unknown()
-        if settings.metrics_port == settings.port:
+        if settings.metrics_port is None:
+            read.refuse_without(("ANKISYNCD_METRICS_HOST",), "ANKISYNCD_METRICS_PORT")
+        elif settings.metrics_port == settings.port:
             read.faults.append("ANKISYNCD_METRICS_PORT must be another port than ANKISYNCD_PORT")
         if read.faults:
             raise SettingsError(read.faults)

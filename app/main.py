@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -330,7 +331,7 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     """
     pools = make_pools()
     offload = pools.run
-    instruments = _instruments(metrics_folder)
+    instruments = _instruments(metrics_folder, offload)
     metering = Metering() if instruments is None else instruments.metering
     cloud = build_cloud(settings, metering.client)
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
@@ -385,12 +386,12 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     )
 
 
-def _instruments(metrics_folder: Path | None) -> Instruments | None:
+def _instruments(metrics_folder: Path | None, offload: Offload[Any]) -> Instruments | None:
     if metrics_folder is None:
         return None
     from app.ops.assembly import Instruments  # noqa: PLC0415 - see there
 
-    return Instruments(metrics_folder)
+    return Instruments(metrics_folder, offload)
 
 
 def _services(
@@ -407,9 +408,13 @@ def _services(
     def look_for_objects() -> None:
         stores.objects.find(_NO_OBJECT)
 
+    folders = [stores.work.path]
+    if settings.cloud is None:
+        folders.append(settings.data_root / "tmp")
+
     def write() -> None:
-        trial = stores.work.path / "ready"
-        offload(lambda: trial.write_bytes(bytes(_TRIAL_BYTES)))
+        for folder in folders:
+            offload(partial((folder / "ready").write_bytes, bytes(_TRIAL_BYTES)))
 
     services = {
         "heads": Service(look_for_heads, _STORES_KEPT_S),

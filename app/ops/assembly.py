@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from app.ops import catalogue
 from app.ops.metering import Metering
@@ -19,6 +19,7 @@ from storage.database.store import DatabaseStore
 from storage.database.verified import last_verified_ms
 from storage.heads.base import HeadStore
 from storage.objects.base import ObjectStore
+from storage.types import Offload
 
 _EVENTS: Final = {
     "from copy": (catalogue.CHECKOUTS, "copy"),
@@ -32,9 +33,9 @@ _EVENTS: Final = {
 class Instruments:
     """Everything that measures in one worker process; to be made after the fork."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, offload: Offload[Any]) -> None:
         """`folder`: of the metrics of all workers."""
-        self.meters = meters = Meters(folder)
+        self.meters = meters = Meters(folder, offload)
         self.observe = RequestMeter(meters, time.monotonic)
         self.metering = Metering(
             heads=lambda heads: cast(HeadStore, TimedStore(heads, "heads", meters)),

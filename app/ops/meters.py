@@ -13,6 +13,7 @@ import prometheus_client
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.ops.catalogue import BY_NAME, Kind, Metric
+from storage.types import Offload
 
 
 class Meters:
@@ -20,8 +21,9 @@ class Meters:
 
     content_type: str = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, offload: Offload[bytes]) -> None:
         """`folder` is the one that PROMETHEUS_MULTIPROC_DIR names."""
+        self._offload = offload
         self._registry = prometheus_client.CollectorRegistry()
         MultiProcessCollector(self._registry, str(folder))  # type: ignore[no-untyped-call]
         self._families: dict[str, Any] = {}
@@ -52,8 +54,8 @@ class Meters:
         self.child(name, *labels).set(value)
 
     def expose(self) -> bytes:
-        """The metrics of all workers in Prometheus's text format. Blocks for some milliseconds."""
-        return prometheus_client.generate_latest(self._registry)
+        """The metrics of all workers in Prometheus's text format."""
+        return self._offload(lambda: prometheus_client.generate_latest(self._registry))
 
 
 def _made(metric: Metric) -> Any:

@@ -313,3 +313,15 @@ def test_the_longest_history_is_one_that_media_indexes_remember() -> None:
     assert GONE_KEPT_S > 366 * 24 * 3600
     (fault,) = faults_of({"ANKISYNCD_HISTORY_DAYS": "366"})
     assert fault == "ANKISYNCD_HISTORY_DAYS must be a whole number from 1 to 365, not '366'"
+
+
+def test_metrics_are_off_and_otherwise_on_a_port_of_their_own_on_this_machine() -> None:
+    assert Settings.from_env({}).metrics_port is None
+    settings = Settings.from_env({"ANKISYNCD_METRICS_PORT": "9464"})
+    assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 9464)
+    both = {"ANKISYNCD_METRICS_HOST": "[::1]", "ANKISYNCD_METRICS_PORT": "9464"}
+    assert Settings.from_env(both).metrics_host == "::1"
+    (fault,) = faults_of({"ANKISYNCD_METRICS_HOST": "::1"})
+    assert fault == "ANKISYNCD_METRICS_HOST needs ANKISYNCD_METRICS_PORT"
+    (fault,) = faults_of({"ANKISYNCD_METRICS_PORT": "27702"})
+    assert fault == "ANKISYNCD_METRICS_PORT must be another port than ANKISYNCD_PORT"

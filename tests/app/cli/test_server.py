@@ -52,12 +52,13 @@ def test_a_password_hash_that_cannot_be_used_is_a_wrong_setting(tmp_path: Path) 
     assert "my-secret" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_said_clearly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["ANKISYNCD_PORT", "ANKISYNCD_METRICS_PORT"])
+def test_a_port_that_is_taken_is_said_clearly(tmp_path: Path, variable: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = run(tmp_path, ANKISYNCD_PORT=port)
+        done = run(tmp_path, **{variable: port})
     assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 cannot be used: Address already in use" in done.stderr
+    assert f"port {port} of 127.0.0.1 cannot be used: Address already in use ({variable}" in done.stderr
 
 
 def test_a_data_folder_that_cannot_be_made_is_said_clearly(tmp_path: Path) -> None:

@@ -228,4 +228,5 @@ def test_times_of_maintenance_and_of_a_verified_restore_are_those_of_the_store(t
         until(lambda: (VERIFIED,) in scrape(port))
         found = scrape(port)
     assert found[VERIFIED,] == 1_700_000_000
+    assert found["ankisyncd_worker_starts_total",] == 1  # what the server before has counted is gone
     assert started_s - 60 < found[MAINTAINED,] < time.time() + 60

@@ -89,6 +89,22 @@ def test_a_login_while_the_pool_is_away_is_counted_as_such(
                for key in found)  # fmt: skip
 
 
+def test_a_server_starts_while_the_pool_is_away_and_is_ready_once_it_is_back(
+    place: Place, tmp_path: Path
+) -> None:
+    place.wire.on_call = lambda call: Fault.LOSE_REQUEST if is_of("users", call) else Fault.NONE
+    try:
+        with servers.serving(servers.OURS, tmp_path / "data", [], place.settings) as server:
+            assert "is away" in server.log and "nobody can log in" in server.log
+            status, found = ready(server.port)
+            assert (status, found["services"]["heads"]) == (503, "ok")
+            assert found["services"]["users"] == "ServiceUnavailable"
+            place.wire.on_call = lambda _call: Fault.NONE
+            until(lambda: ready(server.port)[0] == 200)
+    finally:
+        place.wire.on_call = lambda _call: Fault.NONE
+
+
 def test_a_disk_that_cannot_be_written_is_not_ready(tmp_path: Path) -> None:
     with servers.serving(servers.OURS, tmp_path / "data", 1, {"ANKISYNCD_WORKERS": "1"}) as server:
         until(lambda: ready(server.port)[0] == 200)
