@@ -52,6 +52,9 @@ _SEND_BYTES = 64 * 1024
 
 _ROOM_LOG_S = 60
 
+_ALWAYS_ANSWERED = frozenset({"/health", "/metrics"})
+"""Above the limit of connections too: what happens then is to be seen."""
+
 _LINGER_S = 5
 _LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_BLOCK_BYTES = 256 * 1024
@@ -257,7 +260,7 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
             while True:
                 req = None
                 req = self._next(heads, reader, connection, wait_s)
-                if connection.refusal and canonical_path(req.path) != "/health":
+                if connection.refusal and canonical_path(req.path) not in _ALWAYS_ANSWERED:
                     self._refuse(connection, client, addr, 503, connection.refusal)
                     break
                 connection.entry = Entry()

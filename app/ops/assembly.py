@@ -14,7 +14,7 @@ from app.ops.readiness import Readiness
 from app.ops.requests import RequestMeter
 from app.ops.stores import AwsWatch, TimedStore
 from app.ops.watch import Watch
-from storage.database.runs import RunLog
+from storage.database.runs import last_finished_ms
 from storage.database.store import DatabaseStore
 from storage.database.verified import last_verified_ms
 from storage.heads.base import HeadStore
@@ -60,7 +60,7 @@ class Instruments:
             waiting=waiting,
             cache_bytes=databases.cache_bytes,
             times_ms={
-                catalogue.MAINTAINED: lambda: RunLog(objects, nonce).read().finished_ms or None,
+                catalogue.MAINTAINED: lambda: last_finished_ms(objects, nonce),
                 catalogue.VERIFIED: lambda: last_verified_ms(objects),
             },
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from storage.database import sealed
 from storage.errors import Corrupt
 from storage.objects.base import ObjectStore
+
+_PREFIX: Final = "upkeep/runs/"
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -40,7 +44,7 @@ class RunLog:
         self, objects: ObjectStore, nonce: Callable[[], str], shard: int = 1, count: int = 1
     ) -> None:
         self._objects, self._nonce = objects, nonce
-        self._prefix = f"upkeep/runs/{shard}-of-{count}/"
+        self._prefix = f"{_PREFIX}{shard}-of-{count}/"
 
     def read(self) -> Run:
         """The last state; an empty one before the first run."""
@@ -63,3 +67,17 @@ class RunLog:
 
     def _list(self) -> list[str]:
         return [stat.key for stat in self._objects.list(self._prefix) if stat.key.endswith(".run")]
+
+
+def last_finished_ms(objects: ObjectStore, nonce: Callable[[], str]) -> int | None:
+    """When the last run began that went through all users, in one part or in several; None if none did."""
+    shards: defaultdict[int, set[int]] = defaultdict(set)
+    for stat in objects.list(_PREFIX):
+        number, _, count = stat.key.removeprefix(_PREFIX).partition("/")[0].partition("-of-")
+        shards[int(count)].add(int(number))
+    found = [
+        min(RunLog(objects, nonce, number, count).read().finished_ms for number in numbers)
+        for count, numbers in shards.items()
+        if len(numbers) == count
+    ]
+    return max(found, default=0) or None
