@@ -12,6 +12,7 @@ AppError
 |-- FileMissing              a media file was asked for that the user does not have
 |-- UnsupportedVersion       the client speaks a protocol version that is too old or too new
 `-- ServiceUnavailable       something outside (the identity provider) is away; try again later
+    `-- Closed               the operator has closed the service for maintenance; the text is for the user
 
 The storage raises its own tree, `storage.errors`; nothing is translated twice.
 """
@@ -81,6 +82,13 @@ class ServiceUnavailable(AppError):
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Closed(ServiceUnavailable):
+    """The operator has closed the service for maintenance; the text says why, for the user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=60)
 
 
 # What SQLite says when the system below it fails.

@@ -35,6 +35,7 @@ from app.locks import KeyedLocks
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
+from app.orders import OrdersWatch
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
@@ -42,6 +43,7 @@ from storage.collection.schema import configure
 from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
 from storage.database.mark import HeadsMark
+from storage.database.orders import OrdersRecord
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.errors import StorageError
@@ -78,7 +80,13 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path) -> Front:
+def make_front(
+    settings: Settings,
+    pools: ThreadPools,
+    authenticator: Authenticator,
+    folder: Path,
+    closed_text: Callable[[], str],
+) -> Front:
     """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
@@ -95,6 +103,7 @@ def make_front(settings: Settings, pools: ThreadPools, authenticator: Authentica
         pools=pools,
         folder=folder,
         message_limit_bytes=settings.message_limit_bytes,
+        closed_text=closed_text,
     )
 
 
@@ -273,6 +282,8 @@ class Process:
     app: flask.Flask
     keep_house: Callable[[], None]
     """Never returns; for a greenlet of its own."""
+    watch: Callable[[], None]
+    """Follows the operator's orders. Never returns; for a greenlet of its own."""
     has_users: Callable[[], bool]
     close: Callable[[], None]
 
@@ -321,9 +332,16 @@ def build_process(settings: Settings) -> Process:
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-    front = make_front(settings, pools, accounts.authenticator, scratch)
+    orders = OrdersWatch(OrdersRecord(stores.heads, now_ms, new_nonce), time.sleep)
+    orders.look()
+    front = make_front(settings, pools, accounts.authenticator, scratch, lambda: orders.closed_text)
     housekeeper = Housekeeper(
-        stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
+        stores.upkeep,
+        stores.due,
+        sleep=time.sleep,
+        turn=turn_of(settings),
+        monotonic_s=time.monotonic,
+        is_closed=lambda: bool(orders.closed_text),
     )
 
     def keep_house() -> None:
@@ -333,6 +351,7 @@ def build_process(settings: Settings) -> Process:
     return Process(
         make_application(front, collections, media),
         keep_house,
+        orders.watch,
         lambda: settings.cognito is not None or any(True for _ in accounts.users.list()),
         stores.close,
     )

@@ -209,7 +209,7 @@ class Upkeep:
 
     def _changed(self, since_ms: int, shard: Shard) -> Iterator[DatabaseId]:
         changed = self._heads.list_changed(since_ms)
-        return (database for database in changed if database != STORE and shard.has(database))
+        return (database for database in changed if database.user != STORE.user and shard.has(database))
 
     def _do(  # noqa: PLR0913, PLR0917 - one caller
         self,

@@ -21,6 +21,7 @@ from app.cli.context import Admin
 from app.cli.history import history
 from app.cli.importing import import_official
 from app.cli.init import init
+from app.cli.maintenance import maintenance
 from app.cli.output import Row, show
 from app.config import Settings, SettingsError
 from app.errors import AppError
@@ -135,7 +136,7 @@ def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> Non
 
 
 user.add_command(store.erase)
-for command in (store.status, store.doctor, store.maintain, history, import_official, init):
+for command in (store.status, store.doctor, store.maintain, maintenance, history, import_official, init):
     cli.add_command(command)
 
 

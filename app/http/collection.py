@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
-from app.errors import refusal_reason
-from app.http.front import Front, Step
+from app.errors import Closed, refusal_reason
+from app.http.front import Front, Step, WhenClosed
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
 from app.json_reader import reader
@@ -36,6 +36,9 @@ class CollectionService(Protocol):
 
     def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides; proves the admission."""
+
+    def refuse(self, text: str) -> bytes:
+        """The answer to `meta` that lets clients show a text, and do nothing else."""
 
     def upload(self, user: UserId, path: Path) -> str:
         """Take a whole collection; returns OK or the text that clients show."""
@@ -109,5 +112,15 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
     steps: dict[str, Step] = {"hostKey": host_key}
     steps |= dict.fromkeys(_MESSAGES, message)
     steps |= {"upload": upload, "download": download}
-    front.add_routes(blueprint, "sync", steps)
+    front.add_routes(blueprint, "sync", steps, _when_closed(front, service))
     return blueprint
+
+
+def _when_closed(front: Front, service: CollectionService) -> WhenClosed:
+    def refuse(request: SyncRequest, text: str) -> Answer:
+        """Every sync begins with `meta`, and clients show its text; they show none of a 503."""
+        if request.method == "meta":
+            return front.answers.message(request, service.refuse(text))
+        raise Closed(text)
+
+    return refuse

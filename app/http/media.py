@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
-from app.errors import ProtocolError
+from app.errors import Closed, ProtocolError
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
@@ -21,6 +21,9 @@ class MediaService(Protocol):
 
     def call(self, user: UserId, method: str, hkey: str, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides."""
+
+    def refuse(self, text: str) -> bytes:
+        """The answer to `begin` that lets clients show a text, and do nothing else."""
 
     def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
         """Take a zip of files: its bytes, or the file that has them."""
@@ -61,6 +64,12 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
         with front.payload(request) as payload, front.pools.transfer(user):
             return front.answers.file(request, service.download_files(user, payload))
 
+    def closed(request: SyncRequest, text: str) -> Answer:
+        """Every sync begins with `begin`, and clients show its text; they show none of a 503."""
+        if request.method == "begin":
+            return front.answers.message(request, service.refuse(text))
+        raise Closed(text)
+
     steps: dict[str, Step] = {
         "begin": begin,
         "mediaChanges": message,
@@ -68,6 +77,7 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
         "downloadFiles": download_files,
         "mediaSanity": message,
     }
-    front.add_routes(blueprint, "msync", steps)
-    blueprint.add_url_rule("/msync/begin", "begin_by_query", front.view("begin", begin), methods=["GET"])
+    front.add_routes(blueprint, "msync", steps, closed)
+    by_query = front.view("begin", begin, closed)
+    blueprint.add_url_rule("/msync/begin", "begin_by_query", by_query, methods=["GET"])
     return blueprint

@@ -15,6 +15,7 @@ from app.media.begin import begin
 from app.media.changes import media_changes
 from app.media.download import Download, download_files
 from app.media.gate import IndexGate
+from app.media.messages import refusal
 from app.media.sanity import media_sanity
 from app.media.unzip import Batch, unpack
 from app.media.upload import upload_changes
@@ -56,6 +57,10 @@ class MediaService:
             case "mediaSanity":
                 return media_sanity(payload, self._gate.head(user))
         raise UnknownMethod(f"{method} is none of begin, mediaChanges, mediaSanity")
+
+    def refuse(self, text: str) -> bytes:
+        """The answer to `begin` that lets clients show a text, and do nothing else."""
+        return refusal(text)
 
     def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
         """Answer `uploadChanges`: take a zip, given by its bytes or as a file that stays the caller's."""

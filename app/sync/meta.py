@@ -34,6 +34,14 @@ def meta(request: MetaRequest, collection: Head, media: Head, now_ms: int, limit
     )
 
 
+def refusal(text: str, now_ms: int) -> MetaAnswer:
+    """The answer by which a client ends its sync and shows `text`. It looks at clock and text alone."""
+    return MetaAnswer(
+        mod_ms=0, schema_ms=0, usn=0, now_s=now_ms // 1000, message=text, go_on=False, host_number=0,
+        empty=False, media_usn=0,
+    )  # fmt: skip
+
+
 def _complaint(client_version: int, stamps: dict[str, int | bool]) -> str:
     """A collection that was never used is as the engine makes them: with the v2 scheduler."""
     if stamps.get("v2", True) and client_version < version.V2_SCHEDULER:

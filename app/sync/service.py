@@ -10,7 +10,7 @@ from app.errors import ProtocolError, UnknownMethod
 from app.sync import messages, transfer
 from app.sync.admission import Admission
 from app.sync.genesis import Genesis
-from app.sync.meta import meta
+from app.sync.meta import meta, refusal
 from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
@@ -112,6 +112,10 @@ class SyncService:
             [_collection_of(user), DatabaseId(user, DatabaseKind.MEDIA)]
         )
         return messages.encode(meta(request, collection, media, self._clock_ms(), self._limit_bytes))
+
+    def refuse(self, text: str) -> bytes:
+        """The answer to `meta` that lets clients show a text, and do nothing else."""
+        return messages.encode(refusal(text, self._clock_ms()))
 
     def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
         """Always null; ends the sync of this key only, unlike the official server's."""
