@@ -25,7 +25,7 @@ from contextvars import ContextVar
 import apsw
 
 refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
-"""Why the upload at hand was refused, for the log: clients are told a fixed text, under status 200."""
+"""Why the upload or the sanity check at hand was refused: the answer, under status 200, does not say it."""
 
 
 class AppError(Exception):

@@ -16,7 +16,7 @@ import msgspec
 
 from app.auth.attempts import Counts, LocalCounts, LoginAttempts
 from app.auth.attempts import Limits as LoginLimits
-from app.auth.authenticator import Authenticator
+from app.auth.authenticator import Authenticator, in_thread
 from app.auth.cloudusers import NoUsersFile, PoolUsers, UserList
 from app.auth.environment import EnvironmentUsers
 from app.auth.hostkeys import HostKeys
@@ -26,6 +26,7 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.failures import FailureLog
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
@@ -80,12 +81,14 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(
+def make_front(  # noqa: PLR0913 - collaborators
     settings: Settings,
     pools: ThreadPools,
     authenticator: Authenticator,
     folder: Path,
+    *,
     closed_text: Callable[[], str],
+    failures: FailureLog,
 ) -> Front:
     """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
@@ -104,6 +107,7 @@ def make_front(
         folder=folder,
         message_limit_bytes=settings.message_limit_bytes,
         closed_text=closed_text,
+        failures=failures,
     )
 
 
@@ -334,7 +338,14 @@ def build_process(settings: Settings) -> Process:
     )
     orders = OrdersWatch(OrdersRecord(stores.heads, now_ms, new_nonce), time.sleep)
     orders.look()
-    front = make_front(settings, pools, accounts.authenticator, scratch, lambda: orders.closed_text)
+    front = make_front(
+        settings,
+        pools,
+        accounts.authenticator,
+        scratch,
+        closed_text=lambda: orders.closed_text,
+        failures=FailureLog(stores.objects, nonce=new_nonce, beside=in_thread, sleep=time.sleep),
+    )
     housekeeper = Housekeeper(
         stores.upkeep,
         stores.due,

@@ -40,10 +40,10 @@ class CollectionService(Protocol):
     def refuse(self, text: str) -> bytes:
         """The answer to `meta` that lets clients show a text, and do nothing else."""
 
-    def upload(self, user: UserId, path: Path) -> str:
+    def upload(self, user: UserId, path: Path, device: str) -> str:
         """Take a whole collection; returns OK or the text that clients show."""
 
-    def download(self, user: UserId, version: int, payload: bytes) -> Download:
+    def download(self, user: UserId, version: int, payload: bytes, device: str) -> Download:
         """Give the whole collection."""
 
 
@@ -89,6 +89,8 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         finally:
             if admission.is_proven:
                 request.entry.user = admission.user
+        if request.method == "sanityCheck2" and (why := refusal_reason.get()):
+            request.entry.reason = f"sanity check failed: {why}"
         return front.answers.message(request, answer)
 
     def upload(request: SyncRequest) -> Answer:
@@ -96,7 +98,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         refusal_reason.set("")
         try:
             with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
-                text = service.upload(user, path)
+                text = service.upload(user, path, request.device)
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
         if text != OK:
@@ -107,7 +109,8 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
     def download(request: SyncRequest) -> Answer:
         user = front.admit(request)
         with front.payload(request) as payload, front.pools.transfer(user):
-            return front.answers.file(request, service.download(user, request.version, payload))
+            file = service.download(user, request.version, payload, request.device)
+            return front.answers.file(request, file)
 
     steps: dict[str, Step] = {"hostKey": host_key}
     steps |= dict.fromkeys(_MESSAGES, message)

@@ -14,6 +14,7 @@ import flask
 from app.errors import SessionConflict, UnknownMethod
 from app.http.body import Room, Share
 from app.http.errors import LOGGER_NAME
+from app.http.failed import Failures, note_failure
 from app.http.limits import LOGIN_LIMITS, MessageLimits, limits_of
 from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answer, Answers, as_response
@@ -58,16 +59,18 @@ WhenClosed = Callable[[SyncRequest, str], Answer]
 class View:
     """Answers the requests for one method: of the one at hand in Flask, or of any environ."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name
         self,
         reader: RequestReader,
         method: str,
         step: Step,
+        *,
         closed_text: Callable[[], str],
         when_closed: WhenClosed,
+        failures: Failures,
     ) -> None:
         self._reader, self._method, self._step = reader, method, step
-        self._closed_text, self._when_closed = closed_text, when_closed
+        self._closed_text, self._when_closed, self._failures = closed_text, when_closed, failures
 
     def __call__(self) -> flask.Response:
         """As Flask calls it."""
@@ -82,7 +85,14 @@ class View:
         if text := self._closed_text():
             request.entry.reason = f"closed: {text}"
             return self._when_closed(request, text)
-        return self._step(request)
+        try:
+            answer = self._step(request)
+        except Exception as exc:
+            note_failure(self._failures, request, exc)
+            raise
+        if request.entry.reason:
+            note_failure(self._failures, request)
+        return answer
 
 
 class Payload:
@@ -113,10 +123,11 @@ class Front:
         folder: Path,
         message_limit_bytes: int,
         closed_text: Callable[[], str],
+        failures: Failures,
     ) -> None:
         """`closed_text`: what the operator wants users to be told; empty while the service is open."""
         self.reader = reader
-        self._closed_text = closed_text
+        self._closed_text, self._failures = closed_text, failures
         self.answers = answers
         self.authenticator = authenticator
         self.pools = pools
@@ -169,7 +180,14 @@ class Front:
 
     def view(self, method: str, step: Step, when_closed: WhenClosed) -> View:
         """A view that unwraps a request and lets `step` answer it."""
-        return View(self.reader, method, step, self._closed_text, when_closed)
+        return View(
+            self.reader,
+            method,
+            step,
+            closed_text=self._closed_text,
+            when_closed=when_closed,
+            failures=self._failures,
+        )
 
     def payload(self, request: SyncRequest) -> Payload:
         """The message that the request of an authenticated user carries; to be used within its block.

@@ -25,7 +25,7 @@ class MediaService(Protocol):
     def refuse(self, text: str) -> bytes:
         """The answer to `begin` that lets clients show a text, and do nothing else."""
 
-    def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
+    def upload_changes(self, user: UserId, zipped: bytes | Path, device: str) -> bytes:
         """Take a zip of files: its bytes, or the file that has them."""
 
     def download_files(self, user: UserId, payload: bytes) -> Download:
@@ -54,7 +54,7 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
         user = front.admit(request)
         try:
             with front.held(request) as zipped, front.pools.transfer(user):
-                answer = service.upload_changes(user, zipped)
+                answer = service.upload_changes(user, zipped, request.device)
         except TooLarge as exc:
             raise ProtocolError("the zip is too large") from exc
         return front.answers.message(request, answer)

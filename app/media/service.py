@@ -62,11 +62,12 @@ class MediaService:
         """The answer to `begin` that lets clients show a text, and do nothing else."""
         return refusal(text)
 
-    def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
+    def upload_changes(self, user: UserId, zipped: bytes | Path, device: str = "") -> bytes:
         """Answer `uploadChanges`: take a zip, given by its bytes or as a file that stays the caller's."""
         with contextlib.closing(Batch(self._scratch)) as batch:
             self._offload(lambda: unpack(zipped, batch, self._limit_bytes))
-            return upload_changes(batch, user, self._clock_ms() // 1000, self._gate, self._blobs)
+            now_s = self._clock_ms() // 1000
+            return upload_changes(batch, user, now_s, self._gate, self._blobs, device)
 
     def download_files(self, user: UserId, payload: bytes) -> Download:
         """Answer `downloadFiles`: a zip of known size."""

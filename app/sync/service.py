@@ -124,7 +124,7 @@ class SyncService:
             self._sessions.abort(_sync_of(admission, skey))
         return NULL
 
-    def upload(self, user: UserId, path: Path) -> str:
+    def upload(self, user: UserId, path: Path, device: str = "") -> str:
         """Make a client's file the user's collection; OK, or the text that clients show."""
         if path.stat().st_size >= self._limit_bytes:
             return transfer.TOO_LARGE
@@ -133,15 +133,15 @@ class SyncService:
         except InvalidDatabase:
             return transfer.CORRUPT
         try:
-            self._transfer.replace(_collection_of(user), sound, stamps)
+            self._transfer.replace(_collection_of(user), sound, stamps, device)
         finally:
             sound.unlink(missing_ok=True)
         return transfer.OK
 
-    def download(self, user: UserId, version: int, payload: bytes) -> Download:
+    def download(self, user: UserId, version: int, payload: bytes, device: str = "") -> Download:
         """Give the collection as a file; ends a running sync."""
         messages.read_empty(payload)
-        return self._transfer.give(_collection_of(user), version)
+        return self._transfer.give(_collection_of(user), version, device)
 
     def _read(self, admission: Admission, read: Callable[[bytes], Any], payload: bytes) -> Any:
         try:

@@ -72,10 +72,14 @@ class Sweeper:
         orphans = [stat for stat in dead if _is_orphan(database, head, stat)]
         # A history object goes after what only it named: a sweep cut short can be repeated.
         records = [stat for stat in dead if stat.key in expired]
+        told_ms = now_ms - self._limits.history_ms
+        told = keys.failure_prefix(database)
+        failures = [stat for stat in listed if stat.key.startswith(told) and stat.modified_ms <= told_ms]
         self._delete(orphans)
         self._delete(records)
+        self._delete(failures)
         gone = {stat.key for stat in newer}
-        deleted = newer + [stat for stat in orphans + records if stat.key not in gone]
+        deleted = newer + [stat for stat in orphans + records + failures if stat.key not in gone]
         doubt = evidence.text if evidence is not None and evidence.is_likely else ""
         return Swept(
             len(listed),
