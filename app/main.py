@@ -17,7 +17,7 @@ import msgspec
 from app.auth.attempts import Counts, LocalCounts, LoginAttempts
 from app.auth.attempts import Limits as LoginLimits
 from app.auth.authenticator import Authenticator, in_thread
-from app.auth.cloudusers import NoUsersFile, PoolUsers, UserList
+from app.auth.cloudusers import NoUsersFile, UserList
 from app.auth.environment import EnvironmentUsers
 from app.auth.hostkeys import HostKeys
 from app.auth.local import LocalUsers
@@ -138,7 +138,7 @@ def build_accounts(
     users: UserList
     directory: UserDirectory
     if cloud is not None and settings.cognito is not None:
-        users, directory = PoolUsers(), cloud.directory(settings.cognito)
+        users, directory = cloud.pool_users(settings.cognito), cloud.directory(settings.cognito)
     else:
         passwords = Passwords(offload)
         users_file = NoUsersFile() if in_cloud else file
@@ -174,6 +174,8 @@ class Stores:
     """Of the local store alone."""
     work: WorkFolder
     """For temporary files of this process."""
+    in_parallel: InParallel
+    """As `map`, for what waits for a store."""
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
@@ -276,7 +278,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         limits=limits,
         in_parallel=in_parallel,
     )
-    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work)
+    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work, in_parallel)
 
 
 @dataclass(frozen=True, slots=True)

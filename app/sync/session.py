@@ -119,7 +119,9 @@ class Sessions:
         Old clients send their own deletions along; they are journalled as by `applyGraves`.
         """
         until_ms = sync.prove().until_ms
-        state = SyncState(request.client_usn, request.client_is_newer, key_until_ms=until_ms)
+        state = SyncState(
+            request.client_usn, request.client_is_newer, key_until_ms=until_ms, device=sync.device
+        )
         session = NewSession(sync.id, MERGE_REVISION, self.clock_ms(), (), encode_state(state))
         try:
             head = self.store.sessions.open(sync.database, session)

@@ -124,3 +124,21 @@ def test_a_wrong_host_key_leaves_no_trace_with_anybody(
         assert stranger.call("applyChunk", {"chunk": {"done": True}}).status == 403
     device.settle()
     assert admin.json("syncs", user.name, "--failed") == []
+
+
+def test_a_running_sync_is_seen_and_ended(admin: Admin, user: User, device: Device, wire: Wire) -> None:
+    device.settle()
+    assert wire.call("start", {"minUsn": 0, "lnewer": False}).status == 200
+    assert wire.call("applyChunk", {"chunk": {"done": False}}).status == 200
+    (row,) = [row for row in admin.json("session", "list") if row["user"] == user.name]
+    assert (row["step"], row["messages"]) == ("applyChunk", 1)
+    assert row["key"] in {each["id"] for each in admin.json("key", "list", user.name)}
+    (status,) = admin.json("status", user.name)
+    assert (status["syncing_step"], status["syncing_since_ms"]) == ("applyChunk", row["started_ms"])
+    assert user.name in admin.run("session", "end", user.name)
+    assert [row for row in admin.json("session", "list") if row["user"] == user.name] == []
+    assert wire.call("applyChunk", {"chunk": {"done": True}}).status == 409
+    with pytest.raises(AssertionError, match="no sync of"):
+        admin.run("session", "end", user.name)
+    device.add_notes([["two", "2"]])
+    device.settle()
