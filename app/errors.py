@@ -5,6 +5,7 @@ AppError
 |   |-- UnknownMethod        there is no such sync method; the text lists those there are
 |   |-- NotApplicable        readable, but it cannot be merged; the sync it belongs to is over
 |   `-- PayloadTooLarge      more bytes than a request may have
+|-- QuotaExceeded            the user would keep more than the operator allows; the text is for the user
 |-- AuthError                wrong name or password, or a host key that is unknown or revoked
 |   `-- LoginRefused         the password is right, but more is needed; the text tells the user what
 |-- RateLimited              too many wrong passwords; come back later
@@ -46,6 +47,10 @@ class NotApplicable(ProtocolError):
 
 class PayloadTooLarge(ProtocolError):
     """The request has more bytes than the limit allows."""
+
+
+class QuotaExceeded(AppError):
+    """The user may not keep so much; the text says so to the user."""
 
 
 class AuthError(AppError):

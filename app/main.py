@@ -44,7 +44,7 @@ from storage.collection.schema import configure
 from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
 from storage.database.mark import HeadsMark
-from storage.database.orders import OrdersRecord
+from storage.database.orders import OrdersRecord, Quota
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.errors import StorageError
@@ -56,7 +56,7 @@ from storage.media.blobs import InParallel as BlobsInParallel
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
-from storage.types import Offload
+from storage.types import Offload, UserId
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
@@ -277,6 +277,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         locks=locks,
         limits=limits,
         in_parallel=in_parallel,
+        quota=default_quota(settings),
     )
     return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work, in_parallel)
 
@@ -294,7 +295,18 @@ class Process:
     close: Callable[[], None]
 
 
-def build_collections(settings: Settings, stores: Stores, *, offload: Offload[Any]) -> SyncService:
+def default_quota(settings: Settings) -> Quota:
+    """What a user may keep who has no quota of their own."""
+    return Quota(settings.quota_collection_bytes, settings.quota_media_bytes, settings.quota_media_files)
+
+
+def build_collections(
+    settings: Settings,
+    stores: Stores,
+    *,
+    offload: Offload[Any],
+    quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
+) -> SyncService:
     """The collection protocol; also how the admin command brings whole collections in."""
     return SyncService(
         stores.databases,
@@ -304,6 +316,7 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
         clock_ms=now_ms,
         nonce=new_nonce,
         limit_bytes=settings.unpacked_limit_bytes,
+        quota_of=quota_of,
     )
 
 
@@ -319,7 +332,9 @@ def build_process(settings: Settings) -> Process:
     cloud = build_cloud(settings)
     accounts = build_accounts(settings, cloud, offload=offload, clock_ms=now_ms)
     stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss)
-    collections = build_collections(settings, stores, offload=offload)
+    orders = OrdersWatch(OrdersRecord(stores.heads, now_ms, new_nonce), time.sleep, default_quota(settings))
+    orders.look()
+    collections = build_collections(settings, stores, offload=offload, quota_of=orders.quota_of)
     scratch = stores.work.path
     gate = IndexGate(
         stores.databases,
@@ -337,9 +352,8 @@ def build_process(settings: Settings) -> Process:
         clock_ms=now_ms,
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
+        quota_of=orders.quota_of,
     )
-    orders = OrdersWatch(OrdersRecord(stores.heads, now_ms, new_nonce), time.sleep)
-    orders.look()
     front = make_front(
         settings,
         pools,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from storage.database.orders import Orders, OrdersRecord
+from storage.database.orders import Orders, OrdersRecord, Quota
+from storage.types import UserId
 
 LOOK_S = 5.0
 """How long an order may go unnoticed by a worker. Syncs make no call for it."""
@@ -16,9 +17,9 @@ log = logging.getLogger("ankisyncd.orders")
 class OrdersWatch:
     """The orders in force, as this process last read them."""
 
-    def __init__(self, record: OrdersRecord, sleep: Callable[[float], None]) -> None:
-        """`sleep` lets the process go on."""
-        self._record, self._sleep = record, sleep
+    def __init__(self, record: OrdersRecord, sleep: Callable[[float], None], quota: Quota) -> None:
+        """`sleep` lets the process go on. `quota`: of users who have none of their own."""
+        self._record, self._sleep, self._quota = record, sleep, quota
         self._is_known = True
         self.current = Orders()
 
@@ -26,6 +27,10 @@ class OrdersWatch:
     def closed_text(self) -> str:
         """What clients are told while the service is closed; empty while it is open."""
         return self.current.closed_text
+
+    def quota_of(self, user: UserId) -> Quota:
+        """What a user may keep; None stands for no limit."""
+        return self.current.quota_of(user, self._quota)
 
     def look(self) -> None:
         """Read the record; what was known stays in force while it cannot be read."""

@@ -23,6 +23,7 @@ from app.cli.importing import import_official
 from app.cli.init import init
 from app.cli.maintenance import maintenance
 from app.cli.output import Row, show
+from app.cli.quotas import quota
 from app.cli.sessions import session
 from app.cli.syncs import syncs
 from app.config import Settings, SettingsError
@@ -144,6 +145,7 @@ for command in (
     store.maintain,
     syncs,
     session,
+    quota,
     maintenance,
     history,
     import_official,

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
-from app.errors import Closed, ProtocolError
+from app.errors import Closed, ProtocolError, QuotaExceeded
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
@@ -23,7 +23,7 @@ class MediaService(Protocol):
         """Answer a method that has JSON on both sides."""
 
     def refuse(self, text: str) -> bytes:
-        """The answer to `begin` that lets clients show a text, and do nothing else."""
+        """The answer to `begin` or `uploadChanges` that lets clients show a text, and do nothing else."""
 
     def upload_changes(self, user: UserId, zipped: bytes | Path, device: str) -> bytes:
         """Take a zip of files: its bytes, or the file that has them."""
@@ -57,6 +57,9 @@ def media_blueprint(front: Front, service: MediaService) -> Blueprint:
                 answer = service.upload_changes(user, zipped, request.device)
         except TooLarge as exc:
             raise ProtocolError("the zip is too large") from exc
+        except QuotaExceeded as exc:
+            request.entry.reason = f"over quota: {exc}"
+            answer = service.refuse(str(exc))
         return front.answers.message(request, answer)
 
     def download_files(request: SyncRequest) -> Answer:

@@ -19,6 +19,7 @@ from app.media.messages import refusal
 from app.media.sanity import media_sanity
 from app.media.unzip import Batch, unpack
 from app.media.upload import upload_changes
+from storage.database.orders import Quota
 from storage.media.blobs import Blobs
 from storage.types import Offload, UserId
 
@@ -39,7 +40,10 @@ class MediaService:
         clock_ms: Callable[[], int],
         scratch: Path,
         limit_bytes: int,
+        quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
     ) -> None:
+        """`quota_of`: what a user may keep."""
+        self._quota_of = quota_of
         self._gate = gate
         self._blobs = blobs
         self._offload = offload
@@ -59,7 +63,7 @@ class MediaService:
         raise UnknownMethod(f"{method} is none of begin, mediaChanges, mediaSanity")
 
     def refuse(self, text: str) -> bytes:
-        """The answer to `begin` that lets clients show a text, and do nothing else."""
+        """The answer to `begin` or `uploadChanges` that lets clients show a text, and do nothing else."""
         return refusal(text)
 
     def upload_changes(self, user: UserId, zipped: bytes | Path, device: str = "") -> bytes:
@@ -67,7 +71,9 @@ class MediaService:
         with contextlib.closing(Batch(self._scratch)) as batch:
             self._offload(lambda: unpack(zipped, batch, self._limit_bytes))
             now_s = self._clock_ms() // 1000
-            return upload_changes(batch, user, now_s, self._gate, self._blobs, device)
+            return upload_changes(
+                batch, user, now_s, self._gate, self._blobs, device=device, quota=self._quota_of(user)
+            )
 
     def download_files(self, user: UserId, payload: bytes) -> Download:
         """Answer `downloadFiles`: a zip of known size."""

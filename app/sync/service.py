@@ -10,10 +10,11 @@ from app.errors import ProtocolError, UnknownMethod
 from app.sync import messages, transfer
 from app.sync.admission import Admission
 from app.sync.genesis import Genesis
-from app.sync.meta import meta, refusal
+from app.sync.meta import Limits, meta, over_quota, refusal
 from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
+from storage.database.orders import Quota
 from storage.database.store import DatabaseStore
 from storage.errors import InvalidDatabase
 from storage.types import DatabaseId, DatabaseKind, Offload, UserId
@@ -49,16 +50,19 @@ class SyncService:
         clock_ms: Callable[[], int],
         nonce: Callable[[], str],
         limit_bytes: int = 3 * 100 * 1024 * 1024,
+        quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
     ) -> None:
-        """`limit_bytes`: no larger collection is taken, or synced other than one way.
+        """`quota_of`: what a user may keep.
 
-        It is three times MAX_SYNC_PAYLOAD_MEGS.
+        `limit_bytes`: no larger collection is taken, or synced other than one way; three times
+        MAX_SYNC_PAYLOAD_MEGS.
         """
         genesis = Genesis(store, folder, offload, clock_ms, nonce)
         self._store = store
         self._offload = offload
         self._clock_ms = clock_ms
         self._limit_bytes = limit_bytes
+        self._quota_of = quota_of
         self._transfer = Transfer(store, codec, genesis, folder, offload, clock_ms, nonce)
         sessions = self._sessions = Sessions(store, codec, genesis, offload, clock_ms)
         self._methods = {
@@ -111,7 +115,8 @@ class SyncService:
         collection, media = self._store.sessions.heads(
             [_collection_of(user), DatabaseId(user, DatabaseKind.MEDIA)]
         )
-        return messages.encode(meta(request, collection, media, self._clock_ms(), self._limit_bytes))
+        limits = Limits(self._limit_bytes, self._quota_of(user).collection_bytes)
+        return messages.encode(meta(request, collection, media, self._clock_ms(), limits))
 
     def refuse(self, text: str) -> bytes:
         """The answer to `meta` that lets clients show a text, and do nothing else."""
@@ -133,6 +138,9 @@ class SyncService:
         except InvalidDatabase:
             return transfer.CORRUPT
         try:
+            quota_bytes = self._quota_of(user).collection_bytes
+            if quota_bytes is not None and (size_bytes := sound.stat().st_size) > quota_bytes:
+                return over_quota(size_bytes, quota_bytes)
             self._transfer.replace(_collection_of(user), sound, stamps, device)
         finally:
             sound.unlink(missing_ok=True)
