@@ -7,7 +7,7 @@ gevent's patches. Endpoints and credentials are found by the SDK (`AWS_ENDPOINT_
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from app.auth import s3 as keys_s3
+from app.auth.cloudusers import ListingRefused, PoolUser, PoolUsers
 from app.auth.cognito import CognitoDirectory
 from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoCounts, DynamoHostKeys
 from app.auth.dynamotable import DynamoTable
@@ -111,6 +112,14 @@ class Cloud:
 
     def directory(self, cognito: CognitoSettings) -> CognitoDirectory:
         """The user pool."""
+        client = self._cognito(cognito)
+        return CognitoDirectory(client, cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000)
+
+    def pool_users(self, cognito: CognitoSettings) -> PoolUsers:
+        """Those of the user pool, for the administrator; asks nothing yet."""
+        return PoolUsers(lambda query: _pool_users(self._cognito(cognito), cognito.pool.pool_id, query))
+
+    def _cognito(self, cognito: CognitoSettings) -> Any:
         config = Config(
             max_pool_connections=_CONNECTIONS,
             connect_timeout=3,
@@ -122,9 +131,33 @@ class Cloud:
             client = self._session.client("cognito-idp", region_name=cognito.region, config=config)
             self._watch(client)
             self._made["cognito"] = client
-        return CognitoDirectory(
-            self._made["cognito"], cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000
-        )
+        return self._made["cognito"]
+
+
+def _pool_users(client: Any, pool_id: str, query: str) -> Iterator[PoolUser]:
+    """What ListUsers finds. Raises: ListingRefused, ServiceUnavailable."""
+    chosen = {"Filter": query} if query else {}
+    try:
+        for page in client.get_paginator("list_users").paginate(UserPoolId=pool_id, **chosen):
+            yield from map(_pool_user, page["Users"])
+    except ClientError as exc:
+        if exc.response["Error"]["Code"] == "AccessDeniedException":
+            text = "users of the pool cannot be found by name without the right cognito-idp:ListUsers"
+            raise ListingRefused(text) from exc
+        raise ServiceUnavailable(f"the user pool cannot be searched: {exc}") from exc
+    except BotoCoreError as exc:
+        raise ServiceUnavailable(f"the user pool does not answer: {exc}") from exc
+
+
+def _pool_user(found: Mapping[str, Any]) -> PoolUser:
+    attributes = {each["Name"]: each.get("Value", "") for each in found.get("Attributes", ())}
+    return PoolUser(
+        attributes.get("sub", ""),
+        found["Username"],
+        attributes.get("email", ""),
+        int(found["UserCreateDate"].timestamp() * 1000),
+        int(found["UserLastModifiedDate"].timestamp() * 1000),
+    )
 
 
 class Finding(NamedTuple):

@@ -151,6 +151,10 @@ class Settings:
     """Disk for cached databases; None: the storage's own default."""
     history_days: int | None
     """How long every version can be brought back; None: the storage's own default."""
+    quota_collection_bytes: int | None
+    """Of each user who has no quota of their own; None: no limit. So the next two."""
+    quota_media_bytes: int | None
+    quota_media_files: int | None
     cloud: CloudSettings | None
     """None: everything is in `data_root`."""
     cognito: CognitoSettings | None
@@ -217,6 +221,9 @@ class Settings:
             cache_dir=cache_dir or data_root,
             cache_bytes=read.number("ANKISYNCD_CACHE_BYTES", least=64 * MIB, most=1 << 50),
             history_days=read.number("ANKISYNCD_HISTORY_DAYS", least=1, most=365),
+            quota_collection_bytes=read.number("ANKISYNCD_QUOTA_COLLECTION_BYTES", least=MIB, most=1 << 50),
+            quota_media_bytes=read.number("ANKISYNCD_QUOTA_MEDIA_BYTES", least=MIB, most=1 << 50),
+            quota_media_files=read.number("ANKISYNCD_QUOTA_MEDIA_FILES", least=1, most=1 << 40),
             cloud=cloud,
             cognito=_cognito(read, region),
             region=region,

@@ -5,6 +5,7 @@ AppError
 |   |-- UnknownMethod        there is no such sync method; the text lists those there are
 |   |-- NotApplicable        readable, but it cannot be merged; the sync it belongs to is over
 |   `-- PayloadTooLarge      more bytes than a request may have
+|-- QuotaExceeded            the user would keep more than the operator allows; the text is for the user
 |-- AuthError                wrong name or password, or a host key that is unknown or revoked
 |   `-- LoginRefused         the password is right, but more is needed; the text tells the user what
 |-- RateLimited              too many wrong passwords; come back later
@@ -12,6 +13,7 @@ AppError
 |-- FileMissing              a media file was asked for that the user does not have
 |-- UnsupportedVersion       the client speaks a protocol version that is too old or too new
 `-- ServiceUnavailable       something outside (the identity provider) is away; try again later
+    `-- Closed               the operator has closed the service for maintenance; the text is for the user
 
 The storage raises its own tree, `storage.errors`; nothing is translated twice.
 """
@@ -24,7 +26,7 @@ from contextvars import ContextVar
 import apsw
 
 refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
-"""Why an upload, a sanity check or a client was refused, for the log: clients get it under status 200."""
+"""Why the upload, the sanity check or the client at hand was refused: the answer, under status 200, does not say it."""
 
 
 class AppError(Exception):
@@ -45,6 +47,10 @@ class NotApplicable(ProtocolError):
 
 class PayloadTooLarge(ProtocolError):
     """The request has more bytes than the limit allows."""
+
+
+class QuotaExceeded(AppError):
+    """The user may not keep so much; the text says so to the user."""
 
 
 class AuthError(AppError):
@@ -81,6 +87,13 @@ class ServiceUnavailable(AppError):
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Closed(ServiceUnavailable):
+    """The operator has closed the service for maintenance; the text says why, for the user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=60)
 
 
 # What SQLite says when the system below it fails.

@@ -114,7 +114,7 @@ class Housekeeper:
     `sleep` lets the process go on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators by name
         self,
         upkeep: Upkeep,
         due: DueQueue,
@@ -122,7 +122,10 @@ class Housekeeper:
         sleep: Callable[[float], None],
         turn: Turn,
         monotonic_s: Callable[[], float],
+        is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_closed`: whether the operator wants the stores left alone."""
+        self._is_closed = is_closed
         self._monotonic_s = monotonic_s
         self._upkeep = upkeep
         self._due = due
@@ -141,6 +144,8 @@ class Housekeeper:
 
     def tidy(self) -> None:
         """Do what is due now; whatever fails is logged, and tried again another time."""
+        if self._is_closed():
+            return
         try:
             self._due.settle()
             while (database := self._due.take()) is not None:

@@ -16,8 +16,8 @@ import msgspec
 
 from app.auth.attempts import Counts, LocalCounts, LoginAttempts
 from app.auth.attempts import Limits as LoginLimits
-from app.auth.authenticator import Authenticator
-from app.auth.cloudusers import NoUsersFile, PoolUsers, UserList
+from app.auth.authenticator import Authenticator, in_thread
+from app.auth.cloudusers import NoUsersFile, UserList
 from app.auth.environment import EnvironmentUsers
 from app.auth.hostkeys import HostKeys
 from app.auth.local import LocalUsers
@@ -26,6 +26,7 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.failures import FailureLog
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
@@ -38,6 +39,7 @@ from app.media.service import MediaService
 from app.offload import ThreadPools
 from app.ops.metering import Metering
 from app.ops.readiness import Readiness, Service
+from app.orders import OrdersWatch
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
@@ -45,6 +47,7 @@ from storage.collection.schema import configure
 from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
 from storage.database.mark import STORE, HeadsMark
+from storage.database.orders import OrdersRecord, Quota
 from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.errors import StorageError
@@ -56,7 +59,7 @@ from storage.media.blobs import InParallel as BlobsInParallel
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
-from storage.types import Offload
+from storage.types import Offload, UserId
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
@@ -88,7 +91,15 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path) -> Front:
+def make_front(  # noqa: PLR0913 - collaborators
+    settings: Settings,
+    pools: ThreadPools,
+    authenticator: Authenticator,
+    folder: Path,
+    *,
+    closed_text: Callable[[], str],
+    failures: FailureLog,
+) -> Front:
     """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
@@ -105,6 +116,8 @@ def make_front(settings: Settings, pools: ThreadPools, authenticator: Authentica
         pools=pools,
         folder=folder,
         message_limit_bytes=settings.message_limit_bytes,
+        closed_text=closed_text,
+        failures=failures,
     )
 
 
@@ -135,7 +148,7 @@ def build_accounts(
     users: UserList
     directory: UserDirectory
     if cloud is not None and settings.cognito is not None:
-        users, directory = PoolUsers(), cloud.directory(settings.cognito)
+        users, directory = cloud.pool_users(settings.cognito), cloud.directory(settings.cognito)
     else:
         passwords = Passwords(offload)
         users_file = NoUsersFile() if in_cloud else file
@@ -174,6 +187,8 @@ class Stores:
     work: WorkFolder
     """For temporary files of this process."""
     close_heads: Callable[[], None]
+    in_parallel: InParallel
+    """As `map`, for what waits for a store."""
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
@@ -284,9 +299,22 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         locks=locks,
         limits=limits,
         in_parallel=in_parallel,
+        quota=default_quota(settings),
     )
     return Stores(
-        heads, served, objects, databases, blobs, locks, upkeep, due, limits, ahead, work, close_heads
+        heads,
+        served,
+        objects,
+        databases,
+        blobs,
+        locks,
+        upkeep,
+        due,
+        limits,
+        ahead,
+        work,
+        close_heads,
+        in_parallel,
     )
 
 
@@ -298,6 +326,8 @@ class Process:
     """The WSGI application."""
     keep_house: Callable[[], None]
     """Never returns; for a greenlet of its own."""
+    watch_orders: Callable[[], None]
+    """Follows the operator's orders. Never returns; for a greenlet of its own."""
     watch: Callable[[], None] | None
     """As `keep_house`; None where there are no metrics."""
     observe: Callable[[Entry], None] | None
@@ -306,7 +336,18 @@ class Process:
     close: Callable[[], None]
 
 
-def build_collections(settings: Settings, stores: Stores, *, offload: Offload[Any]) -> SyncService:
+def default_quota(settings: Settings) -> Quota:
+    """What a user may keep who has no quota of their own."""
+    return Quota(settings.quota_collection_bytes, settings.quota_media_bytes, settings.quota_media_files)
+
+
+def build_collections(
+    settings: Settings,
+    stores: Stores,
+    *,
+    offload: Offload[Any],
+    quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
+) -> SyncService:
     """The collection protocol; also how the admin command brings whole collections in."""
     return SyncService(
         stores.databases,
@@ -316,6 +357,7 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
         clock_ms=now_ms,
         nonce=new_nonce,
         limit_bytes=settings.unpacked_limit_bytes,
+        quota_of=quota_of,
     )
 
 
@@ -338,7 +380,9 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     stores = build_stores(
         settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss, metering=metering
     )
-    collections = build_collections(settings, stores, offload=offload)
+    orders = OrdersWatch(OrdersRecord(stores.heads, now_ms, new_nonce), time.sleep, default_quota(settings))
+    orders.look()
+    collections = build_collections(settings, stores, offload=offload, quota_of=orders.quota_of)
     scratch = stores.work.path
     gate = IndexGate(
         stores.databases,
@@ -356,14 +400,27 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
         clock_ms=now_ms,
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
+        quota_of=orders.quota_of,
     )
-    front = make_front(settings, pools, accounts.authenticator, scratch)
+    front = make_front(
+        settings,
+        pools,
+        accounts.authenticator,
+        scratch,
+        closed_text=lambda: orders.closed_text,
+        failures=FailureLog(stores.objects, nonce=new_nonce, beside=in_thread, sleep=time.sleep),
+    )
 
     def has_users() -> bool:
         return settings.cognito is not None or any(True for _ in accounts.users.list())
 
     housekeeper = Housekeeper(
-        stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
+        stores.upkeep,
+        stores.due,
+        sleep=time.sleep,
+        turn=turn_of(settings),
+        monotonic_s=time.monotonic,
+        is_closed=lambda: bool(orders.closed_text),
     )
 
     def keep_house() -> None:
@@ -373,12 +430,13 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     readiness = Readiness(_services(settings, cloud, accounts, stores, offload), time.monotonic)
     if instruments is None or settings.metrics_port is None:
         app = make_application(front, collections, media, readiness.look)
-        return Process(app, keep_house, None, None, has_users, stores.close)
+        return Process(app, keep_house, orders.watch, None, None, has_users, stores.close)
     watch = instruments.watch(readiness, stores.objects, stores.databases, lambda: len(stores.due), new_nonce)
     watched: Any = make_application(front, collections, media, watch.look)
     return Process(
         with_private_port(watched, settings.metrics_port, instruments.meters, watch.look),
         keep_house,
+        orders.watch,
         lambda: watch.run(time.sleep),
         instruments.observe,
         has_users,

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from storage.database.lost import list_lost, list_unlisted
 from storage.database.mark import STORE, HeadsMark, list_databases
+from storage.database.orders import Orders, OrdersRecord, Quota
 from storage.database.runs import Run, RunLog
 from storage.database.store import DatabaseStore, Limits
 from storage.errors import Conflict, Corrupt, DeletionUnsafe, NotFound, StorageError, Unavailable
@@ -107,7 +108,10 @@ class Upkeep:
         locks: Callable[[DatabaseId], AbstractContextManager[Any]],
         limits: Limits,
         in_parallel: InParallel = map,
+        quota: Quota = Quota(),  # noqa: B008 - frozen
     ) -> None:
+        """`quota`: of users who have none of their own."""
+        self._quota = quota
         self._databases = databases
         self._heads = heads
         self._objects = objects
@@ -119,6 +123,7 @@ class Upkeep:
         self._limits = limits
         self._in_parallel = in_parallel
         self._mark = HeadsMark(heads, objects, nonce)
+        self._orders: Orders | None = None
 
     def note_start(self, monotonic_s: Callable[[], float]) -> None:
         """Take a step of the mark, and log which databases have lost their head record; looks for a second.
@@ -151,6 +156,7 @@ class Upkeep:
             return summary
         self._mark.advance(now_ms, accept=accept_loss)
         self._mark.remove_older()
+        self._orders = self._read_orders()
         run_log = RunLog(self._objects, self._nonce, shard.number, shard.count)
         last = self._last_run(run_log)
         if not accept_loss and last.seen_ms and not self._is_plausible(last, now_ms, summary):
@@ -209,7 +215,7 @@ class Upkeep:
 
     def _changed(self, since_ms: int, shard: Shard) -> Iterator[DatabaseId]:
         changed = self._heads.list_changed(since_ms)
-        return (database for database in changed if database != STORE and shard.has(database))
+        return (database for database in changed if database.user != STORE.user and shard.has(database))
 
     def _do(  # noqa: PLR0913, PLR0917 - one caller
         self,
@@ -267,6 +273,19 @@ class Upkeep:
                 was_away = was_away or isinstance(outcome.error, Unavailable)
         return doubtful, was_away
 
+    def _most_bytes(self, database: DatabaseId) -> int | None:
+        """From when on the history of a database is thinned; None: it is not."""
+        if self._orders is None or database.kind is not DatabaseKind.COLLECTION:
+            return None
+        return self._orders.quota_of(database.user, self._quota).collection_bytes
+
+    def _read_orders(self) -> Orders | None:
+        try:
+            return OrdersRecord(self._heads, self._clock_ms, self._nonce).read()
+        except Corrupt:
+            log.exception("the operator's orders cannot be read: no history is thinned")
+            return None
+
     def _tend(self, database: DatabaseId, *, now_ms: int | None, accept_loss: bool) -> _Outcome:
         """Compact a database, and delete what it does not need unless `now_ms` is None."""
         compacted = False
@@ -274,7 +293,8 @@ class Upkeep:
             compacted = self.compact(database)
             if now_ms is None:
                 return _Outcome(compacted, 0, 0, is_doubtful=False, error=None)
-            swept = self._databases.sweep(database, now_ms, accept_loss=accept_loss)
+            most_bytes = self._most_bytes(database)
+            swept = self._databases.sweep(database, now_ms, accept_loss=accept_loss, most_bytes=most_bytes)
             self._heads.settle(database, swept.chain_revision)
         except StorageError as exc:
             return _Outcome(compacted, 0, 0, is_doubtful=isinstance(exc, DeletionUnsafe), error=exc)

@@ -176,7 +176,7 @@ resource "aws_iam_role_policy" "task" {
   policy = data.aws_iam_policy_document.task.json
 }
 
-# Maintenance and administrators' commands: the same stores, and the right to delete objects. No logins.
+# Maintenance and administrators' commands: the same stores, and the rights to delete objects and to find users. No logins.
 resource "aws_iam_role" "maintain" {
   name_prefix          = "${var.name}-maintain-"
   assume_role_policy   = data.aws_iam_policy_document.assume_task.json
@@ -191,6 +191,12 @@ data "aws_iam_policy_document" "maintain" {
     sid       = "Sweep"
     actions   = ["s3:DeleteObject"]
     resources = ["${local.bucket_arn}/*"]
+  }
+
+  statement {
+    sid       = "FindUsers" # by name and e-mail, for administrators
+    actions   = ["cognito-idp:ListUsers"]
+    resources = [local.user_pool_arn]
   }
 }
 

@@ -96,7 +96,7 @@ class _Check:
 
 def in_thread(work: Callable[[], None]) -> None:
     """Run beside the caller; a greenlet in a worker, whose threads gevent has patched."""
-    threading.Thread(target=work, daemon=True, name="recheck").start()
+    threading.Thread(target=work, daemon=True, name="beside").start()
 
 
 class Authenticator:

@@ -5,17 +5,21 @@ Refuses every change: it is made in the environment, or in the pool.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 import apsw
 
 from app.auth.local import ListedUser, UserListError
 from app.auth.usersfile import UsersFile
-from storage.heads.keys import check_user
 from storage.types import UserId
 
 T = TypeVar("T")
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE).fullmatch
+"""The form of a `sub`."""
 
 
 class UserList(Protocol):
@@ -56,21 +60,69 @@ class NoUsersFile(UsersFile):
         raise UserListError("with ANKISYNCD_BACKEND=aws, users are SYNC_USERn or in a Cognito user pool")
 
 
+class ListingRefused(UserListError):
+    """The user pool does not let us list its users."""
+
+
+class PoolUser(NamedTuple):
+    """A user as the pool tells of them."""
+
+    sub: str
+    username: str
+    email: str
+    created_ms: int
+    changed_ms: int
+
+
 class PoolUsers:
-    """Users of a Cognito pool, which the server cannot list: they are called by their id, the `sub`."""
+    """Users of a Cognito pool, found by name, e-mail or id (`sub`)."""
+
+    def __init__(self, look_up: Callable[[str], Iterator[PoolUser]]) -> None:
+        """`look_up` gives the users that a filter of ListUsers finds, all of them for an empty one.
+
+        It raises ListingRefused, ServiceUnavailable.
+        """
+        self._look_up = look_up
 
     def find(self, name: str) -> ListedUser | None:
-        try:
-            check_user(UserId(name))
-        except ValueError:
+        """The user of that name, e-mail or id. An id need not be in the pool: its data may outlive it.
+
+        Raises: UserListError if several users match.
+        """
+        is_id = _ID(name) is not None
+        if not name or any(unicodedata.category(char).startswith("C") for char in name):
             return None
-        return ListedUser(UserId(name), name, "cognito", None, None)
+        try:
+            found = self._matches(name, is_id=is_id)
+        except ListingRefused:
+            if not is_id:
+                raise
+            found = []
+        if len(found) > 1:
+            ids = ", ".join(user.sub for user in found)
+            raise UserListError(f"{len(found)} users of the pool are called {name!r}: give an id of {ids}")
+        if found:
+            return _listed(found[0])
+        return ListedUser(UserId(name.lower()), name, "cognito", None, None) if is_id else None
+
+    def _matches(self, name: str, *, is_id: bool) -> list[PoolUser]:
+        """By the first attribute that anybody has the name in."""
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+        filters = [f'{attribute} = "{quoted}"' for attribute in ("username", "email", "preferred_username")]
+        if name != name.lower():
+            filters.insert(2, f'email = "{quoted.lower()}"')
+        if is_id:
+            filters.insert(0, f'sub = "{name.lower()}"')
+        for query in filters:
+            if found := list({user.sub: user for user in self._look_up(query)}.values()):
+                return found
+        return []
 
     def shadowed(self) -> list[str]:
         return []
 
     def list(self) -> Iterator[ListedUser]:
-        return iter(())
+        return iter(sorted((_listed(user) for user in self._look_up("")), key=lambda listed: listed.name))
 
     def add(self, name: str, password: str, *, user: UserId | None = None) -> ListedUser:
         del name, password, user
@@ -87,3 +139,9 @@ class PoolUsers:
 
 def _refuse() -> NoReturn:
     raise UserListError("users are kept in the Cognito user pool: change them there")
+
+
+def _listed(user: PoolUser) -> ListedUser:
+    """In pools whose users sign in by e-mail, the user name is a mere id."""
+    name = user.email if user.email and _ID(user.username) else user.username
+    return ListedUser(UserId(user.sub), name, "cognito", user.created_ms, user.changed_ms)

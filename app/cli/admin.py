@@ -21,7 +21,11 @@ from app.cli.context import Admin
 from app.cli.history import history
 from app.cli.importing import import_official
 from app.cli.init import init
+from app.cli.maintenance import maintenance
 from app.cli.output import Row, show
+from app.cli.quotas import quota
+from app.cli.sessions import session
+from app.cli.syncs import syncs
 from app.config import Settings, SettingsError
 from app.errors import AppError
 from app.version import VERSION
@@ -135,7 +139,18 @@ def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> Non
 
 
 user.add_command(store.erase)
-for command in (store.status, store.doctor, store.maintain, history, import_official, init):
+for command in (
+    store.status,
+    store.doctor,
+    store.maintain,
+    syncs,
+    session,
+    quota,
+    maintenance,
+    history,
+    import_official,
+    init,
+):
     cli.add_command(command)
 
 

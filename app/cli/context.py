@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from app.auth.cloudusers import ListingRefused
 from app.auth.local import ListedUser
 from app.config import Settings
 from app.main import Stores, build_accounts, build_cloud, build_stores, now_ms
@@ -54,8 +55,12 @@ class Admin:
         return found
 
     def names(self) -> dict[UserId, str]:
-        """The name of each user."""
-        return {listed.id: listed.name for listed in self.users.list()}
+        """The name of each user; without those of a pool that may not be listed, which a line says."""
+        try:
+            return {listed.id: listed.name for listed in self.users.list()}
+        except ListingRefused as exc:
+            click.echo(f"{exc}; users are shown by their ids", err=True)
+            return {}
 
 
 def _refuse_root_in_others_folder(settings: Settings) -> None:

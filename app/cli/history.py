@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,11 @@ def list_versions(admin: Admin, name: str, kind: str, *, as_json: bool) -> None:
     with _restorer(admin) as restorer:
         points = restorer.list_points(database)
     show([_row(point, points[-1].version) for point in points], _COLUMNS, as_json=as_json)
+    if gaps := _gaps([point.version for point in points]):
+        click.echo(
+            f"Not kept any more: {', '.join(gaps)}. They were thinned for the quota, or are too old.",
+            err=True,
+        )
 
 
 @history.command("export")
@@ -139,6 +145,12 @@ def _new_file(name: str) -> Iterator[BinaryIO]:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _gaps(versions: list[int]) -> list[str]:
+    """The versions between the first and the last that are not there."""
+    pairs = [(a + 1, b - 1) for a, b in itertools.pairwise(versions) if b > a + 1]
+    return [str(first) if first == last else f"{first}-{last}" for first, last in pairs]
 
 
 def _row(point: Point, current: int) -> Row:

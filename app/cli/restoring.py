@@ -23,6 +23,7 @@ from app.media.gate import IndexGate, Waiting
 from storage.collection.oneway import force_one_way
 from storage.collection.package import write_package
 from storage.database.history import Point, find_point
+from storage.database.origin import Kind, name_commit
 from storage.database.store import Checkout, Commit
 from storage.errors import Conflict, Unavailable
 from storage.media.index import FileFacts, FileRow, MediaIndex
@@ -100,7 +101,7 @@ class Restorer:
         with self._checked_out(database, head, version) as checkout:
             checkout.begin()
             stamps = force_one_way(checkout.connection, head.stamps, now_ms)
-            commit = Commit(self.nonce(), b"", now_ms, stamps, None)
+            commit = Commit(name_commit(Kind.RESTORE, self.nonce()), b"", now_ms, stamps, None)
             return self.stores.databases.restore(checkout, head, commit)
 
     def restore_media(self, user: UserId, version: int, *, exact: bool) -> MediaRestored:

@@ -94,6 +94,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             logging.getLogger("ankisyncd").critical("a worker cannot start: %s: %s", type(exc).__name__, exc)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         gevent.spawn(self.process.keep_house)
+        gevent.spawn(self.process.watch_orders)
         if self.process.watch is not None:
             gevent.spawn(self.process.watch)
         return self.process.app

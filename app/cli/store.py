@@ -11,16 +11,17 @@ from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.examination import Examination, Finding
 from app.main import Stores, new_nonce
+from app.sync.journal import step_and_device
 from app.upkeep import EVERYTHING, Shard
 from storage.database.keys import prefix
 from storage.database.lost import Lost, list_lost
 from storage.database.mark import STORE, HeadsMark, list_databases
-from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, Session, UserId, run_here
 
 _MOST_SHARDS: Final = 1000
 _STATUS_COLUMNS = (
     "name", "id", "notes", "cards", "media_files", "media_bytes", "stored_bytes",
-    "changed_ms", "syncing_since_ms",
+    "changed_ms", "syncing_since_ms", "syncing_step", "syncing_client",
 )  # fmt: skip
 _DOCTOR_COLUMNS = ("user", "database", "version", "stored_bytes", "fault")
 
@@ -28,14 +29,19 @@ as_json = click.option("--json", "as_json", is_flag=True, help="As JSON; times i
 
 
 @click.command()
+@click.argument("name", required=False)
 @as_json
 @click.pass_obj
-def status(admin: Admin, *, as_json: bool) -> None:
-    """Who keeps how much, when it last changed, and who is syncing."""
-    names = admin.names()
+def status(admin: Admin, name: str | None, *, as_json: bool) -> None:
+    """Who keeps how much, when it last changed, and who is syncing: the user NAME, or all."""
+    chosen = admin.find_user(name) if name else None
+    names = {chosen.id: chosen.name} if chosen else admin.names()
     with admin.stores() as stores:
-        kept = {database.user for database in list_databases(stores.heads)}
-        rows = [_status_row(stores, user, names.get(user, "-")) for user in names | dict.fromkeys(kept)]
+        kept = set() if chosen else {database.user for database in list_databases(stores.heads)}
+        users = names | dict.fromkeys(kept)
+        rows = list(
+            stores.in_parallel(lambda user: _status_row(admin, stores, user, names.get(user, "-")), users)
+        )
     if not as_json:
         click.echo(f"Kept in {admin.settings.place}", err=True)
     show(sorted(rows, key=lambda row: str(row["name"])), _STATUS_COLUMNS, as_json=as_json)
@@ -156,9 +162,10 @@ def _what_is_lost(lost: Lost) -> str:
     return f"the head record is lost{also}: {lost.evidence.text}"
 
 
-def _status_row(stores: Stores, user: UserId, name: str) -> Row:
-    collection = stores.databases.head(DatabaseId(user, DatabaseKind.COLLECTION))
-    media = stores.databases.head(DatabaseId(user, DatabaseKind.MEDIA))
+def _status_row(admin: Admin, stores: Stores, user: UserId, name: str) -> Row:
+    collection, media = stores.databases.sessions.heads(
+        [DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA)]
+    )
     entries = (*collection.chain, *media.chain)
     return {
         "name": name,
@@ -169,12 +176,18 @@ def _status_row(stores: Stores, user: UserId, name: str) -> Row:
         "media_bytes": media.stamps.get("bytes", 0),
         "stored_bytes": sum(entry.size_bytes for entry in entries),
         "changed_ms": max((entry.time_ms for entry in entries), default=None),
-        "syncing_since_ms": _started(collection),
+        **_syncing(admin, user, collection.session),
     }
 
 
-def _started(head: Head) -> int | None:
-    return head.session.started_ms if head.session else None
+def _syncing(admin: Admin, user: UserId, session: Session | None) -> Row:
+    step, key = step_and_device(session) if session else (None, "")
+    clients = {record.id: record.client for record in admin.keys.list(user)} if key else {}
+    return {
+        "syncing_since_ms": session.started_ms if session else None,
+        "syncing_step": step,
+        "syncing_client": clients.get(key) or None,
+    }
 
 
 def _finding_rows(finding: Finding, names: dict[UserId, str]) -> list[Row]:

@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
-from app.errors import refusal_reason
-from app.http.front import Front, Step
+from app.errors import Closed, refusal_reason
+from app.http.front import Front, Step, WhenClosed
 from app.http.request import SyncRequest
 from app.http.response import Answer, Download
 from app.json_reader import reader
@@ -37,10 +37,13 @@ class CollectionService(Protocol):
     def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides; proves the admission."""
 
-    def upload(self, user: UserId, path: Path) -> str:
+    def refuse(self, text: str) -> bytes:
+        """The answer to `meta` that lets clients show a text, and do nothing else."""
+
+    def upload(self, user: UserId, path: Path, device: str) -> str:
         """Take a whole collection; returns OK or the text that clients show."""
 
-    def download(self, user: UserId, version: int, payload: bytes) -> Download:
+    def download(self, user: UserId, version: int, payload: bytes, device: str) -> Download:
         """Give the whole collection."""
 
 
@@ -88,8 +91,9 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
             if admission.is_proven:
                 request.entry.user = admission.user
         if why := refusal_reason.get():
-            request.entry.reason = why
-            request.entry.error = "ClientTooOld" if request.method == "meta" else "SanityCheckFailed"
+            is_client = request.method == "meta"
+            request.entry.reason = why if is_client else f"sanity check failed: {why}"
+            request.entry.error = "ClientTooOld" if is_client else "SanityCheckFailed"
         return front.answers.message(request, answer)
 
     def upload(request: SyncRequest) -> Answer:
@@ -97,7 +101,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         refusal_reason.set("")
         try:
             with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
-                text = service.upload(user, path)
+                text = service.upload(user, path, request.device)
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
         if text != OK:
@@ -109,10 +113,21 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
     def download(request: SyncRequest) -> Answer:
         user = front.admit(request)
         with front.payload(request) as payload, front.pools.transfer(user):
-            return front.answers.file(request, service.download(user, request.version, payload))
+            file = service.download(user, request.version, payload, request.device)
+            return front.answers.file(request, file)
 
     steps: dict[str, Step] = {"hostKey": host_key}
     steps |= dict.fromkeys(_MESSAGES, message)
     steps |= {"upload": upload, "download": download}
-    front.add_routes(blueprint, "sync", steps)
+    front.add_routes(blueprint, "sync", steps, _when_closed(front, service))
     return blueprint
+
+
+def _when_closed(front: Front, service: CollectionService) -> WhenClosed:
+    def refuse(request: SyncRequest, text: str) -> Answer:
+        """Every sync begins with `meta`, and clients show its text; they show none of a 503."""
+        if request.method == "meta":
+            return front.answers.message(request, service.refuse(text))
+        raise Closed(text)
+
+    return refuse

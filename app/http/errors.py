@@ -45,6 +45,8 @@ TABLE: tuple[tuple[type[Exception], Outcome], ...] = (
     (app_errors.SessionConflict, Outcome(409, tells_reason=True)),
     (app_errors.FileMissing, Outcome(409)),
     (app_errors.ProtocolError, Outcome(400, tells_reason=True)),
+    (app_errors.QuotaExceeded, Outcome(413, tells_reason=True)),
+    (app_errors.Closed, Outcome(503, tells_reason=True)),
     (app_errors.ServiceUnavailable, Outcome(503)),
     (storage_errors.Unavailable, Outcome(503)),
     # The disk has lost a write: the client tries again, and an operator has to look.

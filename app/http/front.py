@@ -14,6 +14,7 @@ import flask
 from app.errors import SessionConflict, UnknownMethod
 from app.http.body import Room, Share
 from app.http.errors import LOGGER_NAME
+from app.http.failed import Failures, note_failure
 from app.http.limits import LOGIN_LIMITS, MessageLimits, limits_of
 from app.http.request import RequestReader, SyncRequest
 from app.http.response import Answer, Answers, as_response
@@ -51,11 +52,25 @@ class Authenticator(Protocol):
         """Whose host key this claims to be; to be proven before anything is told."""
 
 
+WhenClosed = Callable[[SyncRequest, str], Answer]
+"""Answers a request while the operator has closed the service; the text is for the user."""
+
+
 class View:
     """Answers the requests for one method: of the one at hand in Flask, or of any environ."""
 
-    def __init__(self, reader: RequestReader, method: str, step: Step) -> None:
+    def __init__(  # noqa: PLR0913 - by name
+        self,
+        reader: RequestReader,
+        method: str,
+        step: Step,
+        *,
+        closed_text: Callable[[], str],
+        when_closed: WhenClosed,
+        failures: Failures,
+    ) -> None:
         self._reader, self._method, self._step = reader, method, step
+        self._closed_text, self._when_closed, self._failures = closed_text, when_closed, failures
 
     def __call__(self) -> flask.Response:
         """As Flask calls it."""
@@ -66,7 +81,18 @@ class View:
 
         Raises: whatever `app.http.errors` has an answer for.
         """
-        return self._step(self._reader.read(self._method, environ))
+        request = self._reader.read(self._method, environ)
+        if text := self._closed_text():
+            request.entry.reason = f"closed: {text}"
+            return self._when_closed(request, text)
+        try:
+            answer = self._step(request)
+        except Exception as exc:
+            note_failure(self._failures, request, exc)
+            raise
+        if request.entry.reason:
+            note_failure(self._failures, request)
+        return answer
 
 
 class Payload:
@@ -96,8 +122,12 @@ class Front:
         pools: ThreadPools,
         folder: Path,
         message_limit_bytes: int,
+        closed_text: Callable[[], str],
+        failures: Failures,
     ) -> None:
+        """`closed_text`: what the operator wants users to be told; empty while the service is open."""
         self.reader = reader
+        self._closed_text, self._failures = closed_text, failures
         self.answers = answers
         self.authenticator = authenticator
         self.pools = pools
@@ -130,23 +160,34 @@ class Front:
         self.pools.serve(admission.user)
         return admission
 
-    def add_routes(self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step]) -> None:
+    def add_routes(
+        self, blueprint: flask.Blueprint, room: str, steps: Mapping[str, Step], when_closed: WhenClosed
+    ) -> None:
         """Let `blueprint` answer POST /<room>/<method> by the step of each method.
 
         A path for each is matched faster than a variable. An unknown method is 400, as the official
         server has it, and not 404.
         """
         for method, step in steps.items():
-            blueprint.add_url_rule(f"/{room}/{method}", method, self.view(method, step), methods=["POST"])
+            blueprint.add_url_rule(
+                f"/{room}/{method}", method, self.view(method, step, when_closed), methods=["POST"]
+            )
         known = ", ".join(f"`{method}`" for method in steps)
 
         @blueprint.post(f"/{room}/<method>")
         def unknown(method: str) -> flask.Response:  # noqa: ARG001 - named so by the route
             raise UnknownMethod(f"unknown method, expected one of {known}")
 
-    def view(self, method: str, step: Step) -> View:
+    def view(self, method: str, step: Step, when_closed: WhenClosed) -> View:
         """A view that unwraps a request and lets `step` answer it."""
-        return View(self.reader, method, step)
+        return View(
+            self.reader,
+            method,
+            step,
+            closed_text=self._closed_text,
+            when_closed=when_closed,
+            failures=self._failures,
+        )
 
     def payload(self, request: SyncRequest) -> Payload:
         """The message that the request of an authenticated user carries; to be used within its block.

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from app.auth.hostkeys import hash_of
 from app.config import AddressSource
 from app.errors import ProtocolError
 from app.http.accesslog import Entry, entry_of
@@ -22,6 +23,7 @@ from app.http.body import Body, Source
 from app.http.multipart import FormReader
 from app.http.unpack import GzipUnpacker, PlainUnpacker, ZstdUnpacker, zstd_decompressor
 from app.json_reader import reader
+from storage.database.origin import device_of
 from storage.types import Offload
 
 HEADER_VERSION = 11
@@ -48,6 +50,11 @@ class SyncRequest(msgspec.Struct, frozen=True):
     body: Body
     entry: Entry
     """What the log will say of it."""
+
+    @property
+    def device(self) -> str:
+        """The id of the host key, whether the key is good or not; empty without a key."""
+        return device_of(hash_of(self.hkey)) if self.hkey else ""
 
     @property
     def is_packed(self) -> bool:

@@ -64,6 +64,11 @@ class _Answer(msgspec.Struct, frozen=True):
     err: str = ""
 
 
+def refusal(text: str) -> bytes:
+    """An answer that clients end their media sync by, and show the text of."""
+    return msgspec.json.encode(_Answer(None, text))
+
+
 def answer(content: Any) -> bytes:
     """`{"data": content, "err": ""}`: older clients want `err` in every answer."""
     return msgspec.json.encode(_Answer(content))

@@ -15,9 +15,11 @@ from app.media.begin import begin
 from app.media.changes import media_changes
 from app.media.download import Download, download_files
 from app.media.gate import IndexGate
+from app.media.messages import refusal
 from app.media.sanity import media_sanity
 from app.media.unzip import Batch, unpack
 from app.media.upload import upload_changes
+from storage.database.orders import Quota
 from storage.media.blobs import Blobs
 from storage.types import Offload, UserId
 
@@ -38,7 +40,10 @@ class MediaService:
         clock_ms: Callable[[], int],
         scratch: Path,
         limit_bytes: int,
+        quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
     ) -> None:
+        """`quota_of`: what a user may keep."""
+        self._quota_of = quota_of
         self._gate = gate
         self._blobs = blobs
         self._offload = offload
@@ -57,11 +62,18 @@ class MediaService:
                 return media_sanity(payload, self._gate.head(user))
         raise UnknownMethod(f"{method} is none of begin, mediaChanges, mediaSanity")
 
-    def upload_changes(self, user: UserId, zipped: bytes | Path) -> bytes:
+    def refuse(self, text: str) -> bytes:
+        """The answer to `begin` or `uploadChanges` that lets clients show a text, and do nothing else."""
+        return refusal(text)
+
+    def upload_changes(self, user: UserId, zipped: bytes | Path, device: str = "") -> bytes:
         """Answer `uploadChanges`: take a zip, given by its bytes or as a file that stays the caller's."""
         with contextlib.closing(Batch(self._scratch)) as batch:
             self._offload(lambda: unpack(zipped, batch, self._limit_bytes))
-            return upload_changes(batch, user, self._clock_ms() // 1000, self._gate, self._blobs)
+            now_s = self._clock_ms() // 1000
+            return upload_changes(
+                batch, user, now_s, self._gate, self._blobs, device=device, quota=self._quota_of(user)
+            )
 
     def download_files(self, user: UserId, payload: bytes) -> Download:
         """Answer `downloadFiles`: a zip of known size."""

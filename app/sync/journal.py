@@ -7,10 +7,10 @@ import hashlib
 import msgspec
 import zstandard
 
-from app.sync.messages import APPLY_CHANGES, APPLY_CHUNK, APPLY_GRAVES
+from app.sync.messages import APPLY_CHANGES, APPLY_CHUNK, APPLY_GRAVES, CHUNK, SANITY_CHECK, START
 from storage.collection.records import ChunkPosition
 from storage.packing import Packer
-from storage.types import JournalEntry
+from storage.types import JournalEntry, Session
 
 MERGE_REVISION = 2
 """Raise it whenever the same journal would be merged otherwise than before, or means something else.
@@ -36,6 +36,8 @@ class SyncState(msgspec.Struct, frozen=True, array_like=True):
     """Up to where `chunk` has given our rows."""
     key_until_ms: int = 0
     """Until when the host key that began the sync needs no other proof than the session."""
+    device: str = ""
+    """The id of that host key, for the operator."""
 
 
 encode_state = msgspec.msgpack.Encoder().encode
@@ -45,6 +47,17 @@ _decode_state = msgspec.msgpack.Decoder(SyncState).decode
 def decode_state(state: bytes) -> SyncState:
     """The state of a session of this revision."""
     return _decode_state(state)
+
+
+def step_and_device(session: Session) -> tuple[str, str]:
+    """The last step that a running sync has noted, and the id of its host key; empty if it is not known."""
+    state = decode_state(session.state) if session.merge_revision == MERGE_REVISION else SyncState(0, False)  # noqa: FBT003 - a field
+    methods = [entry.method for entry in session.journal]
+    if session.prepared is not None:
+        return SANITY_CHECK, state.device
+    if APPLY_CHUNK not in methods and state.sent != ChunkPosition():
+        return CHUNK, state.device
+    return methods[-1] if methods else START, state.device
 
 
 def digest(method: str, body: bytes) -> bytes:

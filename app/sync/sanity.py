@@ -30,6 +30,20 @@ def agreed(request: SanityRequest) -> SanityAnswer:
     return SanityAnswer(OK, counts, counts)
 
 
+def describe(answer: SanityAnswer) -> str:
+    """Why a check failed, with the counts of both sides."""
+    if answer.server is None:
+        return f"rows here are marked as not synced; the device has {_words(answer.client)}"
+    return f"the device has {_words(answer.client)}; the server has {_words(answer.server)}"
+
+
+def _words(counts: SanityCounts) -> str:
+    return (
+        f"{counts.cards} cards, {counts.notes} notes, {counts.revlog} reviews, {counts.notetypes} notetypes, "
+        f"{counts.decks} decks, {counts.deck_options} presets"
+    )
+
+
 def is_settled_by_carried_counts(request: SanityRequest, collection: Collection) -> bool:
     """Whether the check reads no table."""
     return not collection.maybe_unsynced and _ours(collection.counts()) == _comparable(request.client)

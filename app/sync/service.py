@@ -10,10 +10,11 @@ from app.errors import ProtocolError, UnknownMethod, refusal_reason
 from app.sync import messages, transfer
 from app.sync.admission import Admission
 from app.sync.genesis import Genesis
-from app.sync.meta import meta
+from app.sync.meta import Limits, meta, over_quota, refusal
 from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
+from storage.database.orders import Quota
 from storage.database.store import DatabaseStore
 from storage.errors import InvalidDatabase
 from storage.types import DatabaseId, DatabaseKind, Offload, UserId
@@ -49,16 +50,19 @@ class SyncService:
         clock_ms: Callable[[], int],
         nonce: Callable[[], str],
         limit_bytes: int = 3 * 100 * 1024 * 1024,
+        quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
     ) -> None:
-        """`limit_bytes`: no larger collection is taken, or synced other than one way.
+        """`quota_of`: what a user may keep.
 
-        It is three times MAX_SYNC_PAYLOAD_MEGS.
+        `limit_bytes`: no larger collection is taken, or synced other than one way; three times
+        MAX_SYNC_PAYLOAD_MEGS.
         """
         genesis = Genesis(store, folder, offload, clock_ms, nonce)
         self._store = store
         self._offload = offload
         self._clock_ms = clock_ms
         self._limit_bytes = limit_bytes
+        self._quota_of = quota_of
         self._transfer = Transfer(store, codec, genesis, folder, offload, clock_ms, nonce)
         sessions = self._sessions = Sessions(store, codec, genesis, offload, clock_ms)
         self._methods = {
@@ -111,9 +115,14 @@ class SyncService:
         collection, media = self._store.sessions.heads(
             [_collection_of(user), DatabaseId(user, DatabaseKind.MEDIA)]
         )
-        answer = meta(request, collection, media, self._clock_ms(), self._limit_bytes)
+        limits = Limits(self._limit_bytes, self._quota_of(user).collection_bytes)
+        answer = meta(request, collection, media, self._clock_ms(), limits)
         refusal_reason.set(answer.message)
         return messages.encode(answer)
+
+    def refuse(self, text: str) -> bytes:
+        """The answer to `meta` that lets clients show a text, and do nothing else."""
+        return messages.encode(refusal(text, self._clock_ms()))
 
     def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
         """Always null; ends the sync of this key only, unlike the official server's."""
@@ -122,7 +131,7 @@ class SyncService:
             self._sessions.abort(_sync_of(admission, skey))
         return NULL
 
-    def upload(self, user: UserId, path: Path) -> str:
+    def upload(self, user: UserId, path: Path, device: str = "") -> str:
         """Make a client's file the user's collection; OK, or the text that clients show."""
         if path.stat().st_size >= self._limit_bytes:
             return transfer.TOO_LARGE
@@ -131,15 +140,18 @@ class SyncService:
         except InvalidDatabase:
             return transfer.CORRUPT
         try:
-            self._transfer.replace(_collection_of(user), sound, stamps)
+            quota_bytes = self._quota_of(user).collection_bytes
+            if quota_bytes is not None and (size_bytes := sound.stat().st_size) > quota_bytes:
+                return over_quota(size_bytes, quota_bytes)
+            self._transfer.replace(_collection_of(user), sound, stamps, device)
         finally:
             sound.unlink(missing_ok=True)
         return transfer.OK
 
-    def download(self, user: UserId, version: int, payload: bytes) -> Download:
+    def download(self, user: UserId, version: int, payload: bytes, device: str = "") -> Download:
         """Give the collection as a file; ends a running sync."""
         messages.read_empty(payload)
-        return self._transfer.give(_collection_of(user), version)
+        return self._transfer.give(_collection_of(user), version, device)
 
     def _read(self, admission: Admission, read: Callable[[bytes], Any], payload: bytes) -> Any:
         try:

@@ -54,6 +54,7 @@ from storage.collection.records import ChunkPosition, Graves
 from storage.collection.stamps import has_news
 from storage.collection.unseen import Unseen
 from storage.database.checkout import local_disk
+from storage.database.origin import Kind, device_of, name_commit
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, NotFound, SessionLost
 from storage.heads.base import NewSession, SessionUpdate
@@ -75,12 +76,9 @@ def session_id(user: UserId, skey: str, key_hash: bytes = b"") -> str:
     return hashlib.sha256(f"{user}\0{skey}\0".encode() + key_hash).hexdigest()[:32]
 
 
-def commit_id(session: str, token: int) -> str:
-    """The name of a sync's commit. The token is in it, as a client may use a key twice.
-
-    16 characters, as every commit id has: a head record holds some thirty of them.
-    """
-    return hashlib.sha256(f"{session}-{token}".encode()).hexdigest()[:16]
+def commit_id(session: str, token: int, device: str = "") -> str:
+    """The name of a sync's commit. The token is in it, as a client may use a key twice."""
+    return name_commit(Kind.SYNC, f"{session}-{token}", device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,11 @@ class Sync:
     database: DatabaseId
     id: str
     admission: Admission
+
+    @property
+    def device(self) -> str:
+        """The id of the host key."""
+        return device_of(self.admission.key_hash)
 
     def prove(self, state: SyncState | None = None) -> Proof:
         """Make sure that the host key is good; the state of the session that it began may tell."""
@@ -116,7 +119,9 @@ class Sessions:
         Old clients send their own deletions along; they are journalled as by `applyGraves`.
         """
         until_ms = sync.prove().until_ms
-        state = SyncState(request.client_usn, request.client_is_newer, key_until_ms=until_ms)
+        state = SyncState(
+            request.client_usn, request.client_is_newer, key_until_ms=until_ms, device=sync.device
+        )
         session = NewSession(sync.id, MERGE_REVISION, self.clock_ms(), (), encode_state(state))
         try:
             head = self.store.sessions.open(sync.database, session)
@@ -234,6 +239,7 @@ class Sessions:
 
         Raises: NotApplicable, and the sync is over.
         """
+        refusal_reason.set("")
         checked = digest(SANITY_CHECK, body)
         for head in self._heads_of(sync):
             session = self._session_of(sync, head)
@@ -252,7 +258,7 @@ class Sessions:
                 return encode(answer)
             if not self._is_outdated(sync, head):
                 log.warning("sanity check of %s failed: %s, %s", sync.database, answer.client, answer.server)
-                refusal_reason.set("the sanity check failed")
+                refusal_reason.set(sanity.describe(answer))
                 self._end(sync, session)
                 return encode(answer)
         raise SessionConflict("another request of this sync is faster")
@@ -296,7 +302,7 @@ class Sessions:
         merge = self._merged(sync, head)
         with self.store.discarding(merge.checkout):
             answer = merge.check(request)
-            commit = self._commit_of(merge) if answer.status == sanity.OK else None
+            commit = self._commit_of(sync, merge) if answer.status == sanity.OK else None
         if commit is not None:
             head = self.store.prepare(merge.checkout, head, commit, checked, way=merge.way)
             self.known.updated(sync.database, head)
@@ -306,7 +312,7 @@ class Sessions:
     def _commit_unchecked(self, sync: Sync, head: Head) -> bytes:
         merge = self._merged(sync, head)
         with self.store.discarding(merge.checkout):
-            commit = self._commit_of(merge)
+            commit = self._commit_of(sync, merge)
         self.store.commit(merge.checkout, head, commit, way=merge.way)
         self.store.release(merge.checkout)
         return commit.answer
@@ -321,11 +327,11 @@ class Sessions:
             merge.run(journal)
         return merge
 
-    def _commit_of(self, merge: Merge) -> Commit:
+    def _commit_of(self, sync: Sync, merge: Merge) -> Commit:
         now_ms = self.clock_ms()
         mod_ms, stamps = merge.stamp(now_ms)
         session = merge.session
-        name = commit_id(session.id, session.token)
+        name = commit_id(session.id, session.token, sync.device)
         return Commit(name, encode(mod_ms), now_ms, stamps, (session.id, session.seq))
 
     def _heads_of(self, sync: Sync, *, prepared: bool = False) -> Iterator[Head]:
@@ -365,7 +371,7 @@ class Sessions:
 
     def _kept_answer(self, sync: Sync, head: Head) -> bytes:
         sync.prove()
-        name = commit_id(sync.id, head.token)
+        name = commit_id(sync.id, head.token, sync.device)
         for recent in head.recent:
             if recent.commit_id == name:
                 return recent.answer

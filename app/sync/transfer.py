@@ -23,6 +23,7 @@ from storage.collection.downgrade import downgrade
 from storage.collection.stamps import Stamps
 from storage.database.checkout import Checkout
 from storage.database.image import PageReader
+from storage.database.origin import Kind, name_commit
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, InvalidDatabase
 from storage.types import DatabaseId, Offload
@@ -96,9 +97,9 @@ class Transfer:
             into.unlink(missing_ok=True)
             raise
 
-    def replace(self, database: DatabaseId, path: Path, stamps: Stamps) -> None:
+    def replace(self, database: DatabaseId, path: Path, stamps: Stamps, device: str) -> None:
         """Make a file the user's collection, whatever it was before."""
-        name = self.nonce()
+        name = name_commit(Kind.UPLOAD, self.nonce(), device)
 
         def flip() -> None:
             head = self.store.head(database)
@@ -106,9 +107,9 @@ class Transfer:
 
         _insist(flip)
 
-    def give(self, database: DatabaseId, version: int) -> Download:
+    def give(self, database: DatabaseId, version: int, device: str) -> Download:
         """The collection as schema 18 or, for legacy clients, 11; its USN and `mod` move on first."""
-        checkout = _insist(lambda: self._mark_downloaded(database))
+        checkout = _insist(lambda: self._mark_downloaded(database, device))
         try:
             reader = checkout.reader()
         finally:
@@ -135,7 +136,7 @@ class Transfer:
         while block := self.offload(lambda: file.read(BLOCK_BYTES)):
             yield block
 
-    def _mark_downloaded(self, database: DatabaseId) -> Checkout:
+    def _mark_downloaded(self, database: DatabaseId, device: str) -> Checkout:
         now_ms = self.clock_ms()
         head = self.store.head(database)
         if head.version == 0:
@@ -150,7 +151,8 @@ class Transfer:
 
         with self.store.discarding(checkout):
             stamps = self.offload(work)
-        self.store.commit(checkout, head, Commit(self.nonce(), b"", now_ms, stamps, None))
+        name = name_commit(Kind.DOWNLOAD, self.nonce(), device)
+        self.store.commit(checkout, head, Commit(name, b"", now_ms, stamps, None))
         return checkout
 
 

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from storage.database import keys, sealed
+from storage.database.limits import Limits
 from storage.errors import Corrupt, NotFound
 from storage.objects.base import ObjectStore
 from storage.types import ChainEntry, DatabaseId, EntryKind, Head
 
 _BATCH = 50
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
 
 
 class Departure(msgspec.Struct, frozen=True, array_like=True):
@@ -89,6 +92,33 @@ class History:
                 if entry.last not in points or at + 1 < len(points[entry.last].chain):
                     points[entry.last] = Point(entry.last, entry.time_ms, chain[: at + 1])
         return sorted(points.values())
+
+
+def find_needless(departed: Sequence[Departed], head: Head, now_ms: int, limits: Limits) -> set[str]:
+    """Keys of the history objects that a thinned history does without.
+
+    It has every version of the last day, of the last week the last one of each hour, and of the rest the last
+    one of each day. A history object stays if it alone leads to such a version, and all versions on its way
+    stay with it.
+    """
+    times = {entry.last: entry.time_ms for found in departed for entry in found.departure.chain}
+    times |= {entry.last: entry.time_ms for entry in head.chain}
+    last_of: dict[tuple[int, int], int] = {}
+    for version in sorted(times):
+        age_ms = now_ms - times[version]
+        if age_ms < limits.every_version_ms:
+            last_of[0, version] = version
+        else:
+            span_ms = _HOUR_MS if age_ms < limits.hourly_ms else _DAY_MS
+            last_of[span_ms, times[version] // span_ms] = version
+    missing = set(last_of.values()) - {entry.last for entry in head.chain}
+    needless = set[str]()
+    for found in sorted(departed, key=lambda each: each.key, reverse=True):
+        reached = {entry.last for entry in found.departure.chain}
+        if missing.isdisjoint(reached):
+            needless.add(found.key)
+        missing -= reached
+    return needless
 
 
 def find_point(points: Sequence[Point], version: int) -> Point:

@@ -1,7 +1,8 @@
-"""Names of a database's objects. Every name carries the fencing token of its writer and a nonce.
+"""Names of a database's objects. Every name but a failure's has the fencing token of its writer; all a nonce.
 
 `v1/<user>/<kind>/` then `s/<version>-<token>-<nonce>.snap`, `d/<first>-<last>-<token>-<nonce>.delta`,
-`j/<token>/<seq>-<nonce>.req` or `h/<chain revision>-<token>-<nonce>.history`; numbers in hexadecimal.
+`j/<token>/<seq>-<nonce>.req`, `h/<chain revision>-<token>-<nonce>.history` or `f/<time>-<nonce>.failure`;
+numbers in hexadecimal.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ def history_prefix(database: DatabaseId) -> str:
 def history_key(database: DatabaseId, chain_revision: int, token: int, nonce: str) -> str:
     """The object that names what left the chain of revision `chain_revision`."""
     return f"{history_prefix(database)}{chain_revision:016x}-{token:016x}-{nonce}.history"
+
+
+def failure_prefix(database: DatabaseId) -> str:
+    """What the names of the records of a database's failed syncs begin with."""
+    return f"{prefix(database)}f/"
+
+
+def failure_key(database: DatabaseId, time_ms: int, nonce: str) -> str:
+    """The record of a sync that failed. No version depends on it, so it carries no token."""
+    return f"{failure_prefix(database)}{time_ms:016x}-{nonce}.failure"
 
 
 def parse(database: DatabaseId, key: str) -> ObjectName | None:

@@ -50,6 +50,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Deltas larger than this share of the snapshot are folded into a new one."""
     history_ms: int = 30 * 24 * _HOUR_MS
     """How long what left a chain can be brought back."""
+    every_version_ms: int = 24 * _HOUR_MS
+    """A thinned history has every version for so long,"""
+    hourly_ms: int = 7 * 24 * _HOUR_MS
+    """then the last one of each hour for so long, and then the last one of each day."""
     sweep_grace_ms: int = 24 * _HOUR_MS
     """How old an object must be before it may be swept."""
     compression_level: int = 3

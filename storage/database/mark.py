@@ -25,8 +25,8 @@ _STEPS_AT_ONCE: Final = 64
 
 
 def list_databases(heads: HeadStore, user: UserId | None = None) -> Iterator[DatabaseId]:
-    """The databases of users that have a head record: as `HeadStore.list`, without the mark."""
-    return (database for database in heads.list(user) if database != STORE)
+    """The databases of users that have a head record: as `HeadStore.list`, without the store's own."""
+    return (database for database in heads.list(user) if database.user != STORE.user)
 
 
 class HeadsMark:

@@ -10,7 +10,7 @@ import hashlib
 from storage.errors import Corrupt
 
 FORMAT = 1
-JOURNAL, HISTORY, RUN = b"ankijrnl", b"ankihist", b"ankirun."
+JOURNAL, HISTORY, RUN, FAILURE = b"ankijrnl", b"ankihist", b"ankirun.", b"ankifail"
 
 
 def seal(magic: bytes, content: bytes) -> bytes:

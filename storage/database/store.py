@@ -358,15 +358,23 @@ class DatabaseStore:
     def _putting(self, database: DatabaseId) -> Callable[[Made], None]:
         return functools.partial(self._put, database)
 
-    def sweep(self, database: DatabaseId, now_ms: int | None = None, *, accept_loss: bool = False) -> Swept:
+    def sweep(
+        self,
+        database: DatabaseId,
+        now_ms: int | None = None,
+        *,
+        accept_loss: bool = False,
+        most_bytes: int | None = None,
+    ) -> Swept:
         """Delete the objects that no version of the last `history_ms` needs.
 
-        `now_ms` is the time by the store's clock, asked for if it is not given. Raises: DeletionUnsafe where
-        that clock, or the head record (unless its loss is accepted), is not to be trusted.
+        If all objects together take more than `most_bytes`, the history is thinned. `now_ms` is the time by
+        the store's clock, asked for if it is not given. Raises: DeletionUnsafe where that clock, or the head
+        record (unless its loss is accepted), is not to be trusted.
         """
         if now_ms is None:
             now_ms = read_clock(self._objects, self._clock_ms)
-        return self._sweeper.sweep(database, now_ms, accept_loss=accept_loss)
+        return self._sweeper.sweep(database, now_ms, accept_loss=accept_loss, most_bytes=most_bytes)
 
     def erase(self, database: DatabaseId) -> None:
         """Delete a database with its whole history."""

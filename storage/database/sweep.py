@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from storage.database import keys
-from storage.database.history import Departed, History
+from storage.database.history import Departed, History, find_needless
 from storage.database.limits import Limits
 from storage.database.lost import find_evidence, list_newer
 from storage.errors import DeletionUnsafe
@@ -40,8 +40,17 @@ class Sweeper:
     def __init__(self, heads: HeadStore, objects: ObjectStore, history: History, limits: Limits) -> None:
         self._heads, self._objects, self._history, self._limits = heads, objects, history, limits
 
-    def sweep(self, database: DatabaseId, now_ms: int, *, accept_loss: bool = False) -> Swept:
+    def sweep(
+        self,
+        database: DatabaseId,
+        now_ms: int,
+        *,
+        accept_loss: bool = False,
+        most_bytes: int | None = None,
+    ) -> Swept:
         """Delete what is dead at `now_ms`, the time by the store's clock (see `storage.objects.now`).
+
+        If all objects together take more than `most_bytes`, the history is thinned.
 
         A database without a record is left alone: see `erase`.
 
@@ -66,16 +75,23 @@ class Sweeper:
             raise DeletionUnsafe(f"{database}: {evidence.text}; nothing of it is deleted")
         departed = list(self._history.list_departed(database))
         expired = {found.key for found in departed if self._history.is_expired(found, now_ms)}
+        if most_bytes is not None and sum(stat.size_bytes for stat in listed) > most_bytes:
+            rest = [found for found in departed if found.key not in expired]
+            expired |= find_needless(rest, head, now_ms, self._limits)
         named = _named(database, head, [found for found in departed if found.key not in expired])
         old_ms = now_ms - self._limits.sweep_grace_ms
         dead = [stat for stat in listed if stat.modified_ms <= old_ms and stat.key not in named]
         orphans = [stat for stat in dead if _is_orphan(database, head, stat)]
         # A history object goes after what only it named: a sweep cut short can be repeated.
         records = [stat for stat in dead if stat.key in expired]
+        told_ms = now_ms - self._limits.history_ms
+        told = keys.failure_prefix(database)
+        failures = [stat for stat in listed if stat.key.startswith(told) and stat.modified_ms <= told_ms]
         self._delete(orphans)
         self._delete(records)
+        self._delete(failures)
         gone = {stat.key for stat in newer}
-        deleted = newer + [stat for stat in orphans + records if stat.key not in gone]
+        deleted = newer + [stat for stat in orphans + records + failures if stat.key not in gone]
         doubt = evidence.text if evidence is not None and evidence.is_likely else ""
         return Swept(
             len(listed),

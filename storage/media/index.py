@@ -87,6 +87,13 @@ class FileRow(NamedTuple):
     size_bytes: int
 
 
+class Totals(NamedTuple):
+    """What a user's media come to."""
+
+    files: int
+    size_bytes: int
+
+
 class MediaIndex:
     """The SQL of the media database, on a connection whose transaction is the caller's."""
 
@@ -129,6 +136,21 @@ class MediaIndex:
         self._set_totals(usn, files, total_bytes)
         self._forget_old(forget_s)
         return True
+
+    def totals(self) -> Totals:
+        """Of all files that exist."""
+        return Totals(*self._totals()[1:])
+
+    def totals_with(self, changes: Iterable[tuple[str, FileFacts | None]]) -> tuple[Totals, Totals]:
+        """The totals now, and as they would be after `apply`."""
+        before = self.totals()
+        files, size_bytes = before
+        for name, facts in dict(changes).items():
+            found: Any = self._connection.execute("SELECT size FROM files WHERE name = ?", (name,)).fetchone()
+            old_bytes = found[0] if found else 0
+            files += (facts is not None) - (old_bytes > 0)
+            size_bytes += (facts.size_bytes if facts else 0) - old_bytes
+        return before, Totals(files, size_bytes)
 
     def _latest_s(self) -> int:
         """The time of the last change that is known."""

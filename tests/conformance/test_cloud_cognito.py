@@ -9,6 +9,7 @@ import pytest
 
 from tests.conformance.conftest import Make
 from tests.conformance.device import ClientError
+from tests.conformance.test_restore import Admin
 from tests.support import aws
 from tests.support.cluster import Cluster, cloud
 from tests.support.userpool import UserPool
@@ -72,3 +73,25 @@ def test_a_disabled_user_loses_the_key_and_gets_it_back_only_by_logging_in(
         device.sync()
     device.log_in(server.url, carol)
     device.settle()
+
+
+def test_an_administrator_finds_users_by_name_and_email(
+    user_pool: UserPool, server: Cluster, make_device: Make
+) -> None:
+    dora = user_pool.add("dora")
+    user_pool.client.admin_update_user_attributes(
+        UserPoolId=user_pool.id,
+        Username="dora",
+        UserAttributes=[{"Name": "email", "Value": "dora@school.example"}],
+    )
+    device = make_device(dora)
+    device.add_notes([["one", "1"]])
+    device.first_upload()
+    admin = Admin(server)
+    for name in ("dora", "dora@school.example"):
+        (row,) = admin.json("status", name)
+        assert (row["name"], row["notes"]) == ("dora", 1)
+    (key,) = admin.json("key", "list", "dora")
+    assert key["user"] == "dora"
+    assert [row["outcome"] for row in admin.json("syncs", "dora")] == ["uploaded one way"]
+    assert "dora" in {row["name"] for row in admin.json("status")}

@@ -43,8 +43,11 @@ class Admin:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def json(self, *words: str) -> list[dict[str, Any]]:
+        return list(json.loads(self.run(*words, "--json")))
+
     def versions(self, user: User, kind: str = "collection") -> list[dict[str, Any]]:
-        return list(json.loads(self.run("history", "list", user.name, kind, "--json")))
+        return self.json("history", "list", user.name, kind)
 
     def current(self, user: User, kind: str = "collection") -> int:
         return int(self.versions(user, kind)[-1]["version"])

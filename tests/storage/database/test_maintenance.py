@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from storage.database.failures import Failure, failure_object, list_failures
 from storage.database.history import find_point
 from storage.errors import HeadMoved, NotFound, Unavailable
 from storage.types import EntryKind
@@ -213,6 +214,18 @@ def test_sweep_keeps_what_history_names_for_thirty_days(world):
     assert len(keys(world)) == 1
     assert len(rows_of(world.fresh())) == 2
     assert [point.version for point in store.history(DATABASE)] == [2]
+
+
+def test_sweep_keeps_what_is_known_of_failed_syncs_for_thirty_days(world):
+    store = world.worker()
+    world.genesis(store)
+    world.objects.put(*failure_object(DATABASE, Failure(world.now_ms, "finish"), "nonce"))
+    world.now_ms += 29 * DAY_MS
+    assert store.sweep(DATABASE).deleted == 0
+    world.now_ms += 2 * DAY_MS
+    assert store.sweep(DATABASE).deleted == 1
+    assert list(list_failures(world.objects, DATABASE)) == []
+    assert len(rows_of(world.fresh())) == 2000
 
 
 def test_an_expired_version_cannot_be_exported(world):
