@@ -161,6 +161,8 @@ class Stores:
     """Of the local store alone."""
     work: WorkFolder
     """For temporary files of this process."""
+    in_parallel: InParallel
+    """How a command goes through several databases."""
 
     def close(self) -> None:
         """Leave nothing behind that is this process's own."""
@@ -263,7 +265,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         limits=limits,
         in_parallel=in_parallel,
     )
-    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work)
+    return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work, in_parallel)
 
 
 @dataclass(frozen=True, slots=True)

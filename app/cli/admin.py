@@ -22,6 +22,7 @@ from app.cli.history import history
 from app.cli.importing import import_official
 from app.cli.init import init
 from app.cli.output import Row, show
+from app.cli.rebuild import rebuild_heads
 from app.config import Settings, SettingsError
 from app.errors import AppError
 from app.version import VERSION
@@ -135,7 +136,7 @@ def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> Non
 
 
 user.add_command(store.erase)
-for command in (store.status, store.doctor, store.maintain, history, import_official, init):
+for command in (store.status, store.doctor, store.maintain, history, import_official, init, rebuild_heads):
     cli.add_command(command)
 
 
