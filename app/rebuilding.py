@@ -68,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Rebuilding:
     """Goes through the objects of all databases, or of one user's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators by name
         self,
         heads: HeadStore,
         objects: ObjectStore,
@@ -85,7 +85,7 @@ class Rebuilding:
         """Make anew each record that is lost or older than its objects; lazy.
 
         May be broken off and run again: a record that is right is left alone. If all users were taken and
-        every store answered, the mark of the head records is put right at the end, so that workers serve again.
+        every store answered, the mark of the head records is put right at the end, so that workers serve.
         """
         prefix = keys.DATABASES if user is None else keys.user_prefix(user)
         was_away = False
@@ -98,9 +98,7 @@ class Rebuilding:
             self._mark.rebuild()
             self._mark.advance(self._clock_ms())
 
-    def _tend(
-        self, pair: tuple[DatabaseId, list[ObjectStat]], *, is_dry: bool
-    ) -> tuple[Outcome, bool]:
+    def _tend(self, pair: tuple[DatabaseId, list[ObjectStat]], *, is_dry: bool) -> tuple[Outcome, bool]:
         """What became of a database, and whether a store was away."""
         database, stats = pair
         try:
@@ -143,7 +141,7 @@ class Rebuilding:
         return Outcome(database, State.FAILED, at, at or 0, newest, tuple(notes))
 
     def _read_stamps(self, database: DatabaseId, plan: Plan) -> dict[str, int | bool]:
-        """Build the database from its objects and read what its record says of it. Raises: NotFound, Corrupt."""
+        """Build the database from its objects and read its stamps. Raises: NotFound, Corrupt."""
         checkout = self._databases.rebuild(database, plan.chain)
         try:
             return stamps_of(checkout)
@@ -164,9 +162,9 @@ def stamps_of(checkout: Checkout) -> dict[str, int | bool]:
 def _is_behind(database: DatabaseId, head: Head | None, stats: list[ObjectStat]) -> bool:
     """Whether objects are of later versions than the record.
 
-    An object of the next version may also be that of a commit that failed, or that is being done. To take it for
-    committed is right all the same: it is as if the answer to the client had been lost. Under an older token
-    than the record's it cannot have been committed.
+    An object of the next version may also be that of a commit that failed, or that is being done. To take it
+    for committed is right all the same: it is as if the answer to the client had been lost. Under an older
+    token than the record's it cannot have been committed.
     """
     if head is None:
         return bool(stats)

@@ -28,9 +28,9 @@ _COLUMNS = ("user", "database", "state", "record", "version", "newest", "note")
 def rebuild_heads(admin: Admin, name: str | None, *, is_dry: bool, as_json: bool) -> None:
     """Make the head records anew from the stored objects, of the user NAME (or id) or of all.
 
-    For when the DynamoDB table or heads.sqlite is lost, or was put back to an earlier moment than the objects.
-    Records that are right are left alone, so it may be broken off and run again. Devices go on with an
-    ordinary sync. Prints a line for each record that was not right; exit code 1 where something that
+    For when the DynamoDB table or heads.sqlite is lost, or was put back to an earlier moment than the
+    objects. Records that are right are left alone, so it may be broken off and run again. Devices go on
+    with an ordinary sync. Prints a line for each record that was not right; exit code 1 where something that
     was committed could not be brought back.
     """
     names = admin.names()

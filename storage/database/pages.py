@@ -94,15 +94,15 @@ HEADER_BYTES = _HEADER.size + 4096
 
 
 def read_facts(key: str, start: bytes, end: bytes, entry: ChainEntry) -> tuple[ChainEntry, int]:
-    """The chain entry of an object, and the checksum of the version that a delta is laid over (0: a snapshot).
+    """The chain entry of an object, and the checksum of the version before a delta (0 for a snapshot).
 
-    `start` are the first bytes, `HEADER_BYTES` of them if there are so many, and `end` is the trailer; `entry` is
-    what the key tells, with the object's size. The pages in between are not read. Raises: Corrupt.
+    `start` are the first bytes, `HEADER_BYTES` of them if there are so many, and `end` is the trailer;
+    `entry` is what the key tells, with the object's size. The pages are not read. Raises: Corrupt.
     """
     if len(start) < _HEADER.size or len(end) != TRAILER_BYTES:
         raise Corrupt(key, "a header and a trailer", f"{len(start)} and {len(end)} bytes")
-    magic, form, kind, ids_bytes, size, count, _, first, last, token, parent, time_ms = _HEADER.unpack_from(start)
-    found = (magic, form, kind, first, last, token)
+    magic, form, kind, ids_bytes, size, count, _, *place, parent, time_ms = _HEADER.unpack_from(start)
+    found = (magic, form, kind, *place)
     expected = (MAGIC, FORMAT, entry.kind.value.encode(), entry.first, entry.last, entry.token)
     ids = start[_HEADER.size : _HEADER.size + ids_bytes]
     if found != expected or len(ids) != ids_bytes:

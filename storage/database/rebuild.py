@@ -79,9 +79,7 @@ def take_inventory(
         departed = list(history.list_departed(database))
     except Corrupt as exc:
         faults.append(str(exc))
-    named = {
-        keys.entry_key(database, entry): entry for one in departed for entry in one.departure.chain
-    }
+    named = {keys.entry_key(database, entry): entry for one in departed for entry in one.departure.chain}
     found = []
     token = newest = revision = 0
     for stat in listed:
@@ -127,7 +125,7 @@ def find_plan(inventory: Inventory, unusable: frozenset[str] = frozenset()) -> P
     checksums, doubts = _choose_line(inventory.found)
     line = [one for one in inventory.found if _is_on(one, checksums) and one.key not in unusable]
     # In the order in which they became part of a chain: compaction comes after the commits that it folds.
-    line.sort(key=lambda one: (one.entry.last, one.modified_ms, one.entry.kind is EntryKind.SNAPSHOT, -one.entry.first))
+    line.sort(key=_place)
     chain: list[ChainEntry] = []
     for one in line:
         chain = _extended(chain, one.entry)
@@ -137,12 +135,17 @@ def find_plan(inventory: Inventory, unusable: frozenset[str] = frozenset()) -> P
     return Plan(tuple(chain), told, checksums)
 
 
+def _place(one: Found) -> tuple[int, int, bool, int]:
+    entry = one.entry
+    return entry.last, one.modified_ms, entry.kind is EntryKind.SNAPSHOT, -entry.first
+
+
 def _choose_line(found: Sequence[Found]) -> tuple[dict[int, int], list[tuple[int, str]]]:
-    """The checksum of each version that was committed, as far as objects tell; and which of them are uncertain.
+    """The checksum of each version that was committed, as far as objects tell; and which are uncertain.
 
     A commit that was broken off leaves an object that no later one builds on. What is laid over a version,
-    or was in a chain, tells which object was the right one; among the others the one with the highest token: a
-    session only gets a token after which no older one can commit.
+    or was in a chain, tells which object was the right one; if nothing does, the highest token: once it was
+    handed out, no older one could commit.
     """
     checksums: dict[int, int] = {}
     doubts = []
@@ -156,9 +159,8 @@ def _choose_line(found: Sequence[Found]) -> tuple[dict[int, int], list[tuple[int
             best = max(likely, key=lambda one: (one.modified_ms, one.key))
             checksums[version] = best.entry.checksum
             if len({one.entry.checksum for one in likely}) > 1:
-                doubts.append(
-                    (version, f"version {version}: which of {len(likely)} commits won is not known; {best.key} was taken")
-                )
+                what = f"which of {len(likely)} commits won is not known; {best.key} was taken"
+                doubts.append((version, f"version {version}: {what}"))
         for one in candidates:
             if one.parent and one.entry.checksum == checksums[version]:
                 checksums.setdefault(one.entry.first - 1, one.parent)
@@ -186,7 +188,7 @@ def _extended(chain: list[ChainEntry], entry: ChainEntry) -> list[ChainEntry]:
 
 
 def list_plans(inventory: Inventory) -> Iterator[tuple[Plan, list[str]]]:
-    """Plans, the best first, each with an empty list: the caller adds the keys that turned out to be unusable."""
+    """Plans, the best first, each with an empty list, to which the caller adds the keys that are unusable."""
     unusable: set[str] = set()
     while (plan := find_plan(inventory, frozenset(unusable))) is not None:
         bad: list[str] = []

@@ -102,10 +102,9 @@ def test_a_dry_run_says_the_same_and_does_nothing(admin):
 
 
 def test_heads_of_an_earlier_moment_are_brought_up_to_the_objects(admin, tmp_path):
-    with apsw.Connection(str(admin.root / "heads.sqlite")) as heads:
-        with apsw.Connection(str(tmp_path / "earlier.sqlite")) as copy:
-            with copy.backup("main", heads, "main") as backup:
-                backup.step()
+    heads, earlier = apsw.Connection(str(admin.root / "heads.sqlite")), tmp_path / "earlier.sqlite"
+    heads.execute("VACUUM INTO ?", (str(earlier),))
+    heads.close()
     with admin.stores() as stores:
         change_media(stores, ALICE, tmp_path, {"d.txt": b"d"})
         collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
@@ -113,7 +112,7 @@ def test_heads_of_an_earlier_moment_are_brought_up_to_the_objects(admin, tmp_pat
         stores.upkeep.run()
     before = heads_of(admin)
     lose_heads(admin)
-    shutil.copy(tmp_path / "earlier.sqlite", admin.root / "heads.sqlite")
+    shutil.copy(earlier, admin.root / "heads.sqlite")
     told = rebuild(admin)
     assert {name: (row["record"], row["version"]) for name, row in told.items()} == {
         "alice/collection": (3, 4),
@@ -153,7 +152,7 @@ def test_it_is_told_for_whom_the_last_commit_cannot_be_had(admin):
 
 
 def test_nothing_is_invented_where_no_version_can_be_read(admin):
-    for path in (admin.root / "objects" / keys.prefix(DatabaseId(BOB, DatabaseKind.COLLECTION))).rglob("*.snap"):
+    for path in (admin.root / "objects" / keys.user_prefix(BOB)).rglob("*.snap"):
         path.write_bytes(b"ankipage")
     lose_heads(admin)
     told = rebuild(admin, code=1)
