@@ -104,6 +104,8 @@ class Accounts:
 
     users: UserList
     keys: HostKeys
+    file: UsersFile | None
+    """The users' file; None where users are in a pool or in the environment alone."""
     authenticator: Authenticator
 
 
@@ -133,7 +135,8 @@ def build_accounts(
     # Only where users and keys are both in the file does its revision speak for both.
     revision = file.revision if cloud is None else None
     attempts = LoginAttempts(counts, clock_ms, LoginLimits())
-    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms, revision))
+    listed = None if in_cloud or settings.cognito is not None else file
+    return Accounts(users, keys, listed, Authenticator(directory, keys, attempts, clock_ms, revision))
 
 
 def _environment(settings: Settings) -> EnvironmentUsers:
@@ -196,6 +199,13 @@ def build_cloud(settings: Settings) -> Cloud | None:
     from app.cloud import Cloud  # noqa: PLC0415 - half a second and 30 MB that local servers do without
 
     return Cloud(settings)
+
+
+def open_bucket(settings: Settings, bucket: str, prefix: str, offload: Offload[Any]) -> ObjectStore:
+    """A bucket beside the service's own, for backups."""
+    from app.cloud import Cloud  # noqa: PLC0415 - as above
+
+    return Cloud(settings).objects_in(bucket, prefix, offload)
 
 
 def build_stores(  # noqa: PLR0913 - collaborators by name

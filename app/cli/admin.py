@@ -17,6 +17,7 @@ from app.auth.hostkeys import KeyRecord
 from app.auth.local import ListedUser
 from app.auth.passwords import Passwords
 from app.cli import store
+from app.cli.backup import backup
 from app.cli.context import Admin
 from app.cli.history import history
 from app.cli.importing import import_official
@@ -136,7 +137,16 @@ def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> Non
 
 
 user.add_command(store.erase)
-for command in (store.status, store.doctor, store.maintain, history, import_official, init, rebuild_heads):
+for command in (
+    store.status,
+    store.doctor,
+    store.maintain,
+    history,
+    import_official,
+    init,
+    rebuild_heads,
+    backup,
+):
     cli.add_command(command)
 
 

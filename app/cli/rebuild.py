@@ -35,7 +35,7 @@ def rebuild_heads(admin: Admin, name: str | None, *, is_dry: bool, as_json: bool
     """
     names = admin.names()
     with admin.stores() as stores:
-        chosen = None if name is None else _find_user(admin, stores, name)
+        chosen = None if name is None else find_kept_user(admin, stores, name)
         outcomes = list(rebuilding_of(stores).run(chosen, is_dry=is_dry))
     told = [outcome for outcome in outcomes if outcome.state is not State.RIGHT]
     show([_row(outcome, names) for outcome in told], _COLUMNS, as_json=as_json)
@@ -58,7 +58,7 @@ def rebuilding_of(stores: Stores) -> Rebuilding:
     )
 
 
-def _find_user(admin: Admin, stores: Stores, name: str) -> UserId:
+def find_kept_user(admin: Admin, stores: Stores, name: str) -> UserId:
     """A user by name, or by the id under which objects are kept: users of a pool have no name here."""
     found = admin.users.find(name)
     if found is not None:
