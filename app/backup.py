@@ -224,9 +224,15 @@ class BackupMaker:
         rows = [row for row in accounts.export_users() if users is None or row[0] in users]
         found = [record for record in host_keys.list() if users is None or record.user in users]
         manifest = Manifest(now_ms, users is None, parts, tuple(rows), tuple(found), tuple(faults))
-        name = f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S}Z-{self._nonce()}"
+        name = self._next_name(target, now_ms)
         target.put(_MANIFESTS + name, sealed.seal(sealed.BACKUP, msgspec.msgpack.encode(manifest)))
         return name, manifest
+
+    def _next_name(self, target: Target, now_ms: int) -> str:
+        """A name behind all others, whatever the clock says."""
+        last = max((stat.key.removeprefix(_MANIFESTS) for stat in target.list(_MANIFESTS)), default="0-")
+        moment = f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S}Z"
+        return f"{int(last.partition('-')[0]) + 1:08}-{moment}-{self._nonce()}"
 
     def _copy_user(self, user: UserId, copying: _Copying, earlier: Part | None) -> Part:
         known = {kept.kind: kept for kept in earlier.databases} if earlier is not None else {}

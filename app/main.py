@@ -35,6 +35,7 @@ from app.locks import KeyedLocks
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
+from app.restorecheck import RestoreCheck
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
@@ -263,6 +264,16 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         offload=offload,
         in_parallel=look_up_blobs,
     )
+    check = RestoreCheck(
+        heads,
+        objects,
+        blobs,
+        limits,
+        scratch=work.path,
+        nonce=new_nonce,
+        offload=offload,
+        in_parallel=in_parallel,
+    )
     upkeep = Upkeep(
         databases,
         heads,
@@ -274,6 +285,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         locks=locks,
         limits=limits,
         in_parallel=in_parallel,
+        check=check.run,
     )
     return Stores(heads, objects, databases, blobs, locks, upkeep, due, limits, ahead, work, in_parallel)
 

@@ -11,6 +11,7 @@ from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.examination import Examination, Finding
 from app.main import Stores, new_nonce
+from app.restorecheck import lines_of, read_verified
 from app.upkeep import EVERYTHING, Shard
 from storage.database.keys import prefix
 from storage.database.lost import Lost, list_lost
@@ -36,8 +37,11 @@ def status(admin: Admin, *, as_json: bool) -> None:
     with admin.stores() as stores:
         kept = {database.user for database in list_databases(stores.heads)}
         rows = [_status_row(stores, user, names.get(user, "-")) for user in names | dict.fromkeys(kept)]
+        verified = read_verified(stores.objects, new_nonce)
     if not as_json:
         click.echo(f"Kept in {admin.settings.place}", err=True)
+        for line in lines_of(verified):
+            click.echo(line, err=True)
     show(sorted(rows, key=lambda row: str(row["name"])), _STATUS_COLUMNS, as_json=as_json)
 
 
@@ -101,9 +105,10 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     click.echo(
         f"{summary.databases} databases, {summary.compacted} compacted; "
-        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes."
+        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes; "
+        f"{summary.verified} users restored and compared."
     )
-    faults = list(summary.refused)
+    faults = summary.refused + summary.unsound
     if summary.failed:
         faults.append(f"{summary.failed} databases could not be done; see doctor")
     if faults:

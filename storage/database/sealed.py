@@ -11,6 +11,7 @@ from storage.errors import Corrupt
 
 FORMAT = 1
 JOURNAL, HISTORY, RUN = b"ankijrnl", b"ankihist", b"ankirun."
+CHECK = b"ankichck"
 BACKUP, BACKUP_PART = b"ankibkup", b"ankibprt"
 
 
