@@ -187,10 +187,9 @@ class BackupMaker:
         self._heads, self._objects, self._databases, self._history = heads, objects, databases, history
         self._scratch, self._clock_ms, self._nonce = scratch, clock_ms, nonce
 
-    def make(  # noqa: PLR0913, PLR0917 - one caller
+    def make(
         self,
         target: Target,
-        before: Manifest | None,
         log: BackupLog | None,
         accounts: Accounts,
         host_keys: HostKeys,
@@ -198,9 +197,12 @@ class BackupMaker:
     ) -> tuple[str, Manifest]:
         """Copy what is not there yet, and write the manifest; its name and content.
 
-        `before` is the last backup in the target, which `log` reads. A user whose newest version cannot be
-        read is taken over from there, and named in `faults`.
+        `log` reads the backups that are in the target. A user whose newest version cannot be read is taken
+        over from the last of them that has it, and named in `faults`.
         """
+        earlier_parts: dict[UserId, str] = {}
+        for _, manifest in log.list() if log is not None else ():
+            earlier_parts.update(manifest.parts)
         now_ms = self._clock_ms()
         there = {stat.key for prefix in (keys.DATABASES, BLOBS, _PARTS) for stat in target.list(prefix)}
         copying = _Copying(self._objects, target, there, self._scratch)
@@ -212,8 +214,8 @@ class BackupMaker:
         for user in sorted(chosen):
             earlier: Part | None = None
             part: Part | None
-            if before is not None and log is not None and user in before.parts:
-                earlier = log.read_part(before.parts[user])
+            if log is not None and user in earlier_parts:
+                earlier = log.read_part(earlier_parts[user])
             try:
                 part = self._copy_user(user, copying, earlier)
             except (Corrupt, NotFound, Conflict) as exc:

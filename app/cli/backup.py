@@ -30,6 +30,7 @@ from app.main import Stores, new_nonce, now_ms, open_bucket
 from app.media.gate import IndexGate, Waiting
 from storage.collection.schema import configure
 from storage.database.history import History
+from storage.database.mark import HeadsMark
 from storage.database.store import DatabaseStore
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.archive import ArchiveReader, ArchiveWriter
@@ -70,6 +71,8 @@ def create(admin: Admin, target: str, names: tuple[str, ...], keep: int | None) 
     if keep is not None and target.endswith(_ARCHIVE):
         raise click.UsageError("--keep is for folders and buckets: an archive holds one backup")
     with admin.stores() as stores, ExitStack() as stack:
+        if (fault := HeadsMark(stores.heads, stores.objects, new_nonce).find_fault()) is not None:
+            raise click.ClickException(f"{fault}; nothing was backed up")
         users = frozenset(find_kept_user(admin, stores, name) for name in names) if names else None
         maker = BackupMaker(
             stores.heads,
@@ -83,15 +86,17 @@ def create(admin: Admin, target: str, names: tuple[str, ...], keep: int | None) 
         if target.endswith(_ARCHIVE):
             archive = ArchiveWriter(Path(target))
             stack.callback(archive.discard)
-            name, manifest = maker.make(archive, None, None, _Accounts(admin), admin.keys, users)
+            name, manifest = maker.make(archive, None, _Accounts(admin), admin.keys, users)
             archive.finish()
         else:
             place = stack.enter_context(_opened(admin, target, is_new=True))
             log = BackupLog(place)
-            before = [manifest for _, manifest in log.list()]
-            name, manifest = maker.make(
-                place, before[-1] if before else None, log, _Accounts(admin), admin.keys, users
-            )
+            most = max((len(one.parts) for _, one in log.list() if one.is_whole), default=0)
+            name, manifest = maker.make(place, log, _Accounts(admin), admin.keys, users)
+            if keep is not None and manifest.is_whole and len(manifest.parts) < most / 2:
+                raise click.ClickException(
+                    f"{name} has {len(manifest.parts)} users, an earlier one {most}: no backup was removed"
+                )
             if keep is not None:
                 removed = remove_older(place, keep, read_clock(place, now_ms))
                 click.echo(f"Removed {removed} objects of older backups.", err=True)

@@ -15,6 +15,7 @@ from app.config import Settings
 from app.main import build_collections
 from storage.database import keys
 from storage.database.mark import list_databases
+from storage.objects.local import LocalObjectStore
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
 from tests.app.cli.test_store_commands import Admin
 from tests.support.past import change_media, content_of, make_collection
@@ -225,3 +226,56 @@ def test_an_archive_that_is_cut_is_told(admin, other, tmp_path):
     cut.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
     assert "Error" in other.run("backup", "restore", str(cut), code=1).output
     assert everything(other) == {}
+
+
+@pytest.mark.parametrize("broken_at", [1, 3, 6, 10])
+def test_a_backup_that_is_broken_off_is_none_and_the_next_one_goes_on(
+    admin, other, tmp_path, broken_at, monkeypatch
+):
+    target = str(tmp_path / "folder")
+    admin.run("backup", "create", target)
+    upload(admin, BOB, "newer")
+    media(admin, d=b"d", e=b"e", f=b"f")
+    puts = []
+    with monkeypatch.context() as patch:
+        real = LocalObjectStore.put
+
+        def put(self, key, content):
+            if (tmp_path / "folder") in self._objects.parents:
+                puts.append(key)
+                if len(puts) == broken_at:
+                    raise KeyboardInterrupt
+            real(self, key, content)
+
+        patch.setattr(LocalObjectStore, "put", put)
+        admin.run("backup", "create", target, code=1)
+    assert len(puts) == broken_at
+    assert len(admin.json("backup", "list", target)) == 1
+    admin.run("backup", "create", target)
+    other.run("backup", "restore", target)
+    assert everything(other) == everything(admin)
+
+
+def test_a_store_that_has_lost_its_heads_takes_no_good_backup_away(admin, tmp_path):
+    target = str(tmp_path / "folder")
+    admin.run("backup", "create", target)
+    for path in admin.root.glob("heads.sqlite*"):
+        path.unlink()
+    assert "nothing was backed up" in admin.run("backup", "create", target, "--keep", "1", code=1).output
+    shutil.rmtree(admin.root / "objects")
+    assert "no backup was removed" in admin.run("backup", "create", target, "--keep", "1", code=1).output
+    assert len(admin.json("backup", "list", target)) == 2
+
+
+def test_a_user_who_cannot_be_read_is_taken_over_from_the_last_backup_that_has_it(admin, other, tmp_path):
+    target = str(tmp_path / "folder")
+    admin.run("backup", "create", target)
+    admin.run("backup", "create", target, "--user", "bob")
+    upload(admin, ALICE, "lost")
+    with admin.stores() as stores:
+        key = keys.entry_key(COLLECTION, stores.heads.find(COLLECTION).chain[-1])
+    (admin.root / "objects" / key).unlink()
+    admin.run("backup", "create", target, code=1)
+    other.run("backup", "restore", target)
+    with other.stores() as stores:
+        assert content_of(stores, COLLECTION) == {"one", "two"}
