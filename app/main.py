@@ -49,12 +49,13 @@ from storage.errors import StorageError
 from storage.heads.base import HeadStore
 from storage.heads.guarded import GuardedHeadStore
 from storage.heads.local import LocalHeadStore
+from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs, in_turn
 from storage.media.blobs import InParallel as BlobsInParallel
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
-from storage.types import Offload
+from storage.types import Offload, run_here
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
@@ -207,6 +208,25 @@ def open_bucket(settings: Settings, bucket: str, prefix: str, offload: Offload[A
     from app.cloud import Cloud  # noqa: PLC0415 - as above
 
     return Cloud(settings).objects_in(bucket, prefix, offload)
+
+
+def open_folder(folder: Path, offload: Offload[Any]) -> ObjectStore:
+    """A folder beside the service's own, for backups."""
+    return LocalObjectStore(folder, offload)
+
+
+def open_databases(objects: ObjectStore, stores: Stores) -> DatabaseStore:
+    """The databases of a backup, to be read by their chains: it has no head store."""
+    return DatabaseStore(
+        MemoryHeadStore(),
+        objects,
+        stores.work.path / f"backup-{new_nonce()}",
+        offload=run_here,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        configure=configure,
+        limits=stores.limits,
+    )
 
 
 def build_stores(  # noqa: PLR0913 - collaborators by name

@@ -96,7 +96,12 @@ class Rebuilding:
                 yield outcome
         if user is None and not is_dry and not was_away:
             self._mark.rebuild()
-            self._mark.advance(self._clock_ms())
+            if self.find_fault() is None:
+                self._mark.advance(self._clock_ms())
+
+    def find_fault(self) -> str | None:
+        """Why requests are not served: objects may be older than the records, too."""
+        return self._mark.find_fault()
 
     def _tend(self, pair: tuple[DatabaseId, list[ObjectStat]], *, is_dry: bool) -> tuple[Outcome, bool]:
         """What became of a database, and whether a store was away."""

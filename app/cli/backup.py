@@ -26,16 +26,13 @@ from app.cli import store
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.cli.rebuild import find_kept_user
-from app.main import Stores, new_nonce, now_ms, open_bucket
+from app.main import Stores, new_nonce, now_ms, open_bucket, open_databases, open_folder
 from app.media.gate import IndexGate, Waiting
-from storage.collection.schema import configure
 from storage.database.history import History
 from storage.database.mark import HeadsMark
 from storage.database.store import DatabaseStore
-from storage.heads.memory import MemoryHeadStore
 from storage.objects.archive import ArchiveReader, ArchiveWriter
 from storage.objects.base import ObjectStore
-from storage.objects.local import LocalObjectStore
 from storage.objects.now import read_clock
 from storage.types import UserId, run_here
 
@@ -198,7 +195,7 @@ def _opened(admin: Admin, target: str, *, is_new: bool = False) -> Iterator[Any]
     else:
         folder = Path(target)
         _check_folder(folder, admin.settings.data_root, is_new=is_new)
-        objects = LocalObjectStore(folder, run_here)
+        objects = open_folder(folder, run_here)
         if not is_new:
             yield objects
             return
@@ -241,18 +238,7 @@ def _opener(stores: Stores, place: ObjectStore, stack: ExitStack) -> Callable[[]
 
     def open_backup() -> DatabaseStore:
         if not opened:
-            opened.append(
-                DatabaseStore(
-                    MemoryHeadStore(),
-                    place,
-                    stores.work.path / "backup",
-                    offload=run_here,
-                    clock_ms=now_ms,
-                    nonce=new_nonce,
-                    configure=configure,
-                    limits=stores.limits,
-                )
-            )
+            opened.append(open_databases(place, stores))
             stack.callback(opened[0].close)
         return opened[0]
 

@@ -36,12 +36,16 @@ def rebuild_heads(admin: Admin, name: str | None, *, is_dry: bool, as_json: bool
     names = admin.names()
     with admin.stores() as stores:
         chosen = None if name is None else find_kept_user(admin, stores, name)
-        outcomes = list(rebuilding_of(stores).run(chosen, is_dry=is_dry))
+        rebuilding = rebuilding_of(stores)
+        outcomes = list(rebuilding.run(chosen, is_dry=is_dry))
+        fault = rebuilding.find_fault()
     told = [outcome for outcome in outcomes if outcome.state is not State.RIGHT]
     show([_row(outcome, names) for outcome in told], _COLUMNS, as_json=as_json)
     rebuilt = sum(outcome.state in {State.REBUILT, State.OLDER} for outcome in told)
     done = "would be" if is_dry else "were"
     click.echo(f"{len(outcomes)} databases; {rebuilt} head records {done} made anew.", err=True)
+    if fault is not None and chosen is None and not is_dry:
+        raise click.ClickException(fault)
     if any(not outcome.is_exact or outcome.notes for outcome in told):
         sys.exit(1)
 

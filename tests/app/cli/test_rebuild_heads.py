@@ -197,3 +197,14 @@ def test_it_can_be_broken_off_after_any_record(admin):
     with admin.stores() as stores:
         assert HeadsMark(stores.heads, stores.objects, new_nonce).find_fault() is None
         assert stores.heads.find(STORE) is not None
+
+
+def test_objects_that_are_older_than_the_records_are_not_taken_for_right(admin):
+    with admin.stores() as stores:
+        mark = HeadsMark(stores.heads, stores.objects, new_nonce)
+        for step in range(70):
+            mark.advance(step)
+        stores.objects.delete([stat.key for stat in stores.objects.list("upkeep/heads/")][1:])
+    assert "of an earlier moment than the head records" in admin.run("rebuild-heads", code=1).output
+    with admin.stores() as stores:
+        assert HeadsMark(stores.heads, stores.objects, new_nonce).find_fault() is not None
