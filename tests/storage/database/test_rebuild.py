@@ -9,7 +9,7 @@ import pytest
 from storage.database import keys
 from storage.database.rebuild import TOKENS_BETWEEN, list_plans, make_head
 from storage.database.store import DatabaseStore
-from storage.errors import Corrupt, HeadMoved, NotFound, Unavailable
+from storage.errors import Corrupt, HeadMoved, NotFound, SessionLost, Unavailable
 from tests.support.databases import DATABASE, World, bytes_of, new_session, rows_of
 from tests.support.faults import Faults
 
@@ -200,3 +200,19 @@ def bring_back(world):
         store.discard(checkout)
         return plan.version, content, " ".join(noted)
     raise AssertionError(noted)
+
+
+def test_who_read_an_earlier_record_can_commit_nothing(world, store):
+    """Not even if the version is the same: its object could be swept, as its token is below the record's."""
+    before = store.sessions.open(DATABASE, new_session("sync"))
+    checkout = store.checkout(DATABASE, before)
+    checkout.begin()
+    checkout.connection.execute("DELETE FROM t")
+    made, _ = rebuilt(world)
+    world.heads.delete(DATABASE)
+    world.heads.replace_head(DATABASE, None, made)
+    with pytest.raises(SessionLost):
+        store.commit(checkout, before, world.commit("sync", ("sync", 1)))
+    with pytest.raises(HeadMoved):
+        world.change(store, "DELETE FROM t", head=before)
+    assert world.heads.find(DATABASE) == made
