@@ -90,6 +90,10 @@ class Cloud:
         place = self.place
         return S3ObjectStore(self.s3, place.bucket, place.prefix, offload=offload, parallel=_PARALLEL)
 
+    def objects_in(self, bucket: str, prefix: str, offload: Offload[Any]) -> S3ObjectStore:
+        """Another bucket, of the same account or one that lets us in: for backups."""
+        return S3ObjectStore(self.s3, bucket, prefix, offload=offload, parallel=_PARALLEL)
+
     def heads(self) -> HeadStore:
         """The head records."""
         place = self.place

@@ -26,7 +26,7 @@ from contextvars import ContextVar
 import apsw
 
 refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
-"""Why the upload, the sanity check or the client at hand was refused: the answer, under status 200, does not say it."""
+"""Why the upload, sanity check or client at hand was refused; the answer has status 200 and no reason."""
 
 
 class AppError(Exception):

@@ -40,6 +40,7 @@ from app.offload import ThreadPools
 from app.ops.metering import Metering
 from app.ops.readiness import Readiness, Service
 from app.orders import OrdersWatch
+from app.restorecheck import RestoreCheck
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
@@ -54,12 +55,13 @@ from storage.errors import StorageError
 from storage.heads.base import HeadStore
 from storage.heads.guarded import GuardedHeadStore
 from storage.heads.local import LocalHeadStore
+from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs, in_turn
 from storage.media.blobs import InParallel as BlobsInParallel
 from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
-from storage.types import Offload, UserId
+from storage.types import Offload, UserId, run_here
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
@@ -127,6 +129,8 @@ class Accounts:
 
     users: UserList
     keys: HostKeys
+    file: UsersFile | None
+    """The users' file; None where users are in a pool or in the environment alone."""
     authenticator: Authenticator
 
 
@@ -156,7 +160,8 @@ def build_accounts(
     # Only where users and keys are both in the file does its revision speak for both.
     revision = file.revision if cloud is None else None
     attempts = LoginAttempts(counts, clock_ms, LoginLimits())
-    return Accounts(users, keys, Authenticator(directory, keys, attempts, clock_ms, revision))
+    listed = None if in_cloud or settings.cognito is not None else file
+    return Accounts(users, keys, listed, Authenticator(directory, keys, attempts, clock_ms, revision))
 
 
 def _environment(settings: Settings) -> EnvironmentUsers:
@@ -227,6 +232,32 @@ def build_cloud(settings: Settings, watch: Callable[[Any], None] = lambda _clien
     return Cloud(settings, watch)
 
 
+def open_bucket(settings: Settings, bucket: str, prefix: str, offload: Offload[Any]) -> ObjectStore:
+    """A bucket beside the service's own, for backups."""
+    from app.cloud import Cloud  # noqa: PLC0415 - as above
+
+    return Cloud(settings).objects_in(bucket, prefix, offload)
+
+
+def open_folder(folder: Path, offload: Offload[Any]) -> ObjectStore:
+    """A folder beside the service's own, for backups."""
+    return LocalObjectStore(folder, offload)
+
+
+def open_databases(objects: ObjectStore, stores: Stores) -> DatabaseStore:
+    """The databases of a backup, to be read by their chains: it has no head store."""
+    return DatabaseStore(
+        MemoryHeadStore(),
+        objects,
+        stores.work.path / f"backup-{new_nonce()}",
+        offload=run_here,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        configure=configure,
+        limits=stores.limits,
+    )
+
+
 def build_stores(  # noqa: PLR0913 - collaborators by name
     settings: Settings,
     cloud: Cloud | None,
@@ -288,6 +319,16 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         offload=offload,
         in_parallel=look_up_blobs,
     )
+    check = RestoreCheck(
+        heads,
+        objects,
+        blobs,
+        limits,
+        scratch=work.path,
+        nonce=new_nonce,
+        offload=offload,
+        in_parallel=in_parallel,
+    )
     upkeep = Upkeep(
         databases,
         heads,
@@ -300,6 +341,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         limits=limits,
         in_parallel=in_parallel,
         quota=default_quota(settings),
+        check=check.run,
     )
     return Stores(
         heads,

@@ -75,6 +75,10 @@ class Summary(msgspec.Struct):
     """Databases that could not be done; the log names them."""
     refused: list[str] = []
     """Why nothing, or not all that seemed needless, was deleted."""
+    verified: int = 0
+    """Users who were restored from their objects alone, and compared."""
+    unsound: list[str] = []
+    """Databases that a standing check found damaged, and how; also in earlier runs of the round."""
 
 
 class _Outcome(NamedTuple):
@@ -91,8 +95,9 @@ class _Outcome(NamedTuple):
 class Upkeep:
     """Goes through databases, and then through the media contents that they name.
 
-    `locks`: those that the requests of this process take before they work on a media index. `in_parallel`
-    goes through several databases at a time; the stores must then bear threads.
+    `check` is the standing check (`app.restorecheck`), called at the end of each run with the time by the
+    store's clock. `locks`: those that the requests of this process take before they work on a media index.
+    `in_parallel` goes through several databases at a time; the stores must then bear threads.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators by name
@@ -109,9 +114,10 @@ class Upkeep:
         limits: Limits,
         in_parallel: InParallel = map,
         quota: Quota = Quota(),  # noqa: B008 - frozen
+        check: Callable[[int, Shard, Summary], None] | None = None,
     ) -> None:
         """`quota`: of users who have none of their own."""
-        self._quota = quota
+        self._quota, self._check = quota, check
         self._databases = databases
         self._heads = heads
         self._objects = objects
@@ -166,6 +172,8 @@ class Upkeep:
         recorded = self._recorded(run, summary, accept_loss=accept_loss)
         if recorded is not None:
             self._do(run, recorded, run_log, shard, now_ms, summary, accept_loss=accept_loss)
+            if self._check is not None:
+                self._check(now_ms, shard, summary)
         return summary
 
     def compact(self, database: DatabaseId) -> bool:

@@ -6,7 +6,7 @@ What the rows mean is known to `app.auth.local`, `localkeys` and `attempts`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,6 +108,20 @@ class UsersFile:
 
         answer: T = self._offload(transaction)
         return answer
+
+    def export_users(self) -> list[tuple[Any, ...]]:
+        """All rows of the users, for a backup."""
+        return [tuple(row) for row in self.read("SELECT * FROM users ORDER BY id")]
+
+    def import_users(self, rows: Iterable[tuple[Any, ...]]) -> int:
+        """Add the rows of a backup whose id and name are free; how many."""
+
+        def insert(connection: apsw.Connection) -> int:
+            before = connection.total_changes()
+            connection.executemany("INSERT OR IGNORE INTO users VALUES (?, ?, ?, ?, ?, ?)", list(rows))
+            return connection.total_changes() - before
+
+        return self.write(insert)
 
     def _open(self) -> apsw.Connection:
         if not self._path.exists():

@@ -17,6 +17,7 @@ from app.auth.hostkeys import KeyRecord
 from app.auth.local import ListedUser
 from app.auth.passwords import Passwords
 from app.cli import store
+from app.cli.backup import backup
 from app.cli.context import Admin
 from app.cli.history import history
 from app.cli.importing import import_official
@@ -24,6 +25,7 @@ from app.cli.init import init
 from app.cli.maintenance import maintenance
 from app.cli.output import Row, show
 from app.cli.quotas import quota
+from app.cli.rebuild import rebuild_heads
 from app.cli.sessions import session
 from app.cli.syncs import syncs
 from app.config import Settings, SettingsError
@@ -150,6 +152,8 @@ for command in (
     history,
     import_official,
     init,
+    rebuild_heads,
+    backup,
 ):
     cli.add_command(command)
 

@@ -29,7 +29,7 @@ class Admin:
         _refuse_root_in_others_folder(settings)
         self._cloud = build_cloud(settings)
         accounts = build_accounts(settings, self._cloud, offload=run_here, clock_ms=now_ms)
-        self.users, self.keys = accounts.users, accounts.keys
+        self.users, self.keys, self.users_file = accounts.users, accounts.keys, accounts.file
 
     @contextmanager
     def stores(self) -> Iterator[Stores]:

@@ -11,6 +11,7 @@ from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.examination import Examination, Finding
 from app.main import Stores, new_nonce
+from app.restorecheck import lines_of, read_verified
 from app.sync.journal import step_and_device
 from app.upkeep import EVERYTHING, Shard
 from storage.database.keys import prefix
@@ -42,8 +43,11 @@ def status(admin: Admin, name: str | None, *, as_json: bool) -> None:
         rows = list(
             stores.in_parallel(lambda user: _status_row(admin, stores, user, names.get(user, "-")), users)
         )
+        verified = read_verified(stores.objects, new_nonce)
     if not as_json:
         click.echo(f"Kept in {admin.settings.place}", err=True)
+        for line in lines_of(verified):
+            click.echo(line, err=True)
     show(sorted(rows, key=lambda row: str(row["name"])), _STATUS_COLUMNS, as_json=as_json)
 
 
@@ -107,9 +111,10 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     click.echo(
         f"{summary.databases} databases, {summary.compacted} compacted; "
-        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes."
+        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes; "
+        f"{summary.verified} users restored and compared."
     )
-    faults = list(summary.refused)
+    faults = summary.refused + summary.unsound
     if summary.failed:
         faults.append(f"{summary.failed} databases could not be done; see doctor")
     if faults:

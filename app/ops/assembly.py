@@ -14,9 +14,9 @@ from app.ops.readiness import Readiness
 from app.ops.requests import RequestMeter
 from app.ops.stores import AwsWatch, TimedStore
 from app.ops.watch import Watch
+from app.restorecheck import read_verified
 from storage.database.runs import last_finished_ms
 from storage.database.store import DatabaseStore
-from storage.database.verified import last_verified_ms
 from storage.heads.base import HeadStore
 from storage.objects.base import ObjectStore
 from storage.types import Offload
@@ -61,6 +61,6 @@ class Instruments:
             cache_bytes=databases.cache_bytes,
             times_ms={
                 catalogue.MAINTAINED: lambda: last_finished_ms(objects, nonce),
-                catalogue.VERIFIED: lambda: last_verified_ms(objects),
+                catalogue.VERIFIED: lambda: read_verified(objects, nonce).last_ms,
             },
         )

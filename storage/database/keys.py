@@ -22,6 +22,11 @@ _NAME = re.compile(
     r"|h/(?P<revision>[0-9a-f]{16})-(?P<h>[0-9a-f]{16})-[^/]+\.history)"
 )
 
+_ENTRY = re.compile(
+    r"(?:s/|d/(?P<first>[0-9a-f]{16})-)(?P<last>[0-9a-f]{16})-(?P<token>[0-9a-f]{16})-(?P<nonce>[^/]+)"
+    r"\.(?:snap|delta)"
+)
+
 
 class ObjectName(NamedTuple):
     """What the name of an object tells."""
@@ -36,6 +41,11 @@ class ObjectName(NamedTuple):
 def prefix(database: DatabaseId) -> str:
     """What all names of one database begin with."""
     return f"{DATABASES}{database.user}/{database.kind.value}/"
+
+
+def user_prefix(user: UserId) -> str:
+    """What all names of a user's databases begin with."""
+    return f"{DATABASES}{user}/"
 
 
 def entry_key(database: DatabaseId, entry: ChainEntry) -> str:
@@ -78,6 +88,17 @@ def parse(database: DatabaseId, key: str) -> ObjectName | None:
     found = {name: int(value, 16) for name, value in match.groupdict().items() if value is not None}
     (token,) = (found[kind] for kind in "sdjh" if kind in found)
     return ObjectName(token, found.get("snapshot", found.get("delta")), found.get("revision"))
+
+
+def parse_entry(database: DatabaseId, key: str) -> ChainEntry | None:
+    """What the key of a snapshot or delta tells of its chain entry; its other fields are empty."""
+    match = _ENTRY.fullmatch(key.removeprefix(prefix(database)))
+    if match is None:
+        return None
+    last, token = int(match["last"], 16), int(match["token"], 16)
+    first = last if match["first"] is None else int(match["first"], 16)
+    kind = EntryKind.SNAPSHOT if match["first"] is None else EntryKind.DELTA
+    return ChainEntry(kind, first, last, token, match["nonce"], 0, b"", 0, 0, 0, (), 0)
 
 
 def find_token(database: DatabaseId, key: str) -> int | None:

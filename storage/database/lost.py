@@ -82,7 +82,7 @@ def list_lost(
     heads: HeadStore, objects: ObjectStore, *, go_on: Callable[[], bool] = lambda: True
 ) -> Iterator[Lost]:
     """Go through all objects of all databases, by user, as long as `go_on` says so."""
-    for database, stats in _by_database(objects):
+    for database, stats in by_database(objects):
         if not go_on():
             return
         head = heads.find(database)  # after its objects were listed
@@ -99,7 +99,7 @@ def list_unlisted(
     Of those without one only such are given whose objects prove that they had a version: what a first upload
     that failed has left is no proof.
     """
-    for database, stats in _by_database(objects):
+    for database, stats in by_database(objects):
         if database in listed:
             continue
         if heads.find(database) is not None:
@@ -108,8 +108,11 @@ def list_unlisted(
             yield database, False
 
 
-def _by_database(objects: ObjectStore) -> Iterator[tuple[DatabaseId, list[ObjectStat]]]:
-    found = ((keys.database_of(stat.key), stat) for stat in objects.list(keys.DATABASES))
+def by_database(
+    objects: ObjectStore, prefix: str = keys.DATABASES
+) -> Iterator[tuple[DatabaseId, list[ObjectStat]]]:
+    """The objects of each database below a prefix, by user; lazy."""
+    found = ((keys.database_of(stat.key), stat) for stat in objects.list(prefix))
     for database, group in itertools.groupby(found, key=lambda pair: pair[0]):
         if database is not None:
             yield database, [stat for _, stat in group]

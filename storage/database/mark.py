@@ -14,9 +14,18 @@ from typing import Final
 
 from storage.database import keys
 from storage.errors import Conflict
-from storage.heads.base import Flip, HeadStore
+from storage.heads.base import RECENT_KEPT, Flip, HeadStore
 from storage.objects.base import ObjectStore
-from storage.types import EMPTY_HEAD, ChainEntry, DatabaseId, DatabaseKind, EntryKind, UserId
+from storage.types import (
+    EMPTY_HEAD,
+    ChainEntry,
+    DatabaseId,
+    DatabaseKind,
+    EntryKind,
+    Head,
+    Recent,
+    UserId,
+)
 
 STORE: Final = DatabaseId(UserId(".store"), DatabaseKind.COLLECTION)
 PREFIX: Final = "upkeep/heads/"
@@ -65,9 +74,7 @@ class HeadsMark:
         if accept:
             self._objects.delete([_key(count) for count in self._list() if count > head.version])
         count, nonce = head.version + 1, self._nonce()
-        entry = ChainEntry(
-            EntryKind.SNAPSHOT, count, count, head.token, nonce, 0, bytes(32), 0, 0, 0, (nonce,), now_ms
-        )
+        entry = _entry(count, head.token, nonce, now_ms)
         flip = Flip(
             token=head.token, base_version=head.version, session_id=None, seq=0, commit_id=nonce,
             answer=b"", time_ms=now_ms, stamps={}, entry=entry,
@@ -77,6 +84,22 @@ class HeadsMark:
         except Conflict:
             return  # another process takes the same step
         self._objects.put(_key(count), b"the head records were at this count of .store\n")
+
+    def rebuild(self) -> None:
+        """Make the record anew from the objects if it is lost or behind them; to be followed by `advance`.
+
+        To be called when all other records have been made anew: from here on requests are served.
+        """
+        newest, head = max(self._list(), default=0), self._heads.find(STORE)
+        known = head or EMPTY_HEAD
+        if newest <= known.version:
+            return
+        entry = _entry(newest, known.token, self._nonce(), 0)
+        recent = (Recent("", b"", 0),) * min(newest, RECENT_KEPT)
+        rebuilt = Head(
+            newest, known.token + 1, known.chain_revision + newest, 0, 0, 0, {}, (entry,), recent, None
+        )
+        self._heads.replace_head(STORE, head, rebuilt)
 
     def remove_older(self) -> None:
         """Remove the objects of all steps but the newest; only maintenance has the right to delete."""
@@ -89,6 +112,11 @@ class HeadsMark:
 
     def _has_objects(self) -> bool:
         return next(iter(self._objects.list(keys.DATABASES)), None) is not None
+
+
+def _entry(count: int, token: int, nonce: str, now_ms: int) -> ChainEntry:
+    """The one entry of the record's chain; there is no object to it."""
+    return ChainEntry(EntryKind.SNAPSHOT, count, count, token, nonce, 0, bytes(32), 0, 0, 0, (nonce,), now_ms)
 
 
 def _key(count: int) -> str:

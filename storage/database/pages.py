@@ -89,6 +89,33 @@ def pages_per_block(page_size: int) -> int:
     return max(1, BLOCK_BYTES // page_size)
 
 
+HEADER_BYTES = _HEADER.size + 4096
+"""What is read of an object's beginning: its header, with the ids of the commits that it may hold."""
+
+
+def read_facts(key: str, start: bytes, end: bytes, entry: ChainEntry) -> tuple[ChainEntry, int]:
+    """The chain entry of an object, and the checksum of the version before a delta (0 for a snapshot).
+
+    `start` are the first bytes, `HEADER_BYTES` of them if there are so many, and `end` is the trailer;
+    `entry` is what the key tells, with the object's size. The pages are not read. Raises: Corrupt.
+    """
+    if len(start) < _HEADER.size or len(end) != TRAILER_BYTES:
+        raise Corrupt(key, "a header and a trailer", f"{len(start)} and {len(end)} bytes")
+    magic, form, kind, ids_bytes, size, count, _, *place, parent, time_ms = _HEADER.unpack_from(start)
+    found = (magic, form, kind, *place)
+    expected = (MAGIC, FORMAT, entry.kind.value.encode(), entry.first, entry.last, entry.token)
+    ids = start[_HEADER.size : _HEADER.size + ids_bytes]
+    if found != expected or len(ids) != ids_bytes:
+        raise Corrupt(key, expected, found)
+    commit_ids = tuple(ids.decode(errors="replace").split("\n")) if ids else ()
+    _, _, checksum = _TRAILER.unpack_from(end)
+    facts = msgspec.structs.replace(
+        entry, page_size=size, page_count=count, commit_ids=commit_ids, time_ms=time_ms,
+        checksum=checksum, sha256=end[-32:],
+    )  # fmt: skip
+    return facts, parent
+
+
 class PageWriter:
     """Writes one object into `sink`, block by block."""
 

@@ -11,6 +11,8 @@ from storage.errors import Corrupt
 
 FORMAT = 1
 JOURNAL, HISTORY, RUN, FAILURE = b"ankijrnl", b"ankihist", b"ankirun.", b"ankifail"
+CHECK = b"ankichck"
+BACKUP, BACKUP_PART = b"ankibkup", b"ankibprt"
 
 
 def seal(magic: bytes, content: bytes) -> bytes:

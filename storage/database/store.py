@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from storage.database.history import History, Point
 from storage.database.image import Image
 from storage.database.keys import entry_key
 from storage.database.limits import Limits
+from storage.database.rebuild import Inventory, take_inventory
 from storage.database.sessions import SessionLog
 from storage.database.sweep import Sweeper, Swept
 from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, SessionLost, Unavailable
 from storage.heads.base import Flip, HeadStore, SessionUpdate
 from storage.heads.transitions import has_landed
-from storage.objects.base import Objects, ObjectStore
+from storage.objects.base import Objects, ObjectStat, ObjectStore
 from storage.objects.now import read_clock
 from storage.types import (
     EMPTY_HEAD,
@@ -395,6 +396,14 @@ class DatabaseStore:
         """
         target = Target(database, point.version, point.chain[-1].checksum, point.chain)
         return self._assembler.checkout(target)
+
+    def take_inventory(self, database: DatabaseId, stats: Iterable[ObjectStat]) -> Inventory:
+        """What the listed objects of a database tell about its versions, without its head record."""
+        return take_inventory(self._objects, self._history, database, stats)
+
+    def rebuild(self, database: DatabaseId, chain: tuple[ChainEntry, ...]) -> Checkout:
+        """A working copy of what a chain leads to, from stored objects alone. Raises: NotFound, Corrupt."""
+        return self._assembler.rebuild(Target(database, chain[-1].last, chain[-1].checksum, chain))
 
     def export(self, database: DatabaseId, point: Point, path: Path) -> None:
         """Write the file of a version to a new path. Raises NotFound when it is too old by now."""

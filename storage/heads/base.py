@@ -112,6 +112,13 @@ class HeadStore(Protocol):
         Guard: token and chain_revision equal. Raises: HeadMoved.
         """
 
+    def replace_head(self, database: DatabaseId, found: Head | None, head: Head) -> None:
+        """Put a record that was made anew in the place of one that is lost or too old; durable.
+
+        Guard: the record has the version, token and chain revision of `found`, or is absent where that is
+        None. `head` has no session. Repeating a write that landed does nothing. Raises: HeadMoved.
+        """
+
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         """The databases that have a record, ordered; of one user or of all; lazy."""
 

@@ -46,6 +46,11 @@ _SESSION: Final = (
     "session", "seq", "base_version", "merge_revision", "started_ms", "journal", "state", "prepared",
 )  # fmt: skip
 
+_IF_ABSENT: Final = {
+    "ConditionExpression": "attribute_not_exists(#version)",
+    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+}
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _stamps: Final = msgspec.msgpack.Decoder(dict[str, int | bool])
 _links: Final = msgspec.msgpack.Decoder(ChainEntry)
@@ -228,6 +233,31 @@ class DynamoHeadStore:
             lambda head: transitions.has_replaced(head, token, chain_revision, chain),
         )
 
+    def replace_head(self, database: DatabaseId, found: Head | None, head: Head) -> None:
+        transitions.replace_head(found, found, head)
+        sets: dict[str, str | dict[str, Any]] = {
+            "format": _FORMAT,
+            "listing": _CHANGED,
+            "stamps": _packed(head.stamps),
+            "chain": {"L": [_packed(entry) for entry in head.chain]},
+        }
+        for name in ("version", "token", "chain_revision", "page_size", "page_count", "checksum"):
+            sets[name] = _number(getattr(head, name))
+        for made, recent in enumerate(head.recent, head.version - len(head.recent) + 1):
+            sets[_recent_name(made)] = _packed(recent)
+        guard = {}
+        if found is not None:
+            guard = {name: _number(getattr(found, name)) for name in ("version", "token", "chain_revision")}
+        update = _update(sets, {}, guard, removes=_SESSION)
+        if found is None:
+            update |= _IF_ABSENT
+        self._write(
+            database,
+            update,
+            lambda before: transitions.replace_head(before, found, head),
+            lambda before: before == head,
+        )
+
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         return self._list() if user is None else databases_of(user, self.find)
 
@@ -357,10 +387,7 @@ def _flip_update(flip: Flip) -> dict[str, Any]:
     sets["token"] = _number(flip.token + 1)
     if flip.base_version == flip.token == 0:
         # No record has token 0: its first write makes it 1.
-        return _update(sets, values, removes=_SESSION) | {
-            "ConditionExpression": "attribute_not_exists(#version)",
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
+        return _update(sets, values, removes=_SESSION) | _IF_ABSENT
     return _update(sets, values, guard, removes=_SESSION)
 
 

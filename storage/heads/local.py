@@ -166,6 +166,10 @@ class LocalHeadStore:
         self._make_durable()
         return head
 
+    def replace_head(self, database: DatabaseId, found: Head | None, head: Head) -> None:
+        self._change(database, lambda before: transitions.replace_head(before, found, head))
+        self._make_durable()
+
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         if user is not None:
             yield from databases_of(user, self.find)

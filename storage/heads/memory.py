@@ -56,6 +56,9 @@ class MemoryHeadStore:
             database, lambda head: transitions.replace_chain(head, token, chain_revision, chain)
         )
 
+    def replace_head(self, database: DatabaseId, found: Head | None, head: Head) -> None:
+        self._change(database, lambda before: transitions.replace_head(before, found, head))
+
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         if user is not None:
             check_user(user)

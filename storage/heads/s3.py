@@ -126,6 +126,13 @@ class S3HeadStore:
             lambda head: transitions.has_replaced(head, token, chain_revision, chain),
         )
 
+    def replace_head(self, database: DatabaseId, found: Head | None, head: Head) -> None:
+        self._change(
+            database,
+            lambda before: transitions.replace_head(before, found, head),
+            lambda before: before == head,
+        )
+
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
         return self._list(0) if user is None else databases_of(user, self.find)
 

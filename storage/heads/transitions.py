@@ -158,6 +158,21 @@ def replace_chain(head: Head | None, token: int, chain_revision: int, chain: tup
     return replace(head, chain_revision=chain_revision + 1, chain=chain)
 
 
+def replace_head(head: Head | None, found: Head | None, new: Head) -> Head:
+    """The record made anew, in the place of `found`. Raises: HeadMoved."""
+    if head == new:
+        return head
+    if new.session is not None or check_chain(new.chain) != new.version:
+        raise ValueError("a record made anew has a chain to its version, and no session")
+    if _place_of(head) != _place_of(found):
+        raise HeadMoved("the record is not the one that was read")
+    return new
+
+
+def _place_of(head: Head | None) -> tuple[int, int, int] | None:
+    return None if head is None else (head.version, head.token, head.chain_revision)
+
+
 def changed_since(head: Head, since_ms: int) -> bool:
     """Whether the last commit was at that time or later."""
     return bool(head.chain) and head.chain[-1].time_ms >= since_ms

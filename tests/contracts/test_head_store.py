@@ -81,6 +81,7 @@ def test_a_user_id_that_leads_astray_is_refused_by_every_method(heads, name):
         lambda: heads.close_session(database, 1, "session"),
         lambda: heads.flip(database, flip_of(0, 0)),
         lambda: heads.replace_chain(database, 0, 0, ()),
+        lambda: heads.replace_head(database, None, EMPTY_HEAD),
         lambda: heads.delete(database),
         lambda: list(heads.list(database.user)),
     ]
@@ -584,4 +585,56 @@ def test_settling_changes_nothing_else(heads, database):
 
 def test_settling_what_is_absent_makes_no_record(heads, database):
     heads.settle(database, 0)
+    assert heads.find(database) is None
+
+
+# replace_head
+
+
+def rebuilt(heads, database, versions):
+    """A record as it is made anew from objects: another token, no session."""
+    other = media_of(f"{database.user}-2")
+    head = committed(heads, other, versions)
+    return structs.replace(head, token=head.token + 2**32, stamps={"usn": 3, "unsynced": True})
+
+
+@pytest.mark.parametrize("versions", [1, 3, RECENT_KEPT + 3])
+def test_a_lost_record_is_made_anew(heads, database, versions):
+    head = rebuilt(heads, database, versions)
+    heads.replace_head(database, None, head)
+    assert heads.find(database) == head
+    assert list(heads.list(database.user)) == [database]
+    assert heads.flip(database, flip_of(versions, head.token)).version == versions + 1
+
+
+def test_a_record_made_anew_takes_the_place_of_the_one_that_was_read_with_its_session(heads, database):
+    committed(heads, database, 2)
+    found = heads.open_session(database, new_session())
+    head = rebuilt(heads, database, 5)
+    heads.replace_head(database, found, head)
+    heads.replace_head(database, found, head)  # as if the first answer was lost
+    assert heads.find(database) == head
+    with pytest.raises(SessionLost):
+        heads.append(database, "session", journal_entry())
+
+
+def test_a_record_that_moved_is_not_replaced(heads, database):
+    found = committed(heads, database, 1)
+    head = rebuilt(heads, database, 3)
+    moved = heads.open_session(database, new_session())
+    for seen in (found, None):
+        with pytest.raises(HeadMoved):
+            heads.replace_head(database, seen, head)
+    assert heads.find(database) == moved
+    heads.delete(database)
+    with pytest.raises(HeadMoved):
+        heads.replace_head(database, moved, head)
+    assert heads.find(database) is None
+
+
+def test_a_record_whose_chain_does_not_lead_to_its_version_is_refused(heads, database):
+    head = rebuilt(heads, database, 2)
+    for wrong in (structs.replace(head, version=3), structs.replace(head, chain=())):
+        with pytest.raises(ValueError, match="chain"):
+            heads.replace_head(database, None, wrong)
     assert heads.find(database) is None

@@ -14,10 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+from msgspec import structs
+
 from storage.errors import Corrupt, StorageError, Unavailable
+from storage.heads import transitions
 from storage.heads.dynamodb import DynamoHeadStore
 from storage.heads.s3 import S3HeadStore
 from storage.objects.s3 import S3ObjectStore
+from storage.types import EMPTY_HEAD
 from tests.support import aws
 from tests.support.aws_wire import FAULTS, FLIPPED, Fault, Wire
 from tests.support.records import collection_of, flip_of, journal_entry, new_session, snapshot
@@ -158,6 +162,8 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
         return now.seq == len(now.journal) and found == [journal_entry("start"), another]
 
     another = journal_entry(body=b"another")
+    seen = structs.replace(EMPTY_HEAD, version=1, token=2, chain_revision=1)
+    rebuilt = structs.replace(transitions.flip(EMPTY_HEAD, flip_of(0, 0)), token=1 << 33)
     return [
         Case(backend, "find", (read,), session, at, lambda s, p, answer: answer == at(s, p)),
         Case(
@@ -207,6 +213,14 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
             session,
             lambda s, p: s.replace_chain(of(p), 2, 1, (snapshot(1, commit_id="new"),)),
             lambda s, p, _: at(s, p).chain_revision == 2 and at(s, p).chain[0].commit_ids == ("new",),
+        ),
+        Case(
+            backend,
+            "replace_head",
+            writes,
+            session,
+            lambda s, p: s.replace_head(of(p), seen, rebuilt),
+            lambda s, p, _: at(s, p) == rebuilt,
         ),
         Case(
             backend,

@@ -186,6 +186,9 @@ class FaultyHeadStore:
     def flip(self, database, flip):
         return self.faults.run("heads", "flip", self.inner.flip, (database, flip))
 
+    def replace_head(self, database, found, head):
+        return self.faults.run("heads", "replace_head", self.inner.replace_head, (database, found, head))
+
     def replace_chain(self, database, token, chain_revision, chain):
         args = (database, token, chain_revision, chain)
         return self.faults.run("heads", "replace_chain", self.inner.replace_chain, args)

@@ -56,9 +56,16 @@ class Control:
         self.env = servers.environment([], folder, 1, environment(applied, cloud, folder, "maintain"))
 
     def __call__(self, *words: str) -> str:
+        return self._run(*words).stdout
+
+    def told(self, *words: str) -> str:
+        """What it says beside its answer."""
+        return self._run(*words).stderr
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "app.cli", *words],
             env=self.env, cwd=servers.REPOSITORY, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.device import ClientError, assert_same
+from tests.conformance.device import ClientError, Device, assert_same, converge
 from tests.support import aws, servers
 from tests.terraform.cloud import Cloud, Keys, applied_again, client, enforce, make
 from tests.terraform.tasks import Control, environment
@@ -53,8 +53,21 @@ def put_in_place(terraform) -> dict:
     return json.loads(terraform("show", "-json", at=folder))
 
 
+def goes_on(device: Device, fresh: Device, server: servers.Server) -> None:
+    """Step 6, to lose nothing: a device that has synced since then notices nothing."""
+    device.endpoint(server.url)
+    device.add_notes([["and on", ""]])
+    converge(device, fresh)
+    assert_same(device, fresh)
+    device.sync_media()
+    fresh.sync_media()
+    assert sorted(found[0] for found in fresh.media()) == ["kept.txt", "later.txt"]
+    assert "AccessDenied" not in server.log
+
+
+@pytest.mark.parametrize("is_loss_accepted", [True, False], ids=["to-go-back", "to-lose-nothing"])
 def test_a_restored_table_takes_the_place_of_the_damaged_one(
-    terraform, applied, cloud, make_device, tmp_path
+    terraform, applied, cloud, make_device, tmp_path, is_loss_accepted
 ):
     server = servers.start(
         servers.OURS, tmp_path / "before", [], environment(applied, cloud, tmp_path / "before")
@@ -90,11 +103,18 @@ def test_a_restored_table_takes_the_place_of_the_damaged_one(
         control = Control(state, restored, tmp_path / "maintain")
         with pytest.raises(AssertionError, match="the head record is of an earlier moment"):
             control("doctor")
-        control("maintain", "--accept-loss")
+        if is_loss_accepted:
+            control("maintain", "--accept-loss")
+        else:
+            assert "2 head records were made anew" in control.told("rebuild-heads")
         control("doctor")
         fresh = make_device(server.url)
         fresh.first_download()
-        assert fresh.rows("select sfld from notes") == [["kept"]]
+        notes = [["kept"]] if is_loss_accepted else [["kept"], ["later"]]
+        assert fresh.rows("select sfld from notes order by id") == notes
+        if not is_loss_accepted:
+            goes_on(device, fresh, server)
+            return
         # A device that synced since then is told so once, and then asked for a direction.
         device.endpoint(server.url)
         with pytest.raises(ClientError, match="Check Database"):

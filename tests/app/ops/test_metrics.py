@@ -16,7 +16,7 @@ import pytest
 
 from app.ops.catalogue import BY_NAME, MAINTAINED, VERIFIED
 from app.version import VERSION
-from storage.database.verified import note_verified
+from storage.database.runs import Checked, CheckLog
 from storage.objects.local import LocalObjectStore
 from storage.types import run_here
 from tests.app.ops.scrape import Samples, get, moved, scrape, until
@@ -222,8 +222,9 @@ def test_times_of_maintenance_and_of_a_verified_restore_are_those_of_the_store(t
     subprocess.run(
         [sys.executable, "-m", "app.cli", "maintain"], env=env, cwd=servers.REPOSITORY, check=True, timeout=60
     )
-    note_verified(LocalObjectStore(folder / "ankisyncd", run_here), 1_600_000_000_000)
-    note_verified(LocalObjectStore(folder / "ankisyncd", run_here), 1_700_000_000_000)
+    checks = CheckLog(LocalObjectStore(folder / "ankisyncd", run_here), lambda: "nonce")
+    checks.write(Checked(last_ms=1_600_000_000_000))
+    checks.write(Checked(last_ms=1_700_000_000_000))
     with servers.serving(servers.OURS, folder, 1, extra):
         until(lambda: (VERIFIED,) in scrape(port))
         found = scrape(port)
