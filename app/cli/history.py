@@ -13,6 +13,7 @@ from typing import BinaryIO
 import click
 
 from app.cli import store
+from app.cli.audit import Change
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.cli.restoring import Restorer, RestoreRefused
@@ -40,7 +41,7 @@ def history() -> None:
 def list_versions(admin: Admin, name: str, kind: str, *, as_json: bool) -> None:
     """The versions of the user NAME that can be brought back, oldest first."""
     database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
-    with _restorer(admin) as restorer:
+    with restorer_of(admin) as restorer:
         points = restorer.list_points(database)
     show([_row(point, points[-1].version) for point in points], _COLUMNS, as_json=as_json)
 
@@ -57,11 +58,11 @@ def export(admin: Admin, name: str, version: int, file: str) -> None:
     the bare database: Anki opens it as the collection.anki2 of a profile. `-` is standard output.
     """
     user = admin.find_user(name).id
-    with _restorer(admin) as restorer, _new_file(file) as target:
+    with restorer_of(admin) as restorer, _new_file(file) as target:
         restorer.export(user, version, file, target)
 
 
-@history.command("restore")
+@history.command("restore", cls=Change)
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 @kind_argument
@@ -77,7 +78,7 @@ def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, ye
     database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
     if exact and database.kind is DatabaseKind.COLLECTION:
         raise click.UsageError("--exact is for media")
-    with _restorer(admin) as restorer:
+    with restorer_of(admin) as restorer:
         point = find_point(restorer.list_points(database), version)
         if not yes:
             moment = datetime.fromtimestamp(point.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
@@ -112,7 +113,8 @@ def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: boo
 
 
 @contextmanager
-def _restorer(admin: Admin) -> Iterator[Restorer]:
+def restorer_of(admin: Admin) -> Iterator[Restorer]:
+    """What brings versions back, with the stores open."""
     with admin.stores() as stores:
         yield Restorer(stores, stores.work.path, stores.limits.history_ms, now_ms, new_nonce)
 

@@ -11,6 +11,7 @@ import apsw
 import click
 
 from app.cli import official
+from app.cli.audit import Change
 from app.cli.context import Admin
 from app.main import Stores, build_collections, new_nonce, now_ms
 from app.sync.transfer import OK
@@ -22,7 +23,7 @@ from storage.types import DatabaseId, DatabaseKind, UserId, run_here
 _PIECE_BYTES = 1 << 20
 
 
-@click.command("import")
+@click.command("import", cls=Change)
 @click.argument("base", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--user", "names", multiple=True, help="Only this user; may be given several times.")
 @click.option("--replace", is_flag=True, help="Also where the user has data here already.")

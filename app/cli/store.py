@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from app.cli.audit import Change
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.examination import Examination, Finding
@@ -81,7 +82,7 @@ class _ShardType(click.ParamType[Shard]):
         raise click.BadParameter(f"{value!r} is not like 2/8", ctx, param)
 
 
-@click.command()
+@click.command(cls=Change)
 @click.option("--full", "is_full", is_flag=True, help="Take all databases, also those that have not changed.")
 @click.option("--shard", type=_ShardType(), default=EVERYTHING, help="Take the I-th of N parts of the users.")
 @click.option(
@@ -110,7 +111,7 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
         raise click.ClickException("\n".join(faults))
 
 
-@click.command("erase")
+@click.command("erase", cls=Change)
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

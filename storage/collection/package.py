@@ -1,4 +1,4 @@
-"""A collection as the package (.colpkg) that Anki writes as a backup and imports, without media."""
+"""A collection as the package (.colpkg) that Anki writes as a backup and imports."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ _anki: Any = LazyModule("anki._backend")
 _errors: Any = LazyModule("anki.errors")
 
 
-def write_package(collection: Path, into: Path) -> None:
-    """Pack a throw-away copy of a collection, which the engine opens. Raises: Corrupt."""
+def write_package(collection: Path, into: Path, media: Path | None = None) -> None:
+    """Pack a throw-away copy of a collection, which the engine opens, and the files of the folder `media`.
+
+    Raises: Corrupt.
+    """
     backend = _anki.RustBackend(langs=["en"], server=False)
-    media = collection.with_name(collection.name + ".media")
-    media.mkdir()
+    folder = media or collection.with_name(collection.name + ".media")
+    folder.mkdir(exist_ok=True)
     try:
         backend.open_collection(
-            collection_path=str(collection), media_folder_path=str(media), media_db_path=f"{media}.db"
+            collection_path=str(collection), media_folder_path=str(folder), media_db_path=f"{collection}.db"
         )
-        backend.export_collection_package(out_path=str(into), include_media=False, legacy=False)
+        backend.export_collection_package(out_path=str(into), include_media=media is not None, legacy=False)
     except _errors.AnkiException as exc:
         raise Corrupt(str(collection), "a collection that the engine can pack", str(exc)) from exc

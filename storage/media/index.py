@@ -243,6 +243,16 @@ class MediaIndex:
         ).fetchone()
         return dict(zip(("usn", "count", "bytes"), row, strict=True))
 
+    def count_anew(self) -> bool:
+        """Set the totals by a scan of all rows; False if they were right. The USN never goes down."""
+        usn, files, total_bytes = self._totals()
+        counted = self.recount()
+        found = max(usn, counted["usn"]), counted["count"], counted["bytes"]
+        if found == (usn, files, total_bytes):
+            return False
+        self._set_totals(*found)
+        return True
+
     def _forget_old(self, now_s: int) -> None:
         """A few at a time, oldest first: more than one batch of changes can add."""
         self._connection.execute(

@@ -134,9 +134,11 @@ def test_all_keys_of_a_user_are_revoked_at_once(admin):
     assert server.authenticator.authenticate(bobs)
 
 
-def test_lists_in_a_pipe_are_tab_separated_and_plain(admin):
+def test_lists_in_a_pipe_are_tab_separated_below_headings(admin):
     admin.run("user", "add", "alice", "--password-stdin", stdin="x")
-    fields = admin.run("user", "list").stdout.rstrip("\n").split("\t")
+    titles, line = admin.run("user", "list").stdout.splitlines()
+    assert titles == "name\tid\tsource\tkeys\tcreated\tchanged"
+    fields = line.split("\t")
     assert fields[0] == "alice"
     assert re.fullmatch(r"u[0-9a-f]{24}", fields[1])
     assert fields[2:4] == ["list", "0"]
