@@ -97,7 +97,10 @@ def drop(stores: Stores, user: UserId, bad: list[Bad]) -> bool:
     def change(index: MediaIndex) -> bool:
         is_dropped = index.drop_rows([file.row for file in bad])
         is_counted = index.count_anew()
-        return is_dropped or is_counted or index.stamps() != carried
+        if not (is_dropped or is_counted or index.stamps() != carried):
+            return False
+        index.ask_to_compare(now_ms() // 1000)
+        return True
 
     return make_gate(stores, now_ms, new_nonce).change(user, change).is_committed
 

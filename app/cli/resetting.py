@@ -61,8 +61,10 @@ class Resetter:
                 for name, facts in index.list_files()
             ]
             count = len(rows)
+            now_s = self.clock_ms() // 1000
             # Versions of the history still need the contents.
-            index.remember((row.sha256 for row in rows), self.clock_ms() // 1000)
+            index.remember((row.sha256 for row in rows), now_s)
+            index.ask_to_compare(now_s)
             return index.drop_rows(rows)
 
         make_gate(self.stores, self.clock_ms, self.nonce).change(user, forget)

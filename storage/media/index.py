@@ -219,6 +219,20 @@ class MediaIndex:
         self._set_totals(usn, files, total_bytes)
         return True
 
+    def ask_to_compare(self, now_s: int) -> None:
+        """Make every device compare its number of files with ours at its next media sync.
+
+        A device that is at our USN and has nothing to send does not ask. So there is a USN more, of a
+        tombstone for a name that no file has; where the numbers differ, the device then lists all files anew.
+        Source: rslib/src/sync/media/syncer.rs of ankitects/anki (sync_inner).
+        """
+        usn, files, total_bytes = self._totals()
+        name = f"_ankisyncd-compare-{usn + 1}"
+        while self._connection.execute("SELECT 1 FROM files WHERE name = ?", (name,)).fetchone():
+            name += "_"
+        self._connection.execute(_REPLACE, (usn + 1, name, *_NOTHING, now_s))
+        self._set_totals(usn + 1, files, total_bytes)
+
     def contents_since(self, time_s: int) -> Iterator[bytes]:
         """The SHA-256 of each content that a file has, or had at `time_s` or later.
 

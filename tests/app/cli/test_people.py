@@ -282,3 +282,68 @@ def spoil(path: Path) -> None:
 
 def interrupt(*_: object) -> None:
     raise RuntimeError
+
+
+class TestMediaRebuild:
+    def test_lost_and_damaged_files_are_named_by_a_dry_run_which_changes_nothing(self, admin):
+        admin.blob(ALONE).unlink()
+        spoil(admin.blob(LARGE))
+        rows = admin.json("media", "rebuild", "alice", "--dry-run")
+        assert rows == [
+            {"name": "own.txt", "fault": "its content is lost"},
+            {"name": "große.bin", "fault": "its content is not what was uploaded"},
+        ]
+        assert admin.status("alice")["media_files"] == 3
+        assert admin.blob(LARGE).exists()
+
+    def test_they_are_dropped_without_a_tombstone_and_counted_anew(self, admin):
+        admin.blob(ALONE).unlink()
+        spoil(admin.blob(LARGE))
+        admin.run("media", "rebuild", "alice", "--yes")
+        assert changes(admin) == ["shared.txt"]
+        assert admin.status("alice")["media_files"] == 1
+        assert admin.status("alice")["media_bytes"] == len(SHARED)
+        assert not admin.blob(LARGE).exists()
+        assert all(finding["fault"] is None for finding in admin.json("doctor", "--read-media"))
+        assert admin.json("media", "rebuild", "alice", "--yes") == []
+
+    def test_rows_that_do_not_fit_their_content_are_dropped_and_the_content_kept(self, admin):
+        spoil_index(admin, "UPDATE files SET sha1 = zeroblob(20) WHERE name = 'own.txt'")
+        spoil_index(admin, "UPDATE files SET name = 'a/b' WHERE name = 'shared.txt'")
+        faults = [row["fault"] for row in admin.json("media", "rebuild", "alice", "--yes")]
+        assert faults == [
+            "a file name with a separator",
+            "the index tells another size or checksum than the content has",
+        ]
+        assert changes(admin) == ["große.bin"]
+        assert admin.blob(ALONE).exists()
+
+    def test_wrong_counts_are_set_right(self, admin):
+        spoil_index(admin, "UPDATE totals SET files = 17")
+        assert admin.status("alice")["media_files"] == 17
+        assert "counts were wrong" in admin.run("media", "rebuild", "alice", "--yes").stderr
+        assert admin.status("alice")["media_files"] == 3
+
+    def test_what_is_sound_is_not_committed_anew(self, admin):
+        before = admin.json("history", "list", "alice", "media")
+        admin.run("media", "rebuild", "alice", "--yes")
+        assert admin.json("history", "list", "alice", "media") == before
+
+
+def changes(admin: Admin) -> list[str]:
+    """The files that a device that has nothing is told of."""
+    with Context(Settings.from_env(admin.env)).stores() as stores:
+        gate = make_gate(stores, now_ms, lambda: os.urandom(8).hex())
+        found = gate.read(admin.ids["alice"], lambda index: index.changes_since(0), otherwise=[])
+    return [name for name, _, sha1 in found if sha1]
+
+
+def spoil_index(admin: Admin, sql: str) -> None:
+    """As a fault of ours would have written it: a commit like any other."""
+
+    def work(index) -> bool:
+        index._connection.execute(sql)
+        return True
+
+    with Context(Settings.from_env(admin.env)).stores() as stores:
+        make_gate(stores, now_ms, lambda: os.urandom(8).hex()).change(admin.ids["alice"], work)
