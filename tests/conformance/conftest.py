@@ -11,7 +11,7 @@ from tests.conformance.device import NEWEST, Device, Pool
 from tests.support import aws, cluster, servers
 
 OLDER = ("2.1.49", "2.1.66", "23.10.1", "25.2.7")
-ONLY_OURS = ("test_hostile", "test_processes", "test_restore", "test_operator")
+ONLY_OURS = ("test_hostile", "test_processes", "test_restore", "test_operator", "test_trouble")
 Make = Callable[..., Device]
 
 

@@ -67,7 +67,7 @@ def as_older(source: Path, into: Path, write_media: Callable[[list, Path], None]
     into.mkdir(parents=True)
     shutil.copy(source / "collection.anki2", into)
     Collection(str(into / "collection.anki2")).close(downgrade=True)
-    shutil.copytree(source / "media", into / "collection.media")
+    shutil.copytree(source / "media", into / "collection.media", dirs_exist_ok=True)
     media = sqlite3.connect(source / "media.db")
     rows = media.execute("SELECT fname, csum, size, usn FROM media ORDER BY usn").fetchall()
     media.close()
