@@ -18,6 +18,7 @@ from app.auth.passwords import Passwords
 from app.cli import checking, people, store
 from app.cli.audit import Change, note
 from app.cli.context import Admin
+from app.cli.examples import PROGRAM, add_examples, completion
 from app.cli.history import history
 from app.cli.importing import import_official
 from app.cli.init import init
@@ -32,7 +33,7 @@ from storage.types import UserId, run_here
 
 _USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
 _KEY_COLUMNS = ("id", "user", "client", "created_ms", "used_ms")
-_WITHOUT_SETTINGS = frozenset({"config"})
+_WITHOUT_SETTINGS = frozenset({"completion", "config"})
 """Commands that must work with settings that are wrong."""
 
 
@@ -155,7 +156,7 @@ for command in (store.erase, checking.check_login, people.export, people.purge, 
     user.add_command(command)
 for command in (store.status, store.doctor, store.maintain, history, import_official, init):
     cli.add_command(command)
-for command in (checking.check, checking.config, media):
+for command in (checking.check, checking.config, media, completion):
     cli.add_command(command)
 
 
@@ -197,6 +198,9 @@ def revoke_keys(admin: Admin, key_id: str | None, name: str | None) -> None:
     click.echo(f"Revoked the key {key_id}.")
 
 
+add_examples(cli)
+
+
 def keys_named(admin: Admin, key_id: str) -> Iterator[KeyRecord]:
     """The keys with this id: one, unless ids collide."""
     return (record for record in admin.keys.list() if record.id == key_id)
@@ -228,4 +232,4 @@ def key_row(record: KeyRecord, names: dict[UserId, str]) -> Row:
 def main() -> None:
     """The console command."""
     os.umask(0o077)  # as the server: what is made is for the owner alone
-    cli(prog_name="ankisyncctl")
+    cli(prog_name=PROGRAM)

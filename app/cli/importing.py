@@ -13,9 +13,10 @@ from pathlib import Path
 import apsw
 import click
 
-from app.cli import official
+from app.cli import official, store
 from app.cli.audit import Change
 from app.cli.context import Admin
+from app.cli.output import Row, show
 from app.cli.progress import shown
 from app.cli.restoring import make_gate
 from app.main import Stores, build_collections, new_nonce, now_ms
@@ -36,8 +37,11 @@ _FILES_AT_ONCE = 500
 @click.argument("base", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--user", "names", multiple=True, help="Only this user; may be given several times.")
 @click.option("--replace", is_flag=True, help="Also where the user has data here already.")
+@store.as_json
 @click.pass_obj
-def import_official(admin: Admin, base: Path | None, names: tuple[str, ...], *, replace: bool) -> None:
+def import_official(
+    admin: Admin, base: Path | None, names: tuple[str, ...], *, replace: bool, as_json: bool
+) -> None:
     """Bring over the users of another server, or one collection.
 
     BASE is the folder of an official server (SYNC_BASE, if it is left out) or of an older Python server (the
@@ -49,25 +53,33 @@ def import_official(admin: Admin, base: Path | None, names: tuple[str, ...], *, 
     if base is None:
         raise click.UsageError("give BASE, or set SYNC_BASE")
     if base.is_file():
-        _import_package(admin, base, names, replace=replace)
+        _import_package(admin, base, names, replace=replace, as_json=as_json)
         return
     folders = [folder for folder in official.list_users(base) if not names or folder.name in names]
     missing = sorted(set(names) - {folder.name for folder in folders})
     failures = [f"{name}: {base} has no such user" for name in missing]
     if not folders and not failures:
         failures.append(f"{base} has no user of an official or older Python server")
+    rows: list[Row] = []
     with admin.stores() as stores:
         importer = Importer(admin, stores)
         for folder in folders:
             try:
-                click.echo(f"{folder.name}: {importer.bring(folder, replace=replace)}")
+                done = importer.bring(folder, replace=replace)
+                rows.append({"user": folder.name, "imported": done})
+                if not as_json:
+                    click.echo(f"{folder.name}: {done}")
             except (official.OfficialError, ImportRefused) as exc:
                 failures.append(f"{folder.name}: {exc}")
+    if as_json:
+        show(rows, ("user", "imported"), as_json=True)
     if failures:
         raise click.ClickException("; ".join(failures))
 
 
-def _import_package(admin: Admin, package: Path, names: tuple[str, ...], *, replace: bool) -> None:
+def _import_package(
+    admin: Admin, package: Path, names: tuple[str, ...], *, replace: bool, as_json: bool
+) -> None:
     if len(names) != 1:
         raise click.UsageError("a package is imported for one --user")
     user = admin.find_user(names[0]).id
@@ -76,6 +88,9 @@ def _import_package(admin: Admin, package: Path, names: tuple[str, ...], *, repl
             done = PackageImporter(admin, stores).bring(user, package, replace=replace)
         except ImportRefused as exc:
             raise click.ClickException(f"{package}: {exc}") from exc
+    if as_json:
+        show([{"user": names[0], "imported": done}], ("user", "imported"), as_json=True)
+        return
     click.echo(f"{names[0]}: {done}. Choose download on each device when it next syncs.")
 
 

@@ -6,13 +6,14 @@ import sys
 from typing import Any, Final
 
 import click
+import msgspec
 
 from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, show, show_one
 from app.examination import Examination, Finding
 from app.main import Stores, new_nonce
-from app.upkeep import EVERYTHING, Shard
+from app.upkeep import EVERYTHING, Shard, Summary
 from storage.database.keys import prefix
 from storage.database.lost import Lost, list_lost
 from storage.database.mark import STORE, HeadsMark, list_databases
@@ -91,8 +92,9 @@ class _ShardType(click.ParamType[Shard]):
     help="Take the head records as they are, although objects tell that some are lost or older; "
     "what only those named is then deleted. Takes all databases.",
 )
+@as_json
 @click.pass_obj
-def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) -> None:
+def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool, as_json: bool) -> None:
     """Compact what has grown long and delete what nothing needs; the server does so once a day.
 
     Takes the databases that have changed since the last run, and all of them once a week. May be broken off:
@@ -100,15 +102,22 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
     """
     with admin.stores() as stores:
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
-    click.echo(
-        f"{summary.databases} databases, {summary.compacted} compacted; "
-        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes."
-    )
+    if as_json:
+        show_one(msgspec.structs.asdict(summary), as_json=True)
+    else:
+        click.echo(_in_words(summary))
     faults = list(summary.refused)
     if summary.failed:
         faults.append(f"{summary.failed} databases could not be done; see doctor")
     if faults:
         raise click.ClickException("\n".join(faults))
+
+
+def _in_words(summary: Summary) -> str:
+    return (
+        f"{summary.databases} databases, {summary.compacted} compacted; "
+        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes."
+    )
 
 
 @click.command("erase", cls=Change)

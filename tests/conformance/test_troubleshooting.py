@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import http.server
 import os
 import re
@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from storage.errors import StorageError
-from storage.heads.base import NewSession
 from storage.heads.local import LocalHeadStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import run_here
 from tests.conformance.device import NEWEST, ClientError, Device, Pool
 from tests.support import servers
 from tests.support.servers import Server, User
@@ -196,10 +195,7 @@ class TestFiles:
         os.seteuid(54321)
         try:
             with pytest.raises(StorageError) as caught:
-                store = LocalHeadStore(path, run_here)
-                store.open_session(
-                    DatabaseId(UserId("u"), DatabaseKind.COLLECTION), NewSession("session", 1, 1)
-                )
+                LocalHeadStore(path, run_here)
         finally:
             os.seteuid(0)
         assert explained(str(caught.value)) == "attempt to write a readonly database"
@@ -208,15 +204,15 @@ class TestFiles:
 def self_signed(path: Path) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=9))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=9))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(key, hashes.SHA256())
     )

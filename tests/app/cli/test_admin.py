@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from app.cli.admin import cli
+from app.cli.examples import EXAMPLES
 from app.cli.output import text_of
 from app.config import Settings
 from app.errors import AuthError
@@ -206,3 +213,35 @@ def test_a_password_that_is_not_utf_8_is_one_clear_line(admin):
     )
     assert result.exit_code == 2
     assert "not UTF-8" in result.output
+
+
+def commands(group=cli, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name))
+
+
+@pytest.mark.parametrize("words", sorted(EXAMPLES))
+def test_help_shows_examples_that_are_commands(admin, words):
+    assert words in set(commands())
+    shown = admin.run(*words.split(), "--help").stdout
+    for example in EXAMPLES[words]:
+        assert f"ankisyncctl {example}" in shown
+        given = shlex.split(example.split(" > ")[0].split(" < ")[0])[len(words.split()) :]
+        command = functools.reduce(lambda group, word: group.commands[word], words.split(), cli)
+        paths = {param.name for param in command.params if isinstance(param.type, click.Path)}
+        with command.make_context(words, list(given), resilient_parsing=True) as context:
+            assert paths or context.args == []
+
+
+def test_a_shell_completes_commands():
+    run = functools.partial(
+        subprocess.run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    script = run([sys.executable, "-m", "app.cli", "completion", "zsh"]).stdout
+    assert "_ANKISYNCCTL_COMPLETE=zsh_complete" in script
+    asked = {"_ANKISYNCCTL_COMPLETE": "bash_complete", "COMP_WORDS": "ankisyncctl user pu", "COMP_CWORD": "2"}
+    found = run([sys.executable, "-m", "app.cli"], env=os.environ | asked).stdout
+    assert found.split() == ["plain,purge"]
