@@ -23,7 +23,7 @@ from app.cli.history import history
 from app.cli.importing import import_official
 from app.cli.init import init
 from app.cli.media import media
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
 from app.cli.password import password_stdin, read_password
 from app.config import Settings, SettingsError
 from app.errors import AppError, ServiceUnavailable
@@ -81,9 +81,16 @@ def user() -> None:
 @password_stdin
 @click.option("--from-environment", is_flag=True, help="Take over the data of the SYNC_USERn of that name.")
 @click.option("--id", "user_id", help="Take over the data that a removed user left under this id.")
+@store.as_json
 @click.pass_obj
-def add_user(
-    admin: Admin, name: str, user_id: str | None, *, password_stdin: bool, from_environment: bool
+def add_user(  # noqa: PLR0913 - options
+    admin: Admin,
+    name: str,
+    user_id: str | None,
+    *,
+    password_stdin: bool,
+    from_environment: bool,
+    as_json: bool,
 ) -> None:
     """Make the user NAME; no restart is needed."""
     if name != name.encode("utf-8", "replace").decode():
@@ -96,25 +103,31 @@ def add_user(
         name, read_password(from_stdin=password_stdin), user=None if user_id is None else UserId(user_id)
     )
     note(user=added.id)
-    click.echo(f"Added {added.name} ({added.id}) to the users of {admin.settings.place}.")
+    said = f"Added {added.name} ({added.id}) to the users of {admin.settings.place}."
+    say(said, {"name": added.name, "id": added.id}, as_json=as_json)
 
 
 @user.command("passwd", cls=Change)
 @click.argument("name")
 @password_stdin
+@store.as_json
 @click.pass_obj
-def change_password(admin: Admin, name: str, *, password_stdin: bool) -> None:
+def change_password(admin: Admin, name: str, *, password_stdin: bool, as_json: bool) -> None:
     """Give NAME another password; all devices have to log in again."""
-    note(user=admin.find_user(name).id)
+    user_id = admin.find_user(name).id
+    note(user=user_id)
     admin.users.change_password(name, read_password(from_stdin=password_stdin))
-    click.echo(f"Changed the password of {name}; its host keys are revoked.")
+    said = f"Changed the password of {name}; its host keys are revoked."
+    say(said, {"name": name, "id": user_id}, as_json=as_json)
 
 
 @user.command("hash")
 @password_stdin
-def hash_password(*, password_stdin: bool) -> None:
+@store.as_json
+def hash_password(*, password_stdin: bool, as_json: bool) -> None:
     """Print the hash of a password, for SYNC_USERn with PASSWORDS_HASHED."""
-    click.echo(Passwords(run_here).hash(read_password(from_stdin=password_stdin)))
+    made = Passwords(run_here).hash(read_password(from_stdin=password_stdin))
+    say(made, {"hash": made}, as_json=as_json)
 
 
 @user.command("list")
@@ -135,8 +148,9 @@ def list_users(admin: Admin, *, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--delete-data", is_flag=True, help="Also delete collection and media, with all history.")
+@store.as_json
 @click.pass_obj
-def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> None:
+def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool, as_json: bool) -> None:
     """Remove NAME and its host keys; without --delete-data the data stays under the user's id."""
     found = admin.find_user(name)
     note(user=found.id)
@@ -144,12 +158,14 @@ def remove_user(admin: Admin, name: str, *, yes: bool, delete_data: bool) -> Non
         what = "delete all its data for good" if delete_data else "log out all its devices"
         click.confirm(f"Remove {found.name} and {what}?", abort=True)
     admin.users.remove(name)
+    row: Row = {"name": found.name, "id": found.id, "data_deleted": delete_data}
     if not delete_data:
-        click.echo(f"Removed {found.name}. Its data is kept under the id {found.id}.")
+        said = f"Removed {found.name}. Its data is kept under the id {found.id}."
+        say(said, row, as_json=as_json)
         return
     with admin.stores() as stores:
         store.erase_data(stores, found.id)
-    click.echo(f"Removed {found.name} and deleted its data.")
+    say(f"Removed {found.name} and deleted its data.", row, as_json=as_json)
 
 
 for command in (store.erase, checking.check_login, people.export, people.purge, people.reset):
@@ -179,8 +195,9 @@ def list_keys(admin: Admin, name: str | None, *, as_json: bool) -> None:
 @key.command("revoke", cls=Change)
 @click.argument("key_id", required=False)
 @click.option("--user", "name", help="All keys of this user.")
+@store.as_json
 @click.pass_obj
-def revoke_keys(admin: Admin, key_id: str | None, name: str | None) -> None:
+def revoke_keys(admin: Admin, key_id: str | None, name: str | None, *, as_json: bool) -> None:
     """Revoke the key KEY_ID, as `key list` shows it; the device has to log in again."""
     if (key_id is None) == (name is None):
         raise click.UsageError("give either KEY_ID or --user")
@@ -188,14 +205,15 @@ def revoke_keys(admin: Admin, key_id: str | None, name: str | None) -> None:
         user_id = admin.find_user(name).id
         count = admin.keys.revoke_all(user_id)
         note(user=user_id, keys=count)
-        click.echo(f"Revoked {count} keys of {name}.")
+        say(f"Revoked {count} keys of {name}.", {"user": user_id, "revoked": count}, as_json=as_json)
         return
     records = list(keys_named(admin, key_id or ""))
     if len(records) != 1:
         raise click.ClickException(f"{len(records) or 'no'} keys have the id {key_id!r}")
     admin.keys.revoke(records[0].hash)
     note(user=records[0].user)
-    click.echo(f"Revoked the key {key_id}.")
+    said = f"Revoked the key {key_id}."
+    say(said, {"user": records[0].user, "revoked": 1}, as_json=as_json)
 
 
 add_examples(cli)

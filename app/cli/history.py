@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+import msgspec
 
 from app.cli import store
 from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
 from app.cli.restoring import Restorer, RestoreRefused
 from app.main import new_nonce, now_ms
 from storage.database.history import Point, find_point
@@ -68,8 +69,11 @@ def export(admin: Admin, name: str, version: int, file: str) -> None:
 @kind_argument
 @click.option("--exact", is_flag=True, help="Of media: also remove the files that came later.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@store.as_json
 @click.pass_obj
-def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, yes: bool) -> None:  # noqa: PLR0913
+def restore(  # noqa: PLR0913 - options
+    admin: Admin, name: str, version: int, kind: str, *, exact: bool, yes: bool, as_json: bool
+) -> None:
     """Make VERSION of NAME's collection, or of its media, the newest one.
 
     What it replaces stays in the history. After a collection, each device asks for a direction at
@@ -86,26 +90,30 @@ def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, ye
             click.confirm(f"Bring back the {kind} of {name} as of {moment} UTC{also}?", abort=True)
         try:
             if database.kind is DatabaseKind.COLLECTION:
-                _restore_collection(restorer, database.user, version)
+                _restore_collection(restorer, database.user, version, as_json=as_json)
             else:
-                _restore_media(restorer, database.user, version, exact=exact)
+                _restore_media(restorer, database.user, version, exact=exact, as_json=as_json)
         except RestoreRefused as exc:
             raise click.ClickException(str(exc)) from exc
 
 
-def _restore_collection(restorer: Restorer, user: UserId, version: int) -> None:
+def _restore_collection(restorer: Restorer, user: UserId, version: int, *, as_json: bool) -> None:
     head = restorer.restore_collection(user, version)
-    click.echo(
-        f"Version {head.version} is now what version {version} was: {head.stamps['notes']} notes, "
-        f"{head.stamps['cards']} cards. Choose download on each device when it next syncs."
+    notes, cards = head.stamps["notes"], head.stamps["cards"]
+    say(
+        f"Version {head.version} is now what version {version} was: {notes} notes, "
+        f"{cards} cards. Choose download on each device when it next syncs.",
+        {"version": head.version, "restored": version, "notes": notes, "cards": cards},
+        as_json=as_json,
     )
     if not head.stamps["cards"]:
         click.echo("It has no cards: devices that have some will only offer to upload theirs.", err=True)
 
 
-def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: bool) -> None:
+def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: bool, as_json: bool) -> None:
     done = restorer.restore_media(user, version, exact=exact)
-    click.echo(f"{done.back} media files are back, {done.removed} removed; devices follow when they sync.")
+    said = f"{done.back} media files are back, {done.removed} removed; devices follow when they sync."
+    say(said, msgspec.structs.asdict(done), as_json=as_json)
     if done.lost:
         raise click.ClickException(
             f"the content of {len(done.lost)} files is not kept any more: " + ", ".join(map(repr, done.lost))

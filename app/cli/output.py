@@ -41,6 +41,14 @@ def show_one(row: Row, *, as_json: bool) -> None:
         click.echo(f"{title_of(column).ljust(width)}  {text_of(column, value)}")
 
 
+def say(sentence: str, row: Row, *, as_json: bool) -> None:
+    """Tell what was done: a sentence for people, an object for programs."""
+    if as_json:
+        show_one(row, as_json=True)
+    else:
+        click.echo(sentence)
+
+
 def title_of(column: str) -> str:
     """What stands above a column."""
     return column.removesuffix("_ms").replace("_", " ")

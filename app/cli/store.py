@@ -10,7 +10,8 @@ import msgspec
 
 from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show, show_one
+from app.cli.output import Row, say, show
+from app.cli.progress import shown
 from app.examination import Examination, Finding
 from app.main import Stores, new_nonce
 from app.upkeep import EVERYTHING, Shard, Summary
@@ -54,9 +55,10 @@ def doctor(admin: Admin, name: str | None, *, read_media: bool, as_json: bool) -
     chosen = admin.find_user(name).id if name else None
     with admin.stores() as stores:
         examination = Examination(stores.databases, stores.blobs, run_here)
+        databases = list(list_databases(stores.heads, chosen))
         findings = [
             examination.examine(database, read_media=read_media)
-            for database in list(list_databases(stores.heads, chosen))
+            for database in shown(databases, len(databases), "Examining")
         ]
         fault = HeadsMark(stores.heads, stores.objects, new_nonce).find_fault()
         findings += _lost(stores, chosen, suspects_all=fault is not None)
@@ -102,10 +104,7 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool, as
     """
     with admin.stores() as stores:
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
-    if as_json:
-        show_one(msgspec.structs.asdict(summary), as_json=True)
-    else:
-        click.echo(_in_words(summary))
+    say(_in_words(summary), msgspec.structs.asdict(summary), as_json=as_json)
     faults = list(summary.refused)
     if summary.failed:
         faults.append(f"{summary.failed} databases could not be done; see doctor")
@@ -123,8 +122,9 @@ def _in_words(summary: Summary) -> str:
 @click.command("erase", cls=Change)
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 @click.pass_obj
-def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
+def erase(admin: Admin, user_id: str, *, yes: bool, as_json: bool) -> None:
     """Delete the data that a removed user left under USER_ID, with its whole history."""
     user = UserId(user_id)
     if user == STORE.user:
@@ -141,7 +141,7 @@ def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
         if not yes:
             click.confirm(f"Delete all data of {user_id} for good?", abort=True)
         erase_data(stores, user)
-    click.echo(f"Deleted the data of {user_id}.")
+    say(f"Deleted the data of {user_id}.", {"id": user_id}, as_json=as_json)
 
 
 def erase_data(stores: Stores, user: UserId) -> None:

@@ -50,9 +50,9 @@ def test_it_prints_the_answer_and_returns_the_exit_code(ctl):
     assert ctl("nonsense").returncode == 2
 
 
-def test_the_settings_are_those_of_the_service_and_not_of_a_task(ctl, applied):
+def test_the_settings_are_those_of_the_service_and_not_of_a_task(ctl, applied, cloud, tmp_path):
     shown = ctl("config", "check").stdout
-    assert applied["values"]["outputs"]["bucket"]["value"] in shown
+    assert environment(applied, cloud, tmp_path, "maintain")["ANKISYNCD_S3_BUCKET"] in shown
     assert "/data" not in shown
 
 

@@ -245,3 +245,21 @@ def test_a_shell_completes_commands():
     asked = {"_ANKISYNCCTL_COMPLETE": "bash_complete", "COMP_WORDS": "ankisyncctl user pu", "COMP_CWORD": "2"}
     found = run([sys.executable, "-m", "app.cli"], env=os.environ | asked).stdout
     assert found.split() == ["plain,purge"]
+
+
+def test_every_command_that_answers_has_json():
+    """But for those whose answer is a file, or a script for a shell, and those that ask for more words."""
+    answers = sorted(set(commands()) - {"history export", "completion", "init"})
+    for words in answers:
+        command = functools.reduce(lambda group, word: group.commands[word], words.split(), cli)
+        assert any("--json" in param.opts for param in command.params), words
+
+
+def test_what_was_done_is_told_as_json(admin):
+    added = json.loads(admin.run("user", "add", "alice", "--password-stdin", "--json", stdin="x").stdout)
+    assert added["name"] == "alice"
+    changed = admin.run("user", "passwd", "alice", "--password-stdin", "--json", stdin="y").stdout
+    assert json.loads(changed)["id"] == added["id"]
+    assert admin.json("key", "revoke", "--user", "alice") == {"user": added["id"], "revoked": 0}
+    assert admin.json("maintain")["databases"] == 0
+    assert admin.json("user", "remove", "alice", "--yes")["data_deleted"] is False
