@@ -16,6 +16,7 @@ from app.auth.local import ListedUser
 from app.cli.progress import shown
 from app.cli.restoring import Restorer
 from app.main import Stores
+from app.media.unzip import fault_of_name
 from storage.collection.genesis import create_empty
 from storage.collection.package import write_package
 from storage.database.history import Point
@@ -76,11 +77,13 @@ class Exporter:
         count = 0
         with self._index(user) as rows:
             for name, facts in shown(rows, len(rows), "Fetching media"):
-                if self._write_file(name, facts, into / name):
+                if fault_of_name(name) is None and self._write_file(name, facts, into / name):
                     count += 1
                 else:
-                    (into / name).unlink(missing_ok=True)
                     lost.append(name)
+        for name in lost:
+            if fault_of_name(name) is None:  # a part of a damaged one
+                (into / name).unlink(missing_ok=True)
         return count, lost
 
     def _write_file(self, name: str, facts: FileFacts, path: Path) -> bool:

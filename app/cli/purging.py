@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,8 +21,10 @@ from storage.errors import StorageError
 from storage.media.blobs import key_of
 from storage.media.sweep import read_contents
 from storage.objects.now import read_clock
-from storage.objects.s3versions import S3Versions
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+
+if TYPE_CHECKING:
+    from storage.objects.s3versions import S3Versions  # would import the SDK
 
 _DAY_MS: Final = 24 * 3_600_000
 _AT_ONCE: Final = 500

@@ -129,6 +129,12 @@ class TestExport:
             "shared.txt": SHARED
         }
 
+    def test_a_name_that_leads_elsewhere_writes_nothing_there(self, admin, tmp_path):
+        spoil_index(admin, "UPDATE files SET name = '../../../up.txt' WHERE name = 'own.txt'")
+        result = admin.run("user", "export", "alice", str(tmp_path / "out"), code=1)
+        assert "up.txt" in result.stderr
+        assert list(tmp_path.rglob("up.txt")) == []
+
     def test_a_folder_that_exists_is_left_alone(self, admin, tmp_path):
         (tmp_path / "out").mkdir()
         assert "exists already" in admin.run("user", "export", "alice", str(tmp_path / "out"), code=1).stderr
