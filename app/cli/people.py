@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from app.cli.exporting import Exporter
 from app.cli.history import restorer_of
 from app.cli.output import Row, show, show_one
 from app.cli.progress import shown
-from app.cli.purging import Plan, Purged, Purger, Remaining
+from app.cli.purging import KEY_LIFE_S, Plan, Purged, Purger, Remaining
 from app.cli.resetting import Resetter
 from app.main import new_nonce, now_ms
 from storage.database.mark import STORE
@@ -77,7 +78,7 @@ def export(admin: Admin, name: str, folder: Path, *, versions: bool, as_json: bo
 @click.argument("name")
 @dry_run
 @yes
-@click.option("--at-once", is_flag=True, help="Also media that were stored within the last day.")
+@click.option("--at-once", is_flag=True, help="Do not wait; also media stored within the last day.")
 @store.as_json
 @click.pass_obj
 def purge(  # noqa: PLR0913 - options
@@ -87,14 +88,16 @@ def purge(  # noqa: PLR0913 - options
 
     Media that other users have as well stay theirs. What was stored within the last day is left to the
     daily maintenance, since another user's upload may rely on it just now; with --at-once such an upload may
-    have to be repeated, which their device does by itself. What must remain for a while is listed.
+    have to be repeated, which their device does by itself. On AWS it takes a minute, until no server takes a
+    key of the user any more. What must remain for a while is listed.
     """
     with admin.stores() as stores:
         versions = None
         if admin.cloud is not None and admin.settings.cloud is not None:
             versions = admin.cloud.versions()
-        purger = Purger(stores, admin.keys, versions, now_ms, shown)
-        found = _find_anybody(admin, name)
+        key_life_s = 0 if admin.cloud is None else KEY_LIFE_S
+        purger = Purger(stores, admin.keys, versions, now_ms, shown, key_life_s, time.sleep)
+        found = _find_user_or_id(admin, name)
         plan = purger.plan(found.id)
         if plan.is_empty and found.source != "list":
             raise click.ClickException(f"nothing is kept of {name!r}")
@@ -178,7 +181,7 @@ def reset(  # noqa: PLR0913 - options
     show_one(row | {"done": not dry_run}, as_json=as_json)
 
 
-def _find_anybody(admin: Admin, name: str) -> ListedUser:
+def _find_user_or_id(admin: Admin, name: str) -> ListedUser:
     """A user by name, or one who is gone by the id that the data is kept under."""
     found = admin.users.find(name)
     if found is not None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _DAY_MS: Final = 24 * 3_600_000
 _AT_ONCE: Final = 500
+KEY_LIFE_S: Final = 65
+"""Longer than a revoked key lives at servers that remember keys (app/auth/README.md)."""
 
 Progress = Callable[[Iterable[DatabaseId], int, str], Iterable[DatabaseId]]
 """Gives the items on, and shows how far it is: items, how many, and what is done with them."""
@@ -76,13 +78,19 @@ class Purged(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Purger:
-    """Works beside running servers. `versions` are those of the bucket; None if there is no bucket."""
+    """Works beside running servers.
+
+    `versions` are those of the bucket; None if there is no bucket. `key_life_s` is how long a revoked key may
+    still be good at servers.
+    """
 
     stores: Stores
     keys: HostKeys
     versions: S3Versions | None
     clock_ms: Callable[[], int]
     progress: Progress
+    key_life_s: int
+    sleep: Callable[[float], None]
 
     def plan(self, user: UserId) -> Plan:
         """Look at everything; reads the media index of each user, as contents are shared."""
@@ -116,14 +124,23 @@ class Purger:
         """Delete all of it, the account first, so that no device logs in again meanwhile.
 
         A media content that was stored within the last day may be what another user's upload, which runs
-        just now, relies on: it is left to the daily maintenance, unless all is to go `at_once`. Raises:
-        DeletionUnsafe if this machine's clock is wrong.
+        just now, relies on: it is left to the daily maintenance. Nor is anything deleted while a device could
+        write it again with a key that a server remembers. With `at_once` neither is waited for.
+        Raises: DeletionUnsafe if this machine's clock is wrong.
         """
         done = Purged()
         now_ms = read_clock(self.stores.objects, self.clock_ms)
         close_account()
         self.keys.revoke_all(plan.user)
         done.keys = len(plan.keys)
+        if plan.keys and self.key_life_s and not at_once:
+            self.sleep(self.key_life_s)
+        elif plan.keys and self.key_life_s:
+            until_ms = now_ms + self.key_life_s * 1000
+            what = "keys that servers remember"
+            done.remaining.append(
+                Remaining(what, until_ms, "a device that syncs now writes again: run this once more then")
+            )
         before_ms = now_ms + 2 * _DAY_MS if at_once else now_ms - self.stores.limits.sweep_grace_ms
         left = self._delete_contents(plan, before_ms, done)
         for kind in DatabaseKind:

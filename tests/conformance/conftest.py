@@ -11,7 +11,14 @@ from tests.conformance.device import NEWEST, Device, Pool
 from tests.support import aws, cluster, servers
 
 OLDER = ("2.1.49", "2.1.66", "23.10.1", "25.2.7")
-ONLY_OURS = ("test_hostile", "test_processes", "test_restore", "test_operator", "test_trouble")
+ONLY_OURS = (
+    "test_hostile",
+    "test_processes",
+    "test_restore",
+    "test_operator",
+    "test_trouble",
+    "test_moving_from",
+)
 Make = Callable[..., Device]
 
 

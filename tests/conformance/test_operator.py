@@ -124,6 +124,8 @@ def test_an_export_is_imported_by_a_client(
 def test_a_purged_user_of_the_environment_begins_anew(
     pair: tuple[Device, Device], server: Server, operator: Admin, user: User
 ) -> None:
+    if not isinstance(server, Server):
+        pytest.skip("several servers remember keys for a minute")
     a, _ = pair
     operator.run("user", "purge", user.name, "--yes", "--at-once")
     with pytest.raises(ClientError):

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from app.cli.admin import cli
 from app.cli.context import Admin as Context
+from app.cli.purging import Purger
 from app.cli.restoring import make_gate
 from app.config import Settings
 from app.main import build_collections
@@ -213,6 +214,22 @@ class TestPurge:
     )
     def test_what_is_nobody_is_refused(self, admin, name, message):
         assert message in admin.run("user", "purge", name, "--yes", code=1).stderr
+
+    def test_nothing_is_deleted_while_a_server_may_remember_a_key(self, admin):
+        context = Context(Settings.from_env(admin.env))
+        waits = []
+
+        def sleep(seconds: float) -> None:
+            waits.append((seconds, list(context.keys.list(admin.ids["alice"])), admin.blob(ALONE).exists()))
+
+        with context.stores() as stores:
+            purger = Purger(stores, context.keys, None, now_ms, lambda items, *_: items, 65, sleep)
+            plan = purger.plan(admin.ids["alice"])
+            done = purger.purge(plan, lambda: None, at_once=False)
+            again = purger.purge(plan, lambda: None, at_once=True)
+        assert waits == [(65, [], True)]
+        assert [left.what for left in again.remaining] == ["keys that servers remember"]
+        assert not any("keys" in left.what for left in done.remaining)
 
     def test_it_leaves_audit_lines_with_what_was_deleted(self, admin):
         admin.run("user", "purge", "alice", "--yes", "--at-once")
