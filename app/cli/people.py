@@ -89,7 +89,8 @@ def purge(  # noqa: PLR0913 - options
     Media that other users have as well stay theirs. What was stored within the last day is left to the
     daily maintenance, since another user's upload may rely on it just now; with --at-once such an upload may
     have to be repeated, which their device does by itself. On AWS it takes a minute, until no server takes a
-    key of the user any more. What must remain for a while is listed.
+    key of the user any more. What must remain for a while is listed. Old versions in the bucket need rights
+    of your own (terraform/README.md): without them the dry run shows none.
     """
     with admin.stores() as stores:
         versions = None
@@ -206,6 +207,7 @@ def _plan_row(found: ListedUser, plan: Plan) -> Row:
         "object_bytes": plan.object_bytes,
         "media_contents": len(plan.contents),
         "shared_contents": plan.shared,
+        "old_versions": plan.old_versions,
     }
 
 

@@ -48,13 +48,16 @@ class Plan(msgspec.Struct, frozen=True):
     """SHA-256 of the media that this user has, or had within the history, and no other user."""
     shared: int
     """Media contents that other users have as well."""
+    old_versions: int | None = 0
+    """Versions in the bucket of the databases' objects, current ones too; None without the right to list
+    them, so that they will remain."""
     unknown: str = ""
     """Why it cannot be told which contents are this user's alone; then none is deleted here."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is kept."""
-        return not (self.keys or self.databases or self.objects)
+        return not (self.keys or self.databases or self.objects or self.old_versions)
 
 
 class Remaining(msgspec.Struct, frozen=True):
@@ -117,6 +120,7 @@ class Purger:
             sum(stat.size_bytes for stat in found),
             tuple(sorted(own)),
             count - len(own) if not unknown else 0,
+            self._count_versions(user),
             unknown,
         )
 
@@ -164,6 +168,17 @@ class Purger:
         plan = self.keys.list(user), self.stores.heads.list(user)
         objects = (self.stores.objects.list(prefix(DatabaseId(user, kind))) for kind in DatabaseKind)
         return any(next(iter(found), None) is not None for found in (*plan, *objects))
+
+    def _count_versions(self, user: UserId) -> int | None:
+        if self.versions is None:
+            return 0
+        try:
+            if not self.versions.are_kept():
+                return 0
+            prefixes = [prefix(DatabaseId(user, kind)) for kind in DatabaseKind]
+            return sum(1 for start in prefixes for _ in self.versions.list(start))
+        except StorageError:
+            return None
 
     def _contents(self, database: DatabaseId) -> set[bytes]:
         """All that a media index names or remembers."""

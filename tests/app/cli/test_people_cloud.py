@@ -105,6 +105,8 @@ def test_a_purge_leaves_nothing_in_bucket_and_table_with_all_versions(place: Pla
     alice, bob = rows["alice"]["id"], rows["bob"]["id"]
     assert rows["alice"]["keys"] == 1
     assert any(alice in key for key in versions(place))
+    planned = json.loads(control(place, tmp_path, "user", "purge", "alice", "--dry-run", "--json").stdout)
+    assert planned["old_versions"] >= planned["objects"] > 0
     done = control(place, tmp_path, "user", "purge", "alice", "--yes", "--at-once", "--json")
     assert done.returncode == 0, done.stderr
     kept = versions(place)
@@ -137,11 +139,15 @@ def test_versions_that_may_not_be_deleted_are_listed_with_their_end(place: Place
     place.wire.on_call = lambda call: Fault.LOSE_REQUEST if "?versions" in call.path else Fault.NONE
     done = control(place, tmp_path, "user", "purge", "alice", "--yes", "--at-once", "--json")
     assert done.returncode == 0, done.stderr
-    (left,) = [
-        left for left in json.loads(done.stdout)["remaining"] if left["what"] == "old versions in the bucket"
-    ]
+    row = json.loads(done.stdout)
+    (left,) = [left for left in row["remaining"] if left["what"] == "old versions in the bucket"]
     assert left["until_ms"] is not None
     assert "could not be deleted" in left["note"]
+    place.wire.on_call = lambda _call: Fault.NONE
+    again = control(place, tmp_path, "user", "purge", row["id"], "--yes", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["old_versions"] > 0
+    assert not any(f"v1/{row['id']}/" in key for key in versions(place))
 
 
 def test_an_export_comes_from_the_bucket(place: Place, tmp_path: Path) -> None:
