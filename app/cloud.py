@@ -24,6 +24,7 @@ from app.auth.dynamotable import DynamoTable
 from app.auth.hostkeys import HostKeys
 from app.config import CloudSettings, CognitoSettings, Heads, Settings
 from app.errors import ServiceUnavailable
+from storage.aws import mapped
 from storage.awsclient import DirectDynamoDB, DirectS3
 from storage.heads import dynamodb as heads_dynamodb
 from storage.heads.base import HeadStore
@@ -31,6 +32,7 @@ from storage.heads.dynamodb import DynamoHeadStore
 from storage.heads.s3 import S3HeadStore
 from storage.objects import s3 as objects_s3
 from storage.objects.s3 import S3ObjectStore
+from storage.objects.s3versions import S3Versions
 from storage.types import Offload
 
 _CONNECTIONS: Final = 64
@@ -39,6 +41,8 @@ _PARALLEL: Final = 32
 """Requests to the bucket at once, of those that one request of a client splits into several."""
 _DAY_S: Final = 24 * 3600
 _ABORT_AFTER_DAYS: Final = 7
+_RECOVERY_DAYS: Final = 35
+"""Of point-in-time recovery, where nothing else is set."""
 _FORBIDDEN: Final = 403
 _SERVER_ERROR: Final = 500
 _CONDITION_FAILED: Final = frozenset({404, 409, 412})
@@ -114,6 +118,24 @@ class Cloud:
             return None
         return DynamoCounts(DynamoTable(self.dynamodb, self.place.table))
 
+    def versions(self) -> S3Versions:
+        """Old versions of the bucket's objects."""
+        return S3Versions(self.s3, self.place.bucket, self.place.prefix)
+
+    def recovery_days(self) -> int | None:
+        """For how long the table can be restored to an earlier moment; None if it cannot.
+
+        Raises: StorageError without the right to look.
+        """
+        if self.place.heads is Heads.S3:
+            return None
+        with mapped(f"backups of {self.place.table}"):
+            answer = self.dynamodb.describe_continuous_backups(TableName=self.place.table)
+        found = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+        if found.get("PointInTimeRecoveryStatus") != "ENABLED":
+            return None
+        return int(found.get("RecoveryPeriodInDays", _RECOVERY_DAYS))
+
     def directory(self, cognito: CognitoSettings) -> CognitoDirectory:
         """The user pool."""
         client = self._cognito(cognito)
@@ -172,21 +194,39 @@ class Finding(NamedTuple):
     """False: it passes by itself, and the server may start meanwhile."""
 
 
-def find_faults(settings: Settings) -> list[Finding]:
-    """What is wrong in the cloud for a server with these settings; writes and deletes one small object."""
+class Examined(NamedTuple):
+    """One service that is configured."""
+
+    service: str
+    place: str
+    finding: Finding | None
+    """None: it can be used."""
+
+
+def examine(settings: Settings) -> list[Examined]:
+    """Look at each service that is configured; writes and deletes one small object."""
     cloud = Cloud(settings)
-    checks: list[Callable[[], Finding | None]] = []
+    checks: list[tuple[str, str, Callable[[], Finding | None]]] = []
     if settings.cloud is not None:
-        checks.append(lambda: _bucket_fault(cloud))
+        bucket = f"s3://{settings.cloud.bucket}/{settings.cloud.prefix}"
+        checks.append(("bucket", bucket, lambda: _bucket_fault(cloud)))
         if settings.cloud.heads is Heads.DYNAMODB:
-            checks.append(lambda: _table_fault(cloud))
+            checks.append(("table", settings.cloud.table, lambda: _table_fault(cloud)))
     if settings.cognito is not None:
         cognito = settings.cognito
-        checks.append(lambda: _pool_fault(cloud, cognito))
+        checks.append(("user pool", cognito.pool.pool_id, lambda: _pool_fault(cloud, cognito)))
     if not checks:
         return []
     with ThreadPoolExecutor(len(checks)) as pool:  # each may wait for a service that is away
-        return [fault for fault in pool.map(lambda check: check(), checks) if fault]
+        findings = pool.map(lambda check: check[2](), checks)
+        return [
+            Examined(name, place, found) for (name, place, _), found in zip(checks, findings, strict=True)
+        ]
+
+
+def find_faults(settings: Settings) -> list[Finding]:
+    """What is wrong in the cloud for a server with these settings."""
+    return [examined.finding for examined in examine(settings) if examined.finding]
 
 
 def make_stores(settings: Settings) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from app.oldnames import OLD_NAMES, OLD_VALUES
 
@@ -75,6 +75,14 @@ class AddressSource(StrEnum):
     CF_CONNECTING_IP = "CfConnectingIp"
     TRUE_CLIENT_IP = "TrueClientIp"
     FLY_CLIENT_IP = "FlyClientIp"
+
+
+class Source(NamedTuple):
+    """Where a setting came from."""
+
+    variable: str | None
+    """None: it is not set, so the default holds."""
+    value: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +199,13 @@ class Settings:
         return 3 * self.payload_mib * MIB
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Settings:
+    def from_env(cls, env: Mapping[str, str], sources: dict[str, Source] | None = None) -> Settings:
         """Read `env`; an empty value counts as not set.
 
+        `sources` is filled with each setting that was looked for, also if there are faults.
         Raises: SettingsError, with all faults.
         """
-        read = _Reader(env)
+        read = _Reader(env, {} if sources is None else sources)
         cloud = _cloud(read)
         base = read.path("SYNC_BASE")
         cache_dir = read.path("ANKISYNCD_CACHE_DIR")
@@ -324,8 +333,9 @@ Choice = TypeVar("Choice", bound=StrEnum)
 class _Reader:
     """Takes values out of a mapping, remembers which names it knows, and gathers faults."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], sources: dict[str, Source]) -> None:
         self._env = env
+        self._sources = sources
         self._known: set[str] = set()
         self.faults: list[str] = []
         self.notes: list[str] = []
@@ -385,6 +395,7 @@ class _Reader:
             number += 1
             variable = f"SYNC_USER{number}"
             value = self._cleaned(variable, value)
+            self._sources[variable] = Source(variable, value)
             name, colon, password = value.partition(":")
             if fault := _fault_of_text(value):
                 self.faults.append(f"{variable} {fault}")
@@ -413,10 +424,12 @@ class _Reader:
     def _find(self, names: tuple[str, ...]) -> tuple[str, str | None]:
         """The first of `names` that is set, so the project's own name goes before the official one."""
         self._known.update(names)
+        self._sources.setdefault(names[0], Source(None, None))
         for name in names:
             if value := self._cleaned(name, self._env.get(name, "").strip()):
                 if fault := _fault_of_text(value):
                     self._add_once(self.faults, f"{name} {fault}")
+                self._sources[names[0]] = Source(name, value)
                 return name, value
         return names[0], None
 

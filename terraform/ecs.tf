@@ -26,6 +26,12 @@ locals {
     TMPDIR                   = "/data"
   }, var.environment)
 
+  # Of a task, and not of a command on another machine (output "admin_environment").
+  task_only = [
+    "ANKISYNCD_CACHE_BYTES", "ANKISYNCD_CACHE_DIR", "ANKISYNCD_DATA_ROOT", "ANKISYNCD_HOST", "ANKISYNCD_IP_HEADER",
+    "ANKISYNCD_LOG_FORMAT", "ANKISYNCD_PORT", "ANKISYNCD_WORKERS", "HOME", "TMPDIR",
+  ]
+
   # The agent of "execute command" writes here, and the root file system is read-only.
   shell_mounts = {
     shell-agent = "/managed-agents"

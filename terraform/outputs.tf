@@ -189,6 +189,14 @@ output "kms_key_policy" {
   value       = data.aws_iam_policy_document.key.json
 }
 
+output "admin_environment" {
+  description = "Settings for ankisyncctl on your own machine, as lines for a shell; terraform/ctl reads them."
+  value = join("\n", concat(
+    [for name in sort(keys(local.environment)) : "export ${name}='${replace(local.environment[name], "'", "'\\''")}'" if !contains(local.task_only, name)],
+    ["CLIENT_SECRET_ARN='${local.client_secret_arn}'"],
+  ))
+}
+
 output "admin_command" {
   description = "Command that runs ankisyncctl as a task, with the server's role and network; its answer goes to the log group."
   value       = <<-EOT

@@ -159,6 +159,20 @@ class Authenticator:
         self._keys.add(KeyRecord(hash_of(key), identity.user, client, now_ms, now_ms, now_ms, sealed))
         return key
 
+    def try_login(self, username: str, password: str, address: str | None = None) -> UserId:
+        """Check a password for the operator: nothing is counted, and no key is handed out.
+
+        With an address it is refused as a login from there would be now.
+        Raises: AuthError, RateLimited, ServiceUnavailable.
+        """
+        if address is not None:
+            self._attempts.withdraw(self._attempts.admit(username, address))
+        return self._verify(username, password).user
+
+    def knows(self, username: str) -> bool | None:
+        """Whether there is a user of that name; None if that cannot be told."""
+        return self._directory.knows(username)
+
     def authenticate(self, key: str) -> UserId:
         """Whose key it is. Raises: AuthError, ServiceUnavailable."""
         return self._prove(key, _hash_of(key)).user

@@ -130,6 +130,16 @@ class CognitoDirectory:
                 return self._log_in(username, *reading)
         return self._log_in(username, *readings[-1])
 
+    def knows(self, username: str) -> bool | None:
+        """As the port says; None without the right to `AdminGetUser`."""
+        try:
+            self._ask("admin_get_user", UserPoolId=self._pool.pool_id, Username=username)
+        except ClientError as exc:
+            return False if exc.response["Error"]["Code"] == "UserNotFoundException" else None
+        except PoolMisconfigured:  # without credentials, as USER_PASSWORD_AUTH allows
+            return None
+        return True
+
     def confirm(self, identity: Identity) -> Identity | None:
         """As the port says: the refresh token must still be good, and the user enabled."""
         try:

@@ -76,6 +76,10 @@ class LocalUsers:
             raise AuthError("wrong user name or password")
         return Identity(fixed.id, fixed.stamp) if fixed else Identity(UserId(rows[0][0]), rows[0][2])
 
+    def knows(self, username: str) -> bool:
+        """As the port says."""
+        return self.find(username) is not None
+
     def confirm(self, identity: Identity) -> Identity | None:
         """As the port says: the stamp must be that of the present password.
 

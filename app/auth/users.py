@@ -32,7 +32,7 @@ class CannotConfirm(ServiceUnavailable):
 
 
 class UserDirectory(Protocol):
-    """Both methods raise ServiceUnavailable when the directory is away; a wrong password never does."""
+    """All methods raise ServiceUnavailable when the directory is away; a wrong password never does."""
 
     verify_at_once: int
     """How many passwords a process may have verified at the same time."""
@@ -46,6 +46,9 @@ class UserDirectory(Protocol):
 
     def verify(self, username: str, password: str) -> Identity:
         """Check a password; an unknown name costs the same time. Raises: AuthError."""
+
+    def knows(self, username: str) -> bool | None:
+        """Whether there is a user of that name; None if that cannot be told. Never answered to a client."""
 
     def confirm(self, identity: Identity) -> Identity | None:
         """The identity with its proof as it now is; None once user or password are no longer good.

@@ -23,8 +23,9 @@ from app.backup import (
     remove_older,
 )
 from app.cli import store
+from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
 from app.cli.rebuild import find_kept_user
 from app.main import Stores, new_nonce, now_ms, open_bucket, open_databases, open_folder
 from app.media.gate import IndexGate, Waiting
@@ -62,8 +63,9 @@ def backup() -> None:
 @click.option(
     "--keep", type=click.IntRange(min=1), help="Afterwards remove all but the last so many backups."
 )
+@store.as_json
 @click.pass_obj
-def create(admin: Admin, target: str, names: tuple[str, ...], keep: int | None) -> None:
+def create(admin: Admin, target: str, names: tuple[str, ...], keep: int | None, *, as_json: bool) -> None:
     """Back up everything, or some users. Exit code 1 where a user's newest version could not be read."""
     if keep is not None and target.endswith(_ARCHIVE):
         raise click.UsageError("--keep is for folders and buckets: an archive holds one backup")
@@ -97,7 +99,7 @@ def create(admin: Admin, target: str, names: tuple[str, ...], keep: int | None) 
             if keep is not None:
                 removed = remove_older(place, keep, read_clock(place, now_ms))
                 click.echo(f"Removed {removed} objects of older backups.", err=True)
-    click.echo(f"{name}: {len(manifest.parts)} users.")
+    say(f"{name}: {len(manifest.parts)} users.", _row(name, manifest), as_json=as_json)
     for fault in manifest.faults:
         click.echo(f"Error: {fault}", err=True)
     if manifest.faults:
@@ -115,7 +117,7 @@ def list_backups(admin: Admin, target: str, *, as_json: bool) -> None:
     show(rows, _COLUMNS, as_json=as_json)
 
 
-@backup.command("restore")
+@backup.command("restore", cls=Change)
 @target_argument
 @click.option("--backup", "name", help="Which one, as `backup list` names it; the newest unless told.")
 @users_option
@@ -125,8 +127,11 @@ def list_backups(admin: Admin, target: str, *, as_json: bool) -> None:
     help="Where there is data, make the backup's version the next one: what it replaces stays in the "
     "history, and each device asks for a direction. Later media files stay.",
 )
+@store.as_json
 @click.pass_obj
-def restore(admin: Admin, target: str, name: str | None, names: tuple[str, ...], *, overwrite: bool) -> None:
+def restore(  # noqa: PLR0913 - one for each option
+    admin: Admin, target: str, name: str | None, names: tuple[str, ...], *, overwrite: bool, as_json: bool
+) -> None:
     """Bring a backup into the store of the settings, with its history, users and logins.
 
     From an empty store devices go on with an ordinary sync. Data that is there is not overwritten unless
@@ -157,8 +162,10 @@ def restore(admin: Admin, target: str, name: str | None, names: tuple[str, ...],
             if (not names or record.user in chosen) and admin.keys.find(record.hash) is None:
                 admin.keys.add(record)
     on_top = sum(restored.is_on_top for restored in done)
-    click.echo(
-        f"Restored {len(parts)} users, {len(done)} databases, {on_top} of them on top of what was there."
+    say(
+        f"Restored {len(parts)} users, {len(done)} databases, {on_top} of them on top of what was there.",
+        {"users": len(parts), "databases": len(done), "on_top": on_top},
+        as_json=as_json,
     )
 
 
@@ -166,7 +173,7 @@ class _Accounts:
     """The users' file, if users are in one."""
 
     def __init__(self, admin: Admin) -> None:
-        self._file = admin.users_file
+        self._file = admin.accounts.file
 
     def export_users(self) -> list[UserRow]:
         rows: list[Any] = [] if self._file is None else self._file.export_users()

@@ -7,15 +7,21 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from app.auth.cloudusers import ListingRefused
+from app.auth.cloudusers import ListingRefused, UserList
+from app.auth.hostkeys import HostKeys
 from app.auth.local import ListedUser
+from app.cli.audit import trail_of
 from app.config import Settings
-from app.main import Stores, build_accounts, build_cloud, build_stores, now_ms
+from app.main import Accounts, Stores, build_accounts, build_cloud, build_stores, now_ms
 from storage.types import UserId, run_here
+
+if TYPE_CHECKING:
+    from app.cloud import Cloud
 
 _AT_ONCE: Final = 16
 """Databases that maintenance does side by side: it waits for the network for most of the time."""
@@ -27,9 +33,27 @@ class Admin:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         _refuse_root_in_others_folder(settings)
-        self._cloud = build_cloud(settings)
-        accounts = build_accounts(settings, self._cloud, offload=run_here, clock_ms=now_ms)
-        self.users, self.keys, self.users_file = accounts.users, accounts.keys, accounts.file
+        self.audit = trail_of(settings)
+
+    @cached_property
+    def cloud(self) -> Cloud | None:
+        """The clients of AWS; None where everything is on this machine."""
+        return build_cloud(self.settings)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Users, host keys, and the check of passwords."""
+        return build_accounts(self.settings, self.cloud, offload=run_here, clock_ms=now_ms)
+
+    @property
+    def users(self) -> UserList:
+        """Who may log in."""
+        return self.accounts.users
+
+    @property
+    def keys(self) -> HostKeys:
+        """One for each device that has logged in."""
+        return self.accounts.keys
 
     @contextmanager
     def stores(self) -> Iterator[Stores]:
@@ -37,10 +61,10 @@ class Admin:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             stores = build_stores(
                 self.settings,
-                self._cloud,
+                self.cloud,
                 offload=run_here,
                 clock_ms=now_ms,
-                in_parallel=map if self._cloud is None else pool.map,
+                in_parallel=map if self.cloud is None else pool.map,
             )
             try:
                 yield stores

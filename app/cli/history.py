@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
+import msgspec
 
 from app.cli import store
+from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
 from app.cli.restoring import Restorer, RestoreRefused
 from app.main import new_nonce, now_ms
 from storage.database.history import Point, find_point
@@ -41,7 +43,7 @@ def history() -> None:
 def list_versions(admin: Admin, name: str, kind: str, *, as_json: bool) -> None:
     """The versions of the user NAME that can be brought back, oldest first."""
     database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
-    with _restorer(admin) as restorer:
+    with restorer_of(admin) as restorer:
         points = restorer.list_points(database)
     show([_row(point, points[-1].version) for point in points], _COLUMNS, as_json=as_json)
     if gaps := _gaps([point.version for point in points]):
@@ -63,18 +65,21 @@ def export(admin: Admin, name: str, version: int, file: str) -> None:
     the bare database: Anki opens it as the collection.anki2 of a profile. `-` is standard output.
     """
     user = admin.find_user(name).id
-    with _restorer(admin) as restorer, _new_file(file) as target:
+    with restorer_of(admin) as restorer, _new_file(file) as target:
         restorer.export(user, version, file, target)
 
 
-@history.command("restore")
+@history.command("restore", cls=Change)
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 @kind_argument
 @click.option("--exact", is_flag=True, help="Of media: also remove the files that came later.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@store.as_json
 @click.pass_obj
-def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, yes: bool) -> None:  # noqa: PLR0913
+def restore(  # noqa: PLR0913 - options
+    admin: Admin, name: str, version: int, kind: str, *, exact: bool, yes: bool, as_json: bool
+) -> None:
     """Make VERSION of NAME's collection, or of its media, the newest one.
 
     What it replaces stays in the history. After a collection, each device asks for a direction at
@@ -83,7 +88,7 @@ def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, ye
     database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
     if exact and database.kind is DatabaseKind.COLLECTION:
         raise click.UsageError("--exact is for media")
-    with _restorer(admin) as restorer:
+    with restorer_of(admin) as restorer:
         point = find_point(restorer.list_points(database), version)
         if not yes:
             moment = datetime.fromtimestamp(point.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
@@ -91,26 +96,30 @@ def restore(admin: Admin, name: str, version: int, kind: str, *, exact: bool, ye
             click.confirm(f"Bring back the {kind} of {name} as of {moment} UTC{also}?", abort=True)
         try:
             if database.kind is DatabaseKind.COLLECTION:
-                _restore_collection(restorer, database.user, version)
+                _restore_collection(restorer, database.user, version, as_json=as_json)
             else:
-                _restore_media(restorer, database.user, version, exact=exact)
+                _restore_media(restorer, database.user, version, exact=exact, as_json=as_json)
         except RestoreRefused as exc:
             raise click.ClickException(str(exc)) from exc
 
 
-def _restore_collection(restorer: Restorer, user: UserId, version: int) -> None:
+def _restore_collection(restorer: Restorer, user: UserId, version: int, *, as_json: bool) -> None:
     head = restorer.restore_collection(user, version)
-    click.echo(
-        f"Version {head.version} is now what version {version} was: {head.stamps['notes']} notes, "
-        f"{head.stamps['cards']} cards. Choose download on each device when it next syncs."
+    notes, cards = head.stamps["notes"], head.stamps["cards"]
+    say(
+        f"Version {head.version} is now what version {version} was: {notes} notes, "
+        f"{cards} cards. Choose download on each device when it next syncs.",
+        {"version": head.version, "restored": version, "notes": notes, "cards": cards},
+        as_json=as_json,
     )
     if not head.stamps["cards"]:
         click.echo("It has no cards: devices that have some will only offer to upload theirs.", err=True)
 
 
-def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: bool) -> None:
+def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: bool, as_json: bool) -> None:
     done = restorer.restore_media(user, version, exact=exact)
-    click.echo(f"{done.back} media files are back, {done.removed} removed; devices follow when they sync.")
+    said = f"{done.back} media files are back, {done.removed} removed; devices follow when they sync."
+    say(said, msgspec.structs.asdict(done), as_json=as_json)
     if done.lost:
         raise click.ClickException(
             f"the content of {len(done.lost)} files is not kept any more: " + ", ".join(map(repr, done.lost))
@@ -118,7 +127,8 @@ def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: boo
 
 
 @contextmanager
-def _restorer(admin: Admin) -> Iterator[Restorer]:
+def restorer_of(admin: Admin) -> Iterator[Restorer]:
+    """What brings versions back, with the stores open."""
     with admin.stores() as stores:
         yield Restorer(stores, stores.work.path, stores.limits.history_ms, now_ms, new_nonce)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from app.cli.audit import Change
 from app.cli.context import Admin
 
 
-@click.command()
+@click.command(cls=Change)
 @click.pass_obj
 def init(admin: Admin) -> None:
     """Make the bucket and the table of ANKISYNCD_BACKEND=aws where they are missing.

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import click
 from msgspec.structs import replace
 
+from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import show
+from app.cli.output import say, show
 from app.cli.store import as_json
 from app.main import new_nonce, now_ms
 from app.orders import LOOK_S
@@ -23,10 +24,11 @@ def maintenance() -> None:
     """Close the service for a while; devices show your text and stay logged in."""
 
 
-@maintenance.command("on")
+@maintenance.command("on", cls=Change)
 @click.argument("text")
+@as_json
 @click.pass_obj
-def close(admin: Admin, text: str) -> None:
+def close(admin: Admin, text: str, *, as_json: bool) -> None:
     """Close the service; TEXT is what Anki shows, for example "Back at 15:00, the disks are being moved".
 
     No deployment or restart is needed. Until it is open again, every request but /health is refused and
@@ -40,15 +42,18 @@ def close(admin: Admin, text: str) -> None:
         return replace(orders, closed_text=text, closed_since_ms=orders.closed_since_ms or now_ms())
 
     _change(admin, close_at)
-    click.echo(f"The service is closed; all workers follow within {LOOK_S:.0f} seconds.")
+    sentence = f"The service is closed; all workers follow within {LOOK_S:.0f} seconds."
+    say(sentence, {"state": "closed", "text": text}, as_json=as_json)
 
 
-@maintenance.command("off")
+@maintenance.command("off", cls=Change)
+@as_json
 @click.pass_obj
-def reopen(admin: Admin) -> None:
+def reopen(admin: Admin, *, as_json: bool) -> None:
     """Open the service again."""
     _change(admin, lambda orders: replace(orders, closed_text="", closed_since_ms=0))
-    click.echo(f"The service is open; all workers follow within {LOOK_S:.0f} seconds.")
+    sentence = f"The service is open; all workers follow within {LOOK_S:.0f} seconds."
+    say(sentence, {"state": "open"}, as_json=as_json)
 
 
 @maintenance.command("status")

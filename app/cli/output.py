@@ -1,17 +1,18 @@
-"""How lists look: a table for people, tab-separated lines for pipes, JSON for programs."""
+"""How lists look: a table for people, tab-separated lines with headings for pipes, JSON for programs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-Row = dict[str, str | int | None]
+Row = dict[str, Any]
 """Column name -> value; a name that ends in `_ms` holds a time."""
 
 
@@ -25,8 +26,27 @@ def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
             table.add_row(*(text_of(column, row[column]) for column in columns))
         Console(markup=False, highlight=False).print(table)
     else:
+        click.echo("\t".join(map(title_of, columns)))
         for row in rows:
             click.echo("\t".join(text_of(column, row[column]) for column in columns))
+
+
+def show_one(row: Row, *, as_json: bool) -> None:
+    """Print one row, a line for each column; as JSON an object."""
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(row), indent=2).decode())
+        return
+    width = max(len(title_of(column)) for column in row)
+    for column, value in row.items():
+        click.echo(f"{title_of(column).ljust(width)}  {text_of(column, value)}")
+
+
+def say(sentence: str, row: Row, *, as_json: bool) -> None:
+    """Tell what was done: a sentence for people, an object for programs."""
+    if as_json:
+        show_one(row, as_json=True)
+    else:
+        click.echo(sentence)
 
 
 def title_of(column: str) -> str:
@@ -34,7 +54,7 @@ def title_of(column: str) -> str:
     return column.removesuffix("_ms").replace("_", " ")
 
 
-def text_of(column: str, value: str | int | None) -> str:
+def text_of(column: str, value: Any) -> str:
     """One cell, on one line and without anything that a terminal would obey."""
     if value is None:
         return "-"

@@ -9,8 +9,9 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
+from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
 from app.cli.store import as_json
 from app.main import default_quota, new_nonce, now_ms
 from storage.database.orders import Orders, OrdersRecord, OrdersTooLarge, Quota
@@ -49,14 +50,21 @@ def quota() -> None:
     """How much users may keep; ANKISYNCD_QUOTA_... hold for those who have no quota of their own."""
 
 
-@quota.command("set")
+@quota.command("set", cls=Change)
 @click.argument("name")
 @click.option("--collection", type=_AMOUNT, help="Bytes of the collection, as 500M; or none.")
 @click.option("--media", type=_AMOUNT, help="Bytes of all media files, as 5G; or none.")
 @click.option("--media-files", type=_AMOUNT, help="Number of media files; or none.")
+@as_json
 @click.pass_obj
-def set_quota(
-    admin: Admin, name: str, collection: int | None, media: int | None, media_files: int | None
+def set_quota(  # noqa: PLR0913 - one for each option
+    admin: Admin,
+    name: str,
+    collection: int | None,
+    media: int | None,
+    media_files: int | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Give the user NAME a quota of their own; `none` takes a limit away, what is not named stays.
 
@@ -69,17 +77,22 @@ def set_quota(
         raise click.UsageError("give at least one of --collection, --media, --media-files")
     user = admin.find_user(name).id
     _change(admin, lambda quotas: {**quotas, user: replace(quotas.get(user, Quota()), **chosen)})
-    click.echo(f"Set the quota of {name}; all workers follow within seconds.")
+    say(
+        f"Set the quota of {name}; all workers follow within seconds.",
+        {"name": name, **chosen},
+        as_json=as_json,
+    )
 
 
-@quota.command("clear")
+@quota.command("clear", cls=Change)
 @click.argument("name")
+@as_json
 @click.pass_obj
-def clear_quota(admin: Admin, name: str) -> None:
+def clear_quota(admin: Admin, name: str, *, as_json: bool) -> None:
     """Take the quota of the user NAME away: that of the settings holds."""
     user = admin.find_user(name).id
     _change(admin, lambda quotas: {each: own for each, own in quotas.items() if each != user})
-    click.echo(f"The quota of {name} is that of the settings.")
+    say(f"The quota of {name} is that of the settings.", {"name": name}, as_json=as_json)
 
 
 @quota.command("show")

@@ -8,6 +8,7 @@ import sys
 import click
 
 from app.cli import store
+from app.cli.audit import Change
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.main import Stores, new_nonce, now_ms
@@ -20,7 +21,7 @@ from storage.types import UserId
 _COLUMNS = ("user", "database", "state", "record", "version", "newest", "note")
 
 
-@click.command("rebuild-heads")
+@click.command("rebuild-heads", cls=Change)
 @click.argument("name", required=False)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Only say what would be done.")
 @store.as_json

@@ -93,7 +93,7 @@ class Restorer:
         direction. Raises: NotFound, RestoreRefused, Unavailable.
         """
         database = DatabaseId(user, DatabaseKind.COLLECTION)
-        return _insist(lambda: self._restore_collection(database, version))
+        return insist(lambda: self._restore_collection(database, version))
 
     def _restore_collection(self, database: DatabaseId, version: int) -> Head:
         head = self.stores.databases.head(database)
@@ -114,7 +114,7 @@ class Restorer:
         head = self.stores.databases.head(database)
         with self._checked_out(database, head, version) as checkout:
             older = MediaIndex(checkout.connection)
-            gate = self._gate()
+            gate = make_gate(self.stores, self.clock_ms, self.nonce)
             nothing: list[FileRow] = []
             at_risk = gate.read(user, partial(self._find_at_risk, older), otherwise=nothing)
             lost = self._renew(at_risk)
@@ -162,19 +162,22 @@ class Restorer:
             copy = Path(folder, "blob")
             return frozenset(row.sha256 for row in rows if not self.stores.blobs.renew(row, copy))
 
-    def _gate(self) -> IndexGate:
-        return IndexGate(
-            self.stores.databases,
-            locks=self.stores.locks,
-            offload=run_here,
-            clock_ms=self.clock_ms,
-            nonce=self.nonce,
-            scratch=self.scratch,
-            waiting=Waiting(time.sleep, time.monotonic),
-        )
+
+def make_gate(stores: Stores, clock_ms: Callable[[], int], nonce: Callable[[], str]) -> IndexGate:
+    """The way to media indexes, for a command beside running servers."""
+    return IndexGate(
+        stores.databases,
+        locks=stores.locks,
+        offload=run_here,
+        clock_ms=clock_ms,
+        nonce=nonce,
+        scratch=stores.work.path,
+        waiting=Waiting(time.sleep, time.monotonic),
+    )
 
 
-def _insist(attempt: Callable[[], T]) -> T:
+def insist(attempt: Callable[[], T]) -> T:
+    """Try a commit without a session again for some time while others are first. Raises: Unavailable."""
     for tried in range(_TRIES):
         try:
             return attempt()

@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +22,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from app.auth.environment import EnvironmentUsers
+from app.cli.folders import use_folder
 from app.cli.preload import load_modules
 from app.config import AddressSource, Settings, SettingsError
 from app.http.accesslog import LineFormatter, configure_logging
@@ -47,20 +47,6 @@ _PER_ADDRESS = 512
 """Connections of one address to one worker. A client opens two or three; an office shares one address."""
 
 _STDOUT = 1
-
-_TRIAL_BYTES = 256 * 1024
-_OWN_NAMES = (
-    "users.sqlite*",
-    "heads.sqlite*",
-    "ahead",
-    "ahead/*",
-    "objects",
-    "cache",
-    "spool",
-    "tmp",
-    "metrics",
-)
-"""What the server keeps in its folders, and opens at the start."""
 
 _CHECK_S = 60
 _STOP_S = 110
@@ -289,37 +275,6 @@ def _cure(exc: Exception, variable: str) -> str:
     if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         return f"free some space, or choose another by {variable}"
     return f"{variable} chooses another"
-
-
-def use_folder(folder: Path) -> None:
-    """Do with a folder what the workers will do: make files, write them to the disk, open those there are.
-
-    What the server keeps in it is made readable by its owner alone.
-
-    Raises: OSError; apsw.Error.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(_TRIAL_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    with tempfile.TemporaryDirectory(dir=folder) as trial:
-        connection = apsw.Connection(str(Path(trial, "trial.sqlite")))
-        try:
-            connection.pragma("journal_mode", "wal")
-            connection.execute("CREATE TABLE trial (x)")
-        finally:
-            connection.close()
-    for path in (path for pattern in _OWN_NAMES for path in folder.glob(pattern)):
-        with contextlib.suppress(FileNotFoundError):  # another server on the same folder has removed it
-            _use(path)
-
-
-def _use(path: Path) -> None:
-    with tempfile.TemporaryFile(dir=path) if path.is_dir() else path.open("r+b"):
-        status = path.stat()
-    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
-        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _cloud_faults(settings: Settings) -> list[str]:

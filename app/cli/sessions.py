@@ -6,8 +6,9 @@ from typing import Final
 
 import click
 
+from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
 from app.cli.store import as_json
 from app.main import Stores
 from app.sync.journal import step_and_device
@@ -38,10 +39,11 @@ def list_sessions(admin: Admin, *, as_json: bool) -> None:
     show(sorted(rows, key=lambda row: int(row["started_ms"] or 0)), _COLUMNS, as_json=as_json)
 
 
-@session.command("end")
+@session.command("end", cls=Change)
 @click.argument("name")
+@as_json
 @click.pass_obj
-def end_session(admin: Admin, name: str) -> None:
+def end_session(admin: Admin, name: str, *, as_json: bool) -> None:
     """End the running sync of the user NAME; nothing of it is stored.
 
     Its device is told that another one is syncing, and starts again at its next sync.
@@ -52,7 +54,7 @@ def end_session(admin: Admin, name: str) -> None:
         running = stores.databases.head(database).session
         if running is None or not stores.databases.sessions.close(database, running):
             raise click.ClickException(f"no sync of {user.name} is running")
-    click.echo(f"Ended the sync of {user.name}.")
+    say(f"Ended the sync of {user.name}.", {"name": user.name, "id": user.id}, as_json=as_json)
 
 
 def session_row(admin: Admin, user: UserId, name: str, running: Session) -> Row:

@@ -6,14 +6,17 @@ import sys
 from typing import Any, Final
 
 import click
+import msgspec
 
+from app.cli.audit import Change
 from app.cli.context import Admin
-from app.cli.output import Row, show
+from app.cli.output import Row, say, show
+from app.cli.progress import shown
 from app.examination import Examination, Finding
 from app.main import Stores, new_nonce
 from app.restorecheck import lines_of, read_verified
 from app.sync.journal import step_and_device
-from app.upkeep import EVERYTHING, Shard
+from app.upkeep import EVERYTHING, Shard, Summary
 from storage.database.keys import prefix
 from storage.database.lost import Lost, list_lost
 from storage.database.mark import STORE, HeadsMark, list_databases
@@ -62,9 +65,10 @@ def doctor(admin: Admin, name: str | None, *, read_media: bool, as_json: bool) -
     chosen = admin.find_user(name).id if name else None
     with admin.stores() as stores:
         examination = Examination(stores.databases, stores.blobs, run_here)
+        databases = list(list_databases(stores.heads, chosen))
         findings = [
             examination.examine(database, read_media=read_media)
-            for database in list(list_databases(stores.heads, chosen))
+            for database in shown(databases, len(databases), "Examining")
         ]
         fault = HeadsMark(stores.heads, stores.objects, new_nonce).find_fault()
         findings += _lost(stores, chosen, suspects_all=fault is not None)
@@ -91,7 +95,7 @@ class _ShardType(click.ParamType[Shard]):
         raise click.BadParameter(f"{value!r} is not like 2/8", ctx, param)
 
 
-@click.command()
+@click.command(cls=Change)
 @click.option("--full", "is_full", is_flag=True, help="Take all databases, also those that have not changed.")
 @click.option("--shard", type=_ShardType(), default=EVERYTHING, help="Take the I-th of N parts of the users.")
 @click.option(
@@ -100,8 +104,9 @@ class _ShardType(click.ParamType[Shard]):
     help="Take the head records as they are, although objects tell that some are lost or older; "
     "what only those named is then deleted. Takes all databases.",
 )
+@as_json
 @click.pass_obj
-def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) -> None:
+def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool, as_json: bool) -> None:
     """Compact what has grown long and delete what nothing needs; the server does so once a day.
 
     Takes the databases that have changed since the last run, and all of them once a week. May be broken off:
@@ -109,11 +114,7 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
     """
     with admin.stores() as stores:
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
-    click.echo(
-        f"{summary.databases} databases, {summary.compacted} compacted; "
-        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes; "
-        f"{summary.verified} users restored and compared."
-    )
+    say(_in_words(summary), msgspec.structs.asdict(summary), as_json=as_json)
     faults = summary.refused + summary.unsound
     if summary.failed:
         faults.append(f"{summary.failed} databases could not be done; see doctor")
@@ -121,11 +122,20 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
         raise click.ClickException("\n".join(faults))
 
 
-@click.command("erase")
+def _in_words(summary: Summary) -> str:
+    return (
+        f"{summary.databases} databases, {summary.compacted} compacted; "
+        f"deleted {summary.deleted} objects of {summary.deleted_bytes} bytes; "
+        f"{summary.verified} users restored and compared."
+    )
+
+
+@click.command("erase", cls=Change)
 @click.argument("user_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
 @click.pass_obj
-def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
+def erase(admin: Admin, user_id: str, *, yes: bool, as_json: bool) -> None:
     """Delete the data that a removed user left under USER_ID, with its whole history."""
     user = UserId(user_id)
     if user == STORE.user:
@@ -142,7 +152,7 @@ def erase(admin: Admin, user_id: str, *, yes: bool) -> None:
         if not yes:
             click.confirm(f"Delete all data of {user_id} for good?", abort=True)
         erase_data(stores, user)
-    click.echo(f"Deleted the data of {user_id}.")
+    say(f"Deleted the data of {user_id}.", {"id": user_id}, as_json=as_json)
 
 
 def erase_data(stores: Stores, user: UserId) -> None:

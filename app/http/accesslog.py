@@ -91,6 +91,10 @@ class LineFormatter:
         """The line that says that lines could not be written."""
         return self._format(time.time(), logging.WARNING, "lines of the log were lost", {"count": count})
 
+    def event(self, event: str, fields: Mapping[str, Any], now_s: float) -> bytes:
+        """The line of something that happened, by its fields."""
+        return self._format(now_s, logging.INFO, event, fields)
+
     def message(self, record: logging.LogRecord) -> bytes:
         """The line of anything else that is logged; a traceback goes into it or, in text, below it."""
         fields: dict[str, Any] = {"logger": _NAMES.get(record.name, record.name)}

@@ -378,8 +378,9 @@ class DatabaseStore:
         return self._sweeper.sweep(database, now_ms, accept_loss=accept_loss, most_bytes=most_bytes)
 
     def erase(self, database: DatabaseId) -> None:
-        """Delete a database with its whole history."""
+        """Delete a database with its whole history, and what this host has cached of it."""
         self._copies.forget(database)
+        self._assembler.forget(database)
         self._sweeper.erase(database)
 
     def history(self, database: DatabaseId, head: Head | None = None) -> list[Point]:

@@ -241,6 +241,20 @@ class MediaIndex:
         self._set_totals(usn, files, total_bytes)
         return True
 
+    def ask_to_compare(self, now_s: int) -> None:
+        """Make every device compare its number of files with ours at its next media sync.
+
+        A device that is at our USN and has nothing to send does not ask. So there is a USN more, of a
+        tombstone for a name that no file has; where the numbers differ, the device then lists all files anew.
+        Source: rslib/src/sync/media/syncer.rs of ankitects/anki (sync_inner).
+        """
+        usn, files, total_bytes = self._totals()
+        name = f"_ankisyncd-compare-{usn + 1}"
+        while self._connection.execute("SELECT 1 FROM files WHERE name = ?", (name,)).fetchone():
+            name += "_"
+        self._connection.execute(_REPLACE, (usn + 1, name, *_NOTHING, now_s))
+        self._set_totals(usn + 1, files, total_bytes)
+
     def contents_since(self, time_s: int) -> Iterator[bytes]:
         """The SHA-256 of each content that a file has, or had at `time_s` or later.
 
@@ -264,6 +278,16 @@ class MediaIndex:
             "SELECT coalesce(max(usn), 0), count(nullif(size, 0)), coalesce(sum(size), 0) FROM files"
         ).fetchone()
         return dict(zip(("usn", "count", "bytes"), row, strict=True))
+
+    def count_anew(self) -> bool:
+        """Set the totals by a scan of all rows; False if they were right. The USN never goes down."""
+        usn, files, total_bytes = self._totals()
+        counted = self.recount()
+        found = max(usn, counted["usn"]), counted["count"], counted["bytes"]
+        if found == (usn, files, total_bytes):
+            return False
+        self._set_totals(*found)
+        return True
 
     def _forget_old(self, now_s: int) -> None:
         """A few at a time, oldest first: more than one batch of changes can add."""

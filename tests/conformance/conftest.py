@@ -11,7 +11,17 @@ from tests.conformance.device import NEWEST, Device, Pool
 from tests.support import aws, cluster, servers
 
 OLDER = ("2.1.49", "2.1.66", "23.10.1", "25.2.7")
-ONLY_OURS = ("test_closed", "test_quotas", "test_hostile", "test_processes", "test_restore", "test_syncs")
+ONLY_OURS = (
+    "test_closed",
+    "test_hostile",
+    "test_moving_from",
+    "test_operator",
+    "test_processes",
+    "test_quotas",
+    "test_restore",
+    "test_syncs",
+    "test_trouble",
+)
 Make = Callable[..., Device]
 
 

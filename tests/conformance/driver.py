@@ -110,6 +110,10 @@ class Device:
         )
         self.col = Collection(where)
 
+    def export_package(self, path):
+        """As File, Export of a collection package with media; newest clients only."""
+        self.col.export_collection_package(path, include_media=True, legacy=False)
+
     def set_key(self, key):
         self.auth.hkey = key
 

@@ -45,7 +45,7 @@ def test_devices_of_an_official_server_go_on_without_a_full_sync(make_device: Ma
         converge(a, b)
         refused = import_from(official)
         assert refused.returncode == 1
-        assert "stop the official server first" in refused.stderr
+        assert "stop that server first" in refused.stderr
     before = {path: path.read_bytes() for path in (base / user.name).rglob("*") if path.is_file()}
     done = import_from(official)
     assert done.returncode == 0, done.stderr

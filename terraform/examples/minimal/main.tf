@@ -54,6 +54,11 @@ output "repository_url" {
   value       = module.ankisyncd.repository_url
 }
 
+output "admin_environment" {
+  description = "Settings for ankisyncctl on your own machine."
+  value       = module.ankisyncd.admin_environment
+}
+
 output "admin_command" {
   description = "Command that runs ankisyncctl as a task."
   value       = module.ankisyncd.admin_command

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from app.cli.admin import cli
+from app.cli.examples import EXAMPLES
 from app.cli.output import text_of
 from app.config import Settings
 from app.errors import AuthError
@@ -134,9 +141,11 @@ def test_all_keys_of_a_user_are_revoked_at_once(admin):
     assert server.authenticator.authenticate(bobs)
 
 
-def test_lists_in_a_pipe_are_tab_separated_and_plain(admin):
+def test_lists_in_a_pipe_are_tab_separated_below_headings(admin):
     admin.run("user", "add", "alice", "--password-stdin", stdin="x")
-    fields = admin.run("user", "list").stdout.rstrip("\n").split("\t")
+    titles, line = admin.run("user", "list").stdout.splitlines()
+    assert titles == "name\tid\tsource\tkeys\tcreated\tchanged"
+    fields = line.split("\t")
     assert fields[0] == "alice"
     assert re.fullmatch(r"u[0-9a-f]{24}", fields[1])
     assert fields[2:4] == ["list", "0"]
@@ -204,3 +213,53 @@ def test_a_password_that_is_not_utf_8_is_one_clear_line(admin):
     )
     assert result.exit_code == 2
     assert "not UTF-8" in result.output
+
+
+def commands(group=cli, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name))
+
+
+@pytest.mark.parametrize("words", sorted(EXAMPLES))
+def test_help_shows_examples_that_are_commands(admin, words):
+    assert words in set(commands())
+    shown = admin.run(*words.split(), "--help").stdout
+    for example in EXAMPLES[words]:
+        assert f"ankisyncctl {example}" in shown
+        given = shlex.split(example.split(" > ")[0].split(" < ")[0])[len(words.split()) :]
+        command = functools.reduce(lambda group, word: group.commands[word], words.split(), cli)
+        paths = {param.name for param in command.params if isinstance(param.type, click.Path)}
+        with command.make_context(words, list(given), resilient_parsing=True) as context:
+            assert paths or context.args == []
+
+
+def test_a_shell_completes_commands():
+    run = functools.partial(
+        subprocess.run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    script = run([sys.executable, "-m", "app.cli", "completion", "zsh"]).stdout
+    assert "_ANKISYNCCTL_COMPLETE=zsh_complete" in script
+    asked = {"_ANKISYNCCTL_COMPLETE": "bash_complete", "COMP_WORDS": "ankisyncctl user pu", "COMP_CWORD": "2"}
+    found = run([sys.executable, "-m", "app.cli"], env=os.environ | asked).stdout
+    assert found.split() == ["plain,purge"]
+
+
+def test_every_command_that_answers_has_json():
+    """But for those whose answer is a file, or a script for a shell, and those that ask for more words."""
+    answers = sorted(set(commands()) - {"history export", "completion", "init"})
+    for words in answers:
+        command = functools.reduce(lambda group, word: group.commands[word], words.split(), cli)
+        assert any("--json" in param.opts for param in command.params), words
+
+
+def test_what_was_done_is_told_as_json(admin):
+    added = json.loads(admin.run("user", "add", "alice", "--password-stdin", "--json", stdin="x").stdout)
+    assert added["name"] == "alice"
+    changed = admin.run("user", "passwd", "alice", "--password-stdin", "--json", stdin="y").stdout
+    assert json.loads(changed)["id"] == added["id"]
+    assert admin.json("key", "revoke", "--user", "alice") == {"user": added["id"], "revoked": 0}
+    assert admin.json("maintain")["databases"] == 0
+    assert admin.json("user", "remove", "alice", "--yes")["data_deleted"] is False

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.server import StartError, _port_faults, connection_limits, greeting, prepare, use_folder
+from app.cli.folders import use_folder
+from app.cli.server import StartError, _port_faults, connection_limits, greeting, prepare
 from app.config import Settings
 from tests.support import servers
 from tests.support.wire import Answer, Wire, media_zip

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from app.cli.admin import cli
 from app.cli.context import Admin as Context
-from app.cli.official import OfficialError, copy_database, find_media_file
+from app.cli.official import OfficialError, UserFolder, copy_database, find_media_file
 from app.config import Settings
 from storage.types import DatabaseId, DatabaseKind
 
@@ -146,7 +146,7 @@ def test_import_of_a_corrupt_collection_is_refused_with_the_reason(admin, base):
     [
         (["import"], 2, "give BASE"),
         (["import", "/nowhere"], 2, "does not exist"),
-        (["import", "{empty}"], 1, "no user of an official server"),
+        (["import", "{empty}"], 1, "no user of an official or older"),
         (["import", "{base}", "--user", "zoe"], 1, "no such user"),
         (["doctor", "zoe"], 1, "no user 'zoe'"),
         (["user", "erase", "nobody"], 1, "nothing is kept"),
@@ -199,7 +199,7 @@ def test_media_names_that_lead_elsewhere_or_nowhere_are_not_followed(tmp_path, n
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "media" / "link").symlink_to(tmp_path / "secret")
     (tmp_path / "media" / "empty").touch()
-    assert find_media_file(tmp_path, name) is None
+    assert find_media_file(UserFolder(tmp_path), name) is None
 
 
 def test_doctor_names_what_is_damaged_and_ends_with_1(admin, base):

@@ -233,3 +233,20 @@ def test_what_an_older_version_has_and_this_one_has_not_comes_back_under_new_usn
     assert list(index.missing_from(older)) == []
     assert list(index.added_since(older)) == ["d"]
     assert hashlib.sha256(b"new").digest() in set(index.contents_since(7))
+
+
+def test_asking_to_compare_gives_a_usn_of_a_name_that_no_file_has(index):
+    index.apply([("_ankisyncd-compare-2", facts(b"1"))], 5)
+    index.ask_to_compare(6)
+    assert index.changes_since(1) == [("_ankisyncd-compare-2_", 2, "")]
+    assert index.stamps() == {"usn": 2, "count": 1, "bytes": 1}
+    assert index.recount() == index.stamps()
+
+
+def test_counting_anew_sets_totals_right_and_never_lowers_the_usn(index):
+    index.apply([("a", facts(b"1")), ("b", facts(b"22"))], 5)
+    assert not index.count_anew()
+    index.drop_rows([row("b", b"22")])
+    index._connection.execute("UPDATE totals SET files = 9, bytes = 9")
+    assert index.count_anew()
+    assert index.stamps() == {"usn": 2, "count": 1, "bytes": 1}

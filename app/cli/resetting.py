@@ -1,0 +1,84 @@
+"""Empties a user's collection or media, keeping the other and the history; devices upload theirs again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from app.cli.restoring import insist, make_gate
+from app.main import Stores
+from storage.collection.genesis import create_empty
+from storage.collection.oneway import force_one_way
+from storage.collection.schema import configure
+from storage.database.store import Commit
+from storage.media.index import FileRow, MediaIndex
+from storage.types import DatabaseId, DatabaseKind, Head, UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Resetter:
+    """Works beside running servers; each reset is one commit, and `history restore` undoes it."""
+
+    stores: Stores
+    clock_ms: Callable[[], int]
+    nonce: Callable[[], str]
+
+    def find(self, user: UserId, kind: DatabaseKind) -> Head:
+        """What there is to be emptied."""
+        return self.stores.databases.head(DatabaseId(user, kind))
+
+    def reset_collection(self, user: UserId) -> Head:
+        """Make an empty collection the newest version; clients then upload theirs. Raises: Unavailable."""
+        return insist(lambda: self._reset_collection(DatabaseId(user, DatabaseKind.COLLECTION)))
+
+    def _reset_collection(self, database: DatabaseId) -> Head:
+        head = self.stores.databases.head(database)
+        now_ms = self.clock_ms()
+        path = self.stores.work.new_path(".empty")
+        try:
+            stamps = _create(path, head, now_ms)
+            commit = Commit(self.nonce(), b"", now_ms, stamps, None)
+            return self.stores.databases.replace(database, head, path, commit)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def reset_media(self, user: UserId) -> int:
+        """Forget all media files without deleting them on devices; how many there were.
+
+        The number of files no longer agrees with that of any device, so each compares all files at its next
+        media sync and uploads what is missing. Raises: Conflict.
+        """
+        count = 0
+
+        def forget(index: MediaIndex) -> bool:
+            nonlocal count
+            rows = [
+                FileRow(name, facts.sha256, facts.crc32, facts.size_bytes)
+                for name, facts in index.list_files()
+            ]
+            count = len(rows)
+            now_s = self.clock_ms() // 1000
+            # Versions of the history still need the contents.
+            index.remember((row.sha256 for row in rows), now_s)
+            index.ask_to_compare(now_s)
+            return index.drop_rows(rows)
+
+        make_gate(self.stores, self.clock_ms, self.nonce).change(user, forget)
+        return count
+
+
+def _create(path: Path, replaced: Head, now_ms: int) -> dict[str, Any]:
+    """Write an empty collection that no device takes for its own; its stamps."""
+    create_empty(path)
+    connection = apsw.Connection(str(path))
+    try:
+        configure(connection)
+        with connection:
+            stamps = force_one_way(connection, replaced.stamps, now_ms)
+    finally:
+        connection.close()
+    return stamps
