@@ -27,8 +27,9 @@ from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
-from app.http.application import make_application
-from app.http.front import Front
+from app.http.dispatch import make_application
+from app.http.files import Files
+from app.http.pipeline import Pipeline
 from app.http.request import RequestReader
 from app.http.response import Answers
 from app.locks import KeyedLocks
@@ -78,7 +79,9 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path) -> Front:
+def make_pipeline(
+    settings: Settings, pools: ThreadPools, authenticator: Authenticator, folder: Path
+) -> Pipeline:
     """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
@@ -88,12 +91,12 @@ def make_front(settings: Settings, pools: ThreadPools, authenticator: Authentica
         address_source=settings.address_source,
         authenticate=authenticator.authenticate,
     )
-    return Front(
+    return Pipeline(
         reader=reader,
         answers=Answers(pools),
         authenticator=authenticator,
         pools=pools,
-        folder=folder,
+        files=Files(pools, folder),
         message_limit_bytes=settings.message_limit_bytes,
     )
 
@@ -321,7 +324,7 @@ def build_process(settings: Settings) -> Process:
         scratch=scratch,
         limit_bytes=settings.unpacked_limit_bytes,
     )
-    front = make_front(settings, pools, accounts.authenticator, scratch)
+    pipeline = make_pipeline(settings, pools, accounts.authenticator, scratch)
     housekeeper = Housekeeper(
         stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
     )
@@ -331,7 +334,7 @@ def build_process(settings: Settings) -> Process:
             housekeeper.keep_house()
 
     return Process(
-        make_application(front, collections, media),
+        make_application(pipeline, collections, media),
         keep_house,
         lambda: settings.cognito is not None or any(True for _ in accounts.users.list()),
         stores.close,

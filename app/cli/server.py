@@ -24,9 +24,9 @@ from app.auth.environment import EnvironmentUsers
 from app.cli.preload import load_modules
 from app.config import AddressSource, Settings, SettingsError
 from app.http.accesslog import LineFormatter, configure_logging
-from app.http.connections import SPARE, ConnectionLimits
 from app.http.logstream import LogStream, LogText, open_standard_descriptors
-from app.http.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
+from app.http.server.connections import SPARE, ConnectionLimits
+from app.http.server.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
 from app.version import VERSION
 from storage.errors import StorageError
 

@@ -74,8 +74,11 @@ class Answers:
         self._pools = pools
         self._packer = Packer(_MESSAGE_LEVEL)
 
-    def message(self, request: SyncRequest, payload: bytes) -> Answer:
-        """A whole payload, usually JSON."""
+    def pack(self, request: SyncRequest, answer: bytes | Download) -> Answer:
+        """A whole message, usually JSON, or a file."""
+        return self._message(request, answer) if isinstance(answer, bytes) else self._file(request, answer)
+
+    def _message(self, request: SyncRequest, payload: bytes) -> Answer:
         if not request.is_packed:
             return Answer(payload)
         if len(payload) <= _INLINE_BYTES:
@@ -84,7 +87,7 @@ class Answers:
             packed = self._pools.run(lambda: self._packer.pack(payload))
         return Answer(packed, ((_SIZE_HEADER, str(len(payload))),))
 
-    def file(self, request: SyncRequest, download: Download) -> Answer:
+    def _file(self, request: SyncRequest, download: Download) -> Answer:
         """A file in blocks; an error on the way cuts the connection: nobody takes a part for the whole."""
         size_bytes = download.size_bytes
         if request.is_packed:

@@ -95,14 +95,14 @@ class FakeMedia:
 
 
 def build(settings: Settings) -> object:
-    from app.http.application import make_application  # noqa: PLC0415 - after the monkey patch
-    from app.main import make_front, make_pools  # noqa: PLC0415
+    from app.http.dispatch import make_application  # noqa: PLC0415 - after the monkey patch
+    from app.main import make_pipeline, make_pools  # noqa: PLC0415
 
     pools = make_pools()
     spool = settings.cache_dir / "spool"
     spool.mkdir(parents=True, exist_ok=True)
-    front = make_front(settings, pools, FakeAuthenticator(), spool)
-    app = make_application(front, FakeCollections(), FakeMedia())
+    pipeline = make_pipeline(settings, pools, FakeAuthenticator(), spool)
+    app = make_application(pipeline, FakeCollections(), FakeMedia())
     return SimpleNamespace(app=app, keep_house=lambda: None, has_users=lambda: True, close=lambda: None)
 
 

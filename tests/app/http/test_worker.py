@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.http.connections import LEAST_RATE
-from app.http.worker import ClientGone, OneSendResponse
+from app.http.server.connections import LEAST_RATE
+from app.http.server.exchange import ClientGone, OneSendResponse
 
 
 class Socket:
