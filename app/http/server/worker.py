@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import signal
 import socket
 import time
@@ -17,11 +18,11 @@ from typing import Any
 import gevent
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.message import Request
 from gunicorn.util import close
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.http.accesslog import ENTRY_KEY, AccessLog, Entry
-from app.http.head import HeadReader
 from app.http.paths import canonical_path
 from app.http.server.chunks import body_of
 from app.http.server.connections import (
@@ -100,14 +101,13 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
         req = None
         connection = Connection(address_of(addr), gevent.getcurrent())
         reader = ConnectionReader(client, connection, self._table)
-        heads = HeadReader(self.cfg, reader, addr)
         base = base_environ(listener.getsockname(), addr, is_multiprocess=self.cfg.workers > 1)
         self._table.enter(connection)
         wait_s = HEAD_S
         try:
-            while True:
+            for number in itertools.count(1):
                 req = None
-                req = self._next(heads, reader, connection, wait_s)
+                req = self._next(reader, connection, addr, number, wait_s)
                 if connection.refusal and canonical_path(req.path) != "/health":
                     self._refuse(connection, client, addr, 503, connection.refusal)
                     break
@@ -139,12 +139,16 @@ class SyncWorker(GeventWorker):  # type: ignore[misc]
             close(client)
 
     def _next(
-        self, heads: HeadReader, reader: ConnectionReader, connection: Connection, wait_s: float
+        self, reader: ConnectionReader, connection: Connection, addr: Any, number: int, wait_s: float
     ) -> Any:
+        """The connection's next request, its body still to be read.
+
+        Raises: StopIteration at the connection's end; gunicorn's ParseException and NoMoreData.
+        """
         reader.begin_head()
         self._table.wait(connection, wait_s)
         try:
-            return heads.read()
+            return Request(self.cfg, reader, addr, number)
         finally:
             self._table.resume(connection)
             reader.begin_body()
