@@ -82,7 +82,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             logging.getLogger("ankisyncd").critical("a worker cannot start: %s: %s", type(exc).__name__, exc)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         gevent.spawn(self.process.keep_house)
-        return self.process.app
+        return self.process.app.wsgi_app
 
 
 def options_of(settings: Settings) -> dict[str, Any]:

@@ -90,16 +90,16 @@ def collection_methods(pipeline: Pipeline, service: CollectionService) -> list[M
             return service.download(caller.user, request.version, message)
 
     return [
-        Method("/sync/hostKey", Access.ANYONE, LOGIN, login),
-        Method("/sync/meta", Access.CLAIMED, SMALL, call),
-        Method("/sync/start", Access.CLAIMED, IDS, call),
-        Method("/sync/applyGraves", Access.CLAIMED, IDS, call),
-        Method("/sync/applyChanges", Access.CLAIMED, CHANGES, call),
-        Method("/sync/chunk", Access.CLAIMED, SMALL, call),
-        Method("/sync/applyChunk", Access.CLAIMED, ROWS, call),
-        Method("/sync/sanityCheck2", Access.CLAIMED, SMALL, call),
-        Method("/sync/finish", Access.CLAIMED, SMALL, call),
-        Method("/sync/abort", Access.CLAIMED, SMALL, call),
-        Method("/sync/upload", Access.PROVEN, None, upload),
-        Method("/sync/download", Access.PROVEN, SMALL, download),
+        Method("sync", "hostKey", Access.ANYONE, LOGIN, login),
+        Method("sync", "meta", Access.CLAIMED, SMALL, call),
+        Method("sync", "start", Access.CLAIMED, IDS, call),
+        Method("sync", "applyGraves", Access.CLAIMED, IDS, call),
+        Method("sync", "applyChanges", Access.CLAIMED, CHANGES, call),
+        Method("sync", "chunk", Access.CLAIMED, SMALL, call),
+        Method("sync", "applyChunk", Access.CLAIMED, ROWS, call),
+        Method("sync", "sanityCheck2", Access.CLAIMED, SMALL, call),
+        Method("sync", "finish", Access.CLAIMED, SMALL, call),
+        Method("sync", "abort", Access.CLAIMED, SMALL, call),
+        Method("sync", "upload", Access.PROVEN, None, upload),
+        Method("sync", "download", Access.PROVEN, SMALL, download),
     ]

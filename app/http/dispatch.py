@@ -79,14 +79,13 @@ def _refuse_unknown_methods(app: flask.Flask, methods: Sequence[Method]) -> None
     """An unknown method is 400, as the official server has it, and not 404."""
 
     def refuse(prefix: str, name: str) -> flask.Response:  # noqa: ARG001 - named so by the route
-        known = [f"`{method.name}`" for method in methods if method.path.startswith(f"/{prefix}/")]
+        known = [f"`{method.name}`" for method in methods if method.prefix == prefix]
         raise UnknownMethod(f"unknown method, expected one of {', '.join(known)}")
 
     app.add_url_rule("/<any(sync, msync):prefix>/<name>", view_func=refuse, methods=["POST"])
     for method in methods:
         # Not called, as the dispatcher comes first: Flask only needs to know what a path allows, for its 405.
-        prefix, name = method.path[1:].split("/")
-        view = functools.partial(refuse, prefix, name)
+        view = functools.partial(refuse, method.prefix, method.name)
         app.add_url_rule(method.path, method.path, view, methods=method.verbs)
 
 

@@ -55,9 +55,9 @@ def media_methods(pipeline: Pipeline, service: MediaService) -> list[Method]:
             return service.download_files(caller.user, message)
 
     return [
-        Method("/msync/begin", Access.PROVEN, SMALL, begin, verbs=("GET", "HEAD", "POST")),
-        Method("/msync/mediaChanges", Access.PROVEN, SMALL, call),
-        Method("/msync/uploadChanges", Access.PROVEN, None, upload_changes),
-        Method("/msync/downloadFiles", Access.PROVEN, NAMES, download_files),
-        Method("/msync/mediaSanity", Access.PROVEN, SMALL, call),
+        Method("msync", "begin", Access.PROVEN, SMALL, begin, verbs=("GET", "HEAD", "POST")),
+        Method("msync", "mediaChanges", Access.PROVEN, SMALL, call),
+        Method("msync", "uploadChanges", Access.PROVEN, None, upload_changes),
+        Method("msync", "downloadFiles", Access.PROVEN, NAMES, download_files),
+        Method("msync", "mediaSanity", Access.PROVEN, SMALL, call),
     ]

@@ -46,8 +46,10 @@ Handler = Callable[[SyncRequest, Admission, bytes], bytes | Download]
 class Method(NamedTuple):
     """One method of the protocol: a line of the table."""
 
-    path: str
-    """As clients ask for it: `/sync/meta`."""
+    prefix: str
+    """Which of the protocol's halves it is of: `sync` or `msync`."""
+    name: str
+    """As the protocol calls it: `meta`."""
     access: Access
     limits: MessageLimits | None
     """Of its message; None: the request carries a file, or nothing, and the handler takes the body itself."""
@@ -55,9 +57,9 @@ class Method(NamedTuple):
     verbs: tuple[str, ...] = ("POST",)
 
     @property
-    def name(self) -> str:
-        """As the protocol calls it: `meta`."""
-        return self.path.rpartition("/")[2]
+    def path(self) -> str:
+        """As clients ask for it: `/sync/meta`."""
+        return f"/{self.prefix}/{self.name}"
 
 
 class Authenticator(Protocol):
