@@ -28,11 +28,12 @@ from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
 from app.failures import FailureLog
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
-from app.http.application import make_application
-from app.http.front import Front
+from app.http.dispatch import make_application
+from app.http.files import Files
 from app.http.ops import with_private_port
+from app.http.pipeline import Pipeline
 from app.http.request import RequestReader
-from app.http.response import Answers
+from app.http.response import Answers, WsgiApp
 from app.locks import KeyedLocks
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
@@ -93,7 +94,7 @@ def make_pools() -> ThreadPools:
     )
 
 
-def make_front(  # noqa: PLR0913 - collaborators
+def make_pipeline(  # noqa: PLR0913 - collaborators
     settings: Settings,
     pools: ThreadPools,
     authenticator: Authenticator,
@@ -101,7 +102,7 @@ def make_front(  # noqa: PLR0913 - collaborators
     *,
     closed_text: Callable[[], str],
     failures: FailureLog,
-) -> Front:
+) -> Pipeline:
     """The HTTP side of one worker process; `folder` is for temporary files."""
     reader = RequestReader(
         unpacked_limit_bytes=settings.unpacked_limit_bytes,
@@ -111,12 +112,12 @@ def make_front(  # noqa: PLR0913 - collaborators
         address_source=settings.address_source,
         authenticate=authenticator.authenticate,
     )
-    return Front(
+    return Pipeline(
         reader=reader,
         answers=Answers(pools),
         authenticator=authenticator,
         pools=pools,
-        folder=folder,
+        files=Files(pools, folder),
         message_limit_bytes=settings.message_limit_bytes,
         closed_text=closed_text,
         failures=failures,
@@ -364,8 +365,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
 class Process:
     """One worker process: what answers its requests, what it does beside them, and its end."""
 
-    app: Any
-    """The WSGI application."""
+    wsgi_app: WsgiApp
     keep_house: Callable[[], None]
     """Never returns; for a greenlet of its own."""
     watch_orders: Callable[[], None]
@@ -403,9 +403,9 @@ def build_collections(
     )
 
 
-def build(settings: Settings) -> Any:
-    """The application of one worker process."""
-    return build_process(settings).app
+def build(settings: Settings) -> WsgiApp:
+    """The WSGI application of one worker process."""
+    return build_process(settings).wsgi_app
 
 
 def build_process(settings: Settings, metrics_folder: Path | None = None) -> Process:
@@ -444,7 +444,7 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
         limit_bytes=settings.unpacked_limit_bytes,
         quota_of=orders.quota_of,
     )
-    front = make_front(
+    pipeline = make_pipeline(
         settings,
         pools,
         accounts.authenticator,
@@ -471,12 +471,12 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
 
     readiness = Readiness(_services(settings, cloud, accounts, stores, offload), time.monotonic)
     if instruments is None or settings.metrics_port is None:
-        app = make_application(front, collections, media, readiness.look)
-        return Process(app, keep_house, orders.watch, None, None, has_users, stores.close)
+        app: Any = make_application(pipeline, collections, media, readiness.look)
+        return Process(app.wsgi_app, keep_house, orders.watch, None, None, has_users, stores.close)
     watch = instruments.watch(readiness, stores.objects, stores.databases, lambda: len(stores.due), new_nonce)
-    watched: Any = make_application(front, collections, media, watch.look)
+    app = make_application(pipeline, collections, media, watch.look)
     return Process(
-        with_private_port(watched, settings.metrics_port, instruments.meters, watch.look),
+        with_private_port(app.wsgi_app, settings.metrics_port, instruments.meters, watch.look),
         keep_house,
         orders.watch,
         lambda: watch.run(time.sleep),

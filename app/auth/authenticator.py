@@ -183,8 +183,8 @@ class Authenticator:
         A key that names no user, and one that is cheaply proven here, is proven at once.
         Raises: AuthError, ServiceUnavailable.
         """
-        key_hash, user = _hash_of(key), claimed_user(key)
-        if user is not None and self._revision is None:
+        key_hash = _hash_of(key)
+        if self._revision is None and (user := claimed_user(key)) is not None:
             return Admission(self, key, user, key_hash, None)
         proof = self._prove(key, key_hash)
         return Admission(self, key, proof.user, key_hash, proof)

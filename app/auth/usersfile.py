@@ -81,10 +81,12 @@ class UsersFile:
 
     def read(self, sql: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
         """The rows of one statement."""
-        with _AwayIsUnavailable():
+        try:
             # Opened by the first request: a connection must not be carried through a fork.
             reader = self._reader = self._reader or self._open()
             return reader.execute(sql, bindings).fetchall()
+        except _AWAY as exc:
+            raise _away(exc) from exc
 
     def revision(self) -> int:
         """Another number after each write to the file, by any process. See `read` for who may ask."""
@@ -95,7 +97,7 @@ class UsersFile:
         """Run `work` as one transaction; `durable`: also against a power cut."""
 
         def transaction() -> T:
-            with _AwayIsUnavailable():
+            try:
                 connection = self._open()
                 try:
                     connection.pragma("synchronous", "FULL" if durable else "NORMAL")
@@ -105,6 +107,8 @@ class UsersFile:
                     return answer
                 finally:
                     connection.close()  # rolls back what was not committed
+            except _AWAY as exc:
+                raise _away(exc) from exc
 
         answer: T = self._offload(transaction)
         return answer
@@ -202,14 +206,5 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class _AwayIsUnavailable:
-    """A class, as every request passes here."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        if isinstance(exc, _AWAY):
-            raise ServiceUnavailable(f"the user list is away: {type(exc).__name__}") from exc
+def _away(exc: apsw.Error) -> ServiceUnavailable:
+    return ServiceUnavailable(f"the user list is away: {type(exc).__name__}")

@@ -26,9 +26,9 @@ from app.cli.folders import use_folder
 from app.cli.preload import load_modules
 from app.config import AddressSource, Settings, SettingsError
 from app.http.accesslog import LineFormatter, configure_logging
-from app.http.connections import SPARE, ConnectionLimits
 from app.http.logstream import LogStream, LogText, open_standard_descriptors
-from app.http.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
+from app.http.server.connections import SPARE, ConnectionLimits
+from app.http.server.worker import SyncWorker, ignore_terminal_signals, server_log, sync_worker
 from app.version import VERSION
 from storage.errors import StorageError
 
@@ -83,7 +83,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         gevent.spawn(self.process.watch_orders)
         if self.process.watch is not None:
             gevent.spawn(self.process.watch)
-        return self.process.app
+        return self.process.wsgi_app
 
 
 def options_of(settings: Settings) -> dict[str, Any]:

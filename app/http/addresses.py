@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_address(text: str) -> str | None:
     """The IP address in one spelling, without port, brackets and zone; None if `text` has none.
 

@@ -117,6 +117,8 @@ class Body:
         self._held = [source.read(SMALL_BYTES)]
         self._is_whole = len(self._held[0]) < SMALL_BYTES
         self._small: bytes | None = None
+        self.is_small = False
+        """Whether all of it has come and was unpacked by `check`: reading it takes nothing more."""
 
     def check(self, unpacker: Unpacker) -> None:
         """Unpack a small body now, so that one that cannot be is refused before the host key is looked at.
@@ -133,12 +135,7 @@ class Body:
         except TooLarge:
             return  # small only while packed: goes the way of the large ones
         unpacker.finish()
-        self._small = pieces.joined()
-
-    @property
-    def is_small(self) -> bool:
-        """Whether all of it has come and was unpacked by `check`: reading it takes nothing more."""
-        return self._small is not None
+        self._small, self.is_small = pieces.joined(), True
 
     def read(self, limit_bytes: int, share: Share) -> bytes:
         """The unpacked message; one that is not small takes room of `share`.

@@ -1,4 +1,4 @@
-"""The blueprint of /sync/<method>: login, and everything about the collection."""
+"""The methods of /sync: login, and everything about the collection."""
 
 from __future__ import annotations
 
@@ -6,33 +6,21 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from flask import Blueprint
 
-from app.errors import Closed, refusal_reason
-from app.http.front import Front, Step, WhenClosed
+from app.errors import refusal_reason
+from app.http.limits import CHANGES, IDS, LOGIN, ROWS, SMALL
+from app.http.pipeline import Access, Method, Pipeline
 from app.http.request import SyncRequest
-from app.http.response import Answer, Download
+from app.http.response import Download
 from app.json_reader import reader
 from app.sync.admission import Admission
 from app.sync.transfer import OK, TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
 
-_MESSAGES = (
-    "meta",
-    "start",
-    "applyGraves",
-    "applyChanges",
-    "chunk",
-    "applyChunk",
-    "sanityCheck2",
-    "finish",
-    "abort",
-)
-
 
 class CollectionService(Protocol):
-    """What the blueprint asks of app.sync."""
+    """What is asked of app.sync."""
 
     def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides; proves the admission."""
@@ -71,63 +59,58 @@ class LoginAnswer(msgspec.Struct, frozen=True):
         return "LoginAnswer()"
 
 
-def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
-    """The routes of /sync."""
-    blueprint = Blueprint("collection", __name__)
+def collection_methods(pipeline: Pipeline, service: CollectionService) -> list[Method]:
+    """The table of /sync."""
+    pools, files = pipeline.pools, pipeline.files
 
-    def host_key(request: SyncRequest) -> Answer:
-        """A password for a host key: the one method that needs none."""
-        message = _read_login(front.login_payload(request))
-        key = front.authenticator.login(message.u, message.p, request.address, request.client)
-        return front.answers.message(request, msgspec.json.encode(LoginAnswer(key)))
+    def login(request: SyncRequest, _nobody: Admission, message: bytes) -> bytes:
+        """A password for a host key."""
+        wanted = _read_login(message)
+        key = pipeline.authenticator.login(wanted.u, wanted.p, request.address, request.client)
+        return msgspec.json.encode(LoginAnswer(key))
 
-    def message(request: SyncRequest) -> Answer:
-        admission = front.claim(request)
+    def call(request: SyncRequest, caller: Admission, message: bytes) -> bytes:
         refusal_reason.set("")
-        try:
-            with front.payload(request) as payload:
-                answer = service.call(admission, request.method, request.skey, request.version, payload)
-        finally:
-            if admission.is_proven:
-                request.entry.user = admission.user
+        answer = service.call(caller, request.method, request.skey, request.version, message)
         if why := refusal_reason.get():
             is_client = request.method == "meta"
             request.entry.reason = why if is_client else f"sanity check failed: {why}"
             request.entry.error = "ClientTooOld" if is_client else "SanityCheckFailed"
-        return front.answers.message(request, answer)
+        return answer
 
-    def upload(request: SyncRequest) -> Answer:
-        user = front.admit(request)
+    def upload(request: SyncRequest, caller: Admission, _message: bytes) -> bytes:
         refusal_reason.set("")
         try:
-            with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
-                text = service.upload(user, path, request.device)
+            with (
+                files.only_upload(caller.user),
+                files.spooled(request) as path,
+                pools.admission(caller.user),
+            ):
+                text = service.upload(caller.user, path, request.device)
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
         if text != OK:
             why = refusal_reason.get()
             request.entry.reason = f"upload refused: {why or text}"
             request.entry.error = "TooLarge" if text == TOO_LARGE else "InvalidDatabase"
-        return front.answers.message(request, text.encode())
+        return text.encode()
 
-    def download(request: SyncRequest) -> Answer:
-        user = front.admit(request)
-        with front.payload(request) as payload, front.pools.transfer(user):
-            file = service.download(user, request.version, payload, request.device)
-            return front.answers.file(request, file)
+    def download(request: SyncRequest, caller: Admission, message: bytes) -> Download:
+        with pools.transfer(caller.user):
+            return service.download(caller.user, request.version, message, request.device)
 
-    steps: dict[str, Step] = {"hostKey": host_key}
-    steps |= dict.fromkeys(_MESSAGES, message)
-    steps |= {"upload": upload, "download": download}
-    front.add_routes(blueprint, "sync", steps, _when_closed(front, service))
-    return blueprint
-
-
-def _when_closed(front: Front, service: CollectionService) -> WhenClosed:
-    def refuse(request: SyncRequest, text: str) -> Answer:
-        """Every sync begins with `meta`, and clients show its text; they show none of a 503."""
-        if request.method == "meta":
-            return front.answers.message(request, service.refuse(text))
-        raise Closed(text)
-
-    return refuse
+    return [
+        Method("sync", "hostKey", Access.ANYONE, LOGIN, login),
+        # Every sync begins with `meta`, and clients show the text of its answer; they show none of a 503.
+        Method("sync", "meta", Access.CLAIMED, SMALL, call, refuse=service.refuse),
+        Method("sync", "start", Access.CLAIMED, IDS, call),
+        Method("sync", "applyGraves", Access.CLAIMED, IDS, call),
+        Method("sync", "applyChanges", Access.CLAIMED, CHANGES, call),
+        Method("sync", "chunk", Access.CLAIMED, SMALL, call),
+        Method("sync", "applyChunk", Access.CLAIMED, ROWS, call),
+        Method("sync", "sanityCheck2", Access.CLAIMED, SMALL, call),
+        Method("sync", "finish", Access.CLAIMED, SMALL, call),
+        Method("sync", "abort", Access.CLAIMED, SMALL, call),
+        Method("sync", "upload", Access.PROVEN, None, upload),
+        Method("sync", "download", Access.PROVEN, SMALL, download),
+    ]

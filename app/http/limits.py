@@ -6,7 +6,6 @@ SECURITY.md lists them for operators.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 _KIB, _MIB = 1024, 1024 * 1024
@@ -19,34 +18,22 @@ class MessageLimits(NamedTuple):
     values: int
 
 
-LOGIN_LIMITS = MessageLimits(16 * _KIB, 1000)
+LOGIN = MessageLimits(16 * _KIB, 1000)
 """A name and a password, from a client that is not authenticated."""
 
-_SMALL = MessageLimits(64 * _KIB, 1000)
+SMALL = MessageLimits(64 * _KIB, 1000)
 
-_IDS = MessageLimits(16 * _MIB, 1_000_000)
+IDS = MessageLimits(16 * _MIB, 1_000_000)
 """Ids of deleted objects. Clients send 250 at a time, but AnkiDroid of old sends all of them with `start`:
 room for 600,000 of them."""
 
-_CHANGES = MessageLimits(32 * _MIB, 1_000_000)
+CHANGES = MessageLimits(32 * _MIB, 1_000_000)
 """All changed notetypes, decks, options and tags at once. 100,000 tags have 100,000 values; a deck about 40,
 a notetype about 200. The bytes are for scripts, fonts and pictures that people put into templates."""
 
-_ROWS_VALUES = 1_000_000
-"""Clients send 250 rows at a time, of which each has at most 19 values."""
+ROWS = MessageLimits(_MIB * _MIB, 1_000_000)
+"""Clients send 250 rows at a time, of which each has at most 19 values. Fields can be long: the limit of all
+messages, which is a setting, is the one that counts for the bytes."""
 
-_BY_METHOD = {
-    "start": _IDS,
-    "applyGraves": _IDS,
-    "applyChanges": _CHANGES,
-    "downloadFiles": MessageLimits(_MIB, 10_000),  # clients ask for at most 25 files at a time
-}
-
-
-@functools.cache
-def limits_of(method: str, rows_bytes: int) -> MessageLimits:
-    """The limits of a method's message. `rows_bytes` is what `applyChunk` may have: fields can be long."""
-    if method == "applyChunk":
-        return MessageLimits(rows_bytes, _ROWS_VALUES)
-    limits = _BY_METHOD.get(method, _SMALL)
-    return MessageLimits(min(limits.size_bytes, rows_bytes), limits.values)
+NAMES = MessageLimits(_MIB, 10_000)
+"""Of media files; clients ask for at most 25 at a time."""

@@ -1,4 +1,4 @@
-"""The blueprint of /msync/<method>: media files."""
+"""The methods of /msync: media files."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from flask import Blueprint
 
-from app.errors import Closed, ProtocolError, QuotaExceeded
-from app.http.front import Front, Step
+from app.errors import ProtocolError, QuotaExceeded
+from app.http.limits import NAMES, SMALL
+from app.http.pipeline import Access, Method, Pipeline
 from app.http.request import SyncRequest
-from app.http.response import Answer, Download
+from app.http.response import Download
+from app.sync.admission import Admission
 from storage.errors import TooLarge
 from storage.types import UserId
 
 
 class MediaService(Protocol):
-    """What the blueprint asks of app.media."""
+    """What is asked of app.media."""
 
     def call(self, user: UserId, method: str, hkey: str, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides."""
@@ -32,55 +33,38 @@ class MediaService(Protocol):
         """Give a zip of files."""
 
 
-def media_blueprint(front: Front, service: MediaService) -> Blueprint:
-    """The routes of /msync."""
-    blueprint = Blueprint("media", __name__)
+def media_methods(pipeline: Pipeline, service: MediaService) -> list[Method]:
+    """The table of /msync."""
+    pools, files = pipeline.pools, pipeline.files
 
-    def begin(request: SyncRequest) -> Answer:
+    def begin(request: SyncRequest, caller: Admission, message: bytes) -> bytes:
         """Legacy clients send their version beside the payload, and the payload does not count."""
         if request.media_version is not None:
-            user = front.admit(request)
-            payload = msgspec.json.encode({"v": request.media_version})
-            return front.answers.message(request, service.call(user, "begin", request.hkey, payload))
-        return message(request)
+            message = msgspec.json.encode({"v": request.media_version})
+        return service.call(caller.user, "begin", request.hkey, message)
 
-    def message(request: SyncRequest) -> Answer:
-        user = front.admit(request)
-        with front.payload(request) as payload:
-            answer = service.call(user, request.method, request.hkey, payload)
-        return front.answers.message(request, answer)
+    def call(request: SyncRequest, caller: Admission, message: bytes) -> bytes:
+        return service.call(caller.user, request.method, request.hkey, message)
 
-    def upload_changes(request: SyncRequest) -> Answer:
-        user = front.admit(request)
+    def upload_changes(request: SyncRequest, caller: Admission, _message: bytes) -> bytes:
         try:
-            with front.held(request) as zipped, front.pools.transfer(user):
-                answer = service.upload_changes(user, zipped, request.device)
+            with files.held(request) as zipped, pools.transfer(caller.user):
+                return service.upload_changes(caller.user, zipped, request.device)
         except TooLarge as exc:
             raise ProtocolError("the zip is too large") from exc
         except QuotaExceeded as exc:
             request.entry.reason = f"over quota: {exc}"
-            answer = service.refuse(str(exc))
-        return front.answers.message(request, answer)
+            return service.refuse(str(exc))
 
-    def download_files(request: SyncRequest) -> Answer:
-        user = front.admit(request)
-        with front.payload(request) as payload, front.pools.transfer(user):
-            return front.answers.file(request, service.download_files(user, payload))
+    def download_files(_request: SyncRequest, caller: Admission, message: bytes) -> Download:
+        with pools.transfer(caller.user):
+            return service.download_files(caller.user, message)
 
-    def closed(request: SyncRequest, text: str) -> Answer:
-        """Every sync begins with `begin`, and clients show its text; they show none of a 503."""
-        if request.method == "begin":
-            return front.answers.message(request, service.refuse(text))
-        raise Closed(text)
-
-    steps: dict[str, Step] = {
-        "begin": begin,
-        "mediaChanges": message,
-        "uploadChanges": upload_changes,
-        "downloadFiles": download_files,
-        "mediaSanity": message,
-    }
-    front.add_routes(blueprint, "msync", steps, closed)
-    by_query = front.view("begin", begin, closed)
-    blueprint.add_url_rule("/msync/begin", "begin_by_query", by_query, methods=["GET"])
-    return blueprint
+    return [
+        # Every sync begins with `begin`, and clients show the text of its answer; they show none of a 503.
+        Method("msync", "begin", Access.PROVEN, SMALL, begin, ("GET", "HEAD", "POST"), refuse=service.refuse),
+        Method("msync", "mediaChanges", Access.PROVEN, SMALL, call),
+        Method("msync", "uploadChanges", Access.PROVEN, None, upload_changes),
+        Method("msync", "downloadFiles", Access.PROVEN, NAMES, download_files),
+        Method("msync", "mediaSanity", Access.PROVEN, SMALL, call),
+    ]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import flask
 import msgspec
-from flask import Blueprint, Response, request
 
 from app.http.accesslog import entry_of
-from app.http.doors import StartResponse, WsgiApp
-from app.http.response import Answer, as_response
+from app.http.response import Answer, StartResponse, WsgiApp, as_response
 
 _JSON = ("Content-Type", "application/json")
 
@@ -52,16 +51,14 @@ def _ready(look: Look, *, in_full: bool) -> Answer:
     return Answer(body, (_JSON, ("Cache-Control", "no-store")), 200 if is_ready else 503)
 
 
-def ready_blueprint(look: Look) -> Blueprint:
-    """The route of /ready, which asks the services: a load balancer should end no server by it."""
-    blueprint = Blueprint("ready", __name__)
+def add_ready(app: flask.Flask, look: Look) -> None:
+    """GET /ready, which asks the services: a load balancer should end no server by it."""
 
-    @blueprint.get("/ready")
-    def ready() -> Response:
-        entry_of(request.environ).method = "ready"
+    def ready() -> flask.Response:
+        entry_of(flask.request.environ).method = "ready"
         return as_response(_ready(look, in_full=False))
 
-    return blueprint
+    app.add_url_rule("/ready", view_func=ready, methods=["GET"])
 
 
 def with_private_port(inner: WsgiApp, port: int, metrics: Metrics, look: Look) -> WsgiApp:

@@ -34,6 +34,8 @@ FORM_VERSION = 10
 
 _OLDEST_VERSION = 8
 
+_QUERY_VERBS = frozenset({"GET", "HEAD"})
+
 
 class SyncRequest(msgspec.Struct, frozen=True):
     """One request, unwrapped; `body` is still to be read."""
@@ -106,7 +108,7 @@ class RequestReader:
         """
         entry = entry_of(environ)
         entry.method = method
-        if environ["REQUEST_METHOD"] == "GET":
+        if environ["REQUEST_METHOD"] in _QUERY_VERBS:
             request = self._read_query(method, environ, entry)
         elif (header := environ.get("HTTP_ANKI_SYNC")) is not None:
             request = self._read_packed(method, header, environ, entry)
@@ -137,6 +139,7 @@ class RequestReader:
         except (KeyError, ValueError) as exc:
             raise ProtocolError("k and v are needed once each") from exc
         body = self._body(io.BytesIO(), PlainUnpacker)
+        body.check(PlainUnpacker())
         return SyncRequest(method, FORM_VERSION, "", hkey, "", self._address(environ), version, body, entry)
 
     def _read_form(self, method: str, environ: Mapping[str, Any], entry: Entry) -> SyncRequest:

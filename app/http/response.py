@@ -5,9 +5,9 @@ Source: rslib/src/sync/response.rs; clients of version 11 fail without `anki-ori
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import zstandard
@@ -16,6 +16,9 @@ from flask import Response
 from app.http.request import SyncRequest
 from app.offload import ThreadPools
 from storage.packing import Packer
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+WsgiApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _SIZE_HEADER = "anki-original-size"
 _INLINE_BYTES = 64 * 1024
@@ -74,8 +77,11 @@ class Answers:
         self._pools = pools
         self._packer = Packer(_MESSAGE_LEVEL)
 
-    def message(self, request: SyncRequest, payload: bytes) -> Answer:
-        """A whole payload, usually JSON."""
+    def pack(self, request: SyncRequest, answer: bytes | Download) -> Answer:
+        """A whole message, usually JSON, or a file."""
+        return self._message(request, answer) if isinstance(answer, bytes) else self._file(request, answer)
+
+    def _message(self, request: SyncRequest, payload: bytes) -> Answer:
         if not request.is_packed:
             return Answer(payload)
         if len(payload) <= _INLINE_BYTES:
@@ -84,7 +90,7 @@ class Answers:
             packed = self._pools.run(lambda: self._packer.pack(payload))
         return Answer(packed, ((_SIZE_HEADER, str(len(payload))),))
 
-    def file(self, request: SyncRequest, download: Download) -> Answer:
+    def _file(self, request: SyncRequest, download: Download) -> Answer:
         """A file in blocks; an error on the way cuts the connection: nobody takes a part for the whole."""
         size_bytes = download.size_bytes
         if request.is_packed:

@@ -23,6 +23,9 @@ SHORT_BYTES = 16 * 1024
 """Messages of so many bytes have about a hundred rows. They are merged in less time than it takes to hand the
 work to a native thread and back; more of them must not hold the event loop."""
 
+SMALL_COLLECTION_CARDS = 10_000
+"""Cards are unburied on the event loop in a collection of at most so many: usually few of them are buried."""
+
 T = TypeVar("T")
 
 
@@ -50,7 +53,7 @@ class Merge:
         usn = self._collection.usn
         unburying = self._collection.plan_unburying(now_s)
         size_bytes = sum(entry.size_bytes for entry in self.session.journal)
-        if unburying.is_due or size_bytes > SHORT_BYTES:
+        if size_bytes > SHORT_BYTES or (unburying.is_due and not self._is_small()):
             self.way = self.offload
         self._do(lambda: self._collection.unbury(unburying, now_s))
         last = b""
@@ -58,6 +61,9 @@ class Merge:
             if entry.digest != last:  # a message that came twice, as its first answer was lost
                 self._do(partial(self._apply, entry, frame, usn))
             last = entry.digest
+
+    def _is_small(self) -> bool:
+        return int(self.head.stamps.get("cards", SMALL_COLLECTION_CARDS + 1)) <= SMALL_COLLECTION_CARDS
 
     def _do(self, work: Callable[[], T]) -> T:
         with local_disk():

@@ -14,7 +14,7 @@ from flask import Flask
 from app.cli.admin import cli
 from app.cli.server import greeting
 from app.config import Settings
-from app.http.health import health_blueprint
+from app.http.dispatch import add_health
 from app.version import VERSION
 from tests.support import servers
 
@@ -47,7 +47,7 @@ def test_the_first_line_of_the_log_says_it() -> None:
 
 def test_health_says_it_in_a_header_and_stays_empty() -> None:
     app = Flask("test")
-    app.register_blueprint(health_blueprint())
+    add_health(app)
     answer = app.test_client().get("/health")
     assert (answer.status_code, answer.data) == (200, b"")
     assert answer.headers["X-Ankisyncd-Version"] == VERSION

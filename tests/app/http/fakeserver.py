@@ -65,11 +65,14 @@ class FakeCollections:
             {"user": user, "method": method, "skey": skey, "version": version, "got": message}
         ).encode()
 
-    def upload(self, user: str, path: Path) -> str:
+    def refuse(self, text: str) -> bytes:
+        return json.dumps({"refused": text}).encode()
+
+    def upload(self, user: str, path: Path, device: str) -> str:
         with path.open("rb") as file:
             return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {path.stat().st_size}"
 
-    def download(self, user: str, version: int, payload: bytes) -> object:
+    def download(self, user: str, version: int, payload: bytes, device: str) -> object:
         message = json_or_refuse(payload) or {"blocks": 3}
         if message.get("fail"):
             return SimpleNamespace(size_bytes=600_000, blocks=broken_blocks())
@@ -84,7 +87,10 @@ class FakeMedia:
     def call(self, user: str, method: str, hkey: str, payload: bytes) -> bytes:
         return json.dumps({"data": [user, method, json_or_refuse(payload)], "err": ""}).encode()
 
-    def upload_changes(self, user: str, zipped: bytes | Path) -> bytes:
+    def refuse(self, text: str) -> bytes:
+        return json.dumps({"refused": text}).encode()
+
+    def upload_changes(self, user: str, zipped: bytes | Path, device: str) -> bytes:
         """Where the zip is, its size and sum."""
         content = zipped if isinstance(zipped, bytes) else zipped.read_bytes()
         place = "memory" if isinstance(zipped, bytes) else "file"
@@ -95,17 +101,25 @@ class FakeMedia:
 
 
 def build(settings: Settings) -> object:
-    from app.http.application import make_application  # noqa: PLC0415 - after the monkey patch
-    from app.main import make_front, make_pools  # noqa: PLC0415
+    from app.http.dispatch import make_application  # noqa: PLC0415 - after the monkey patch
+    from app.main import make_pipeline, make_pools  # noqa: PLC0415
 
     pools = make_pools()
     spool = settings.cache_dir / "spool"
     spool.mkdir(parents=True, exist_ok=True)
-    front = make_front(settings, pools, FakeAuthenticator(), spool)
-    app = make_application(front, FakeCollections(), FakeMedia())
+    pipeline = make_pipeline(
+        settings,
+        pools,
+        FakeAuthenticator(),
+        spool,
+        closed_text=str,
+        failures=SimpleNamespace(note=lambda *_: None),
+    )
+    app = make_application(pipeline, FakeCollections(), FakeMedia())
     return SimpleNamespace(
-        app=app,
+        wsgi_app=app.wsgi_app,
         keep_house=lambda: None,
+        watch_orders=lambda: None,
         watch=None,
         observe=None,
         has_users=lambda: True,

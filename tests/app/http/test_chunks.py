@@ -9,7 +9,7 @@ import pytest
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.unreader import IterUnreader
 
-from app.http.chunks import PlainChunksReader, body_of
+from app.http.server.chunks import PlainChunksReader, body_of
 
 NEXT = b"POST /next HTTP/1.1\r\n\r\n"
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.http.connections import (
+from app.http.server.connections import (
     GRACE_S,
     HEAD_S,
     LEAST_RATE,

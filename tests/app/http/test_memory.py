@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from app.http.body import Room
-from app.http.limits import limits_of
+from app.http.limits import CHANGES, IDS
 from storage.errors import Unavailable
 from tests.support import servers
 from tests.support.wire import Wire, dump, path_of, sync_header
@@ -84,12 +84,12 @@ def test_large_messages_of_real_clients_pass(wire: Wire) -> None:
     notetype = {"id": 1, "name": "n", "css": "a{b:c,d}" * 100_000, "flds": [{"name": "x"}] * 50}
     changes = {"models": [notetype] * 20, "decks": [[], []], "tags": [f"tag::{n}" for n in range(200_000)]}
     graves = {"cards": list(range(1_600_000_000_000, 1_600_000_300_000)), "notes": [], "decks": []}
-    for method, message in (
-        ("start", {"minUsn": 0, "lnewer": True, "graves": graves}),
-        ("applyGraves", {"chunk": graves}),
-        ("applyChanges", {"changes": changes}),
+    for method, limits, message in (
+        ("start", IDS, {"minUsn": 0, "lnewer": True, "graves": graves}),
+        ("applyGraves", IDS, {"chunk": graves}),
+        ("applyChanges", CHANGES, {"changes": changes}),
     ):
-        assert len(dump(message)) < limits_of(method, 100 * MIB).size_bytes
+        assert len(dump(message)) < limits.size_bytes
         answer = wire.call(method, message)
         # What is in these notetypes is not the point: they are read, and not refused for their size.
         assert b"too large" not in answer.body

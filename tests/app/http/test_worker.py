@@ -7,9 +7,43 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
 
-from app.http.connections import LEAST_RATE
-from app.http.worker import ClientGone, OneSendResponse
+from app.http.server.connections import LEAST_RATE
+from app.http.server.exchange import ClientGone, OneSendResponse
+from app.http.server.worker import ParserSettings
+
+HEADS = (
+    b"POST /sync/meta HTTP/1.1\r\nhost: a\r\nanki-sync: {}\r\ncontent-length: 4\r\n\r\nbody",
+    b"POST /sync/meta HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nx-trailer: 1\r\n\r\n",
+    b"GET /health HTTP/1.0\r\nexpect: 100-continue\r\nx-forwarded-proto: https\r\n\r\n",
+    b"POST / HTTP/1.1\r\nx_y: 1\r\n\r\n",
+    b"POST / HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n",
+    b"POST / HTTP/1.1\r\na: " + b"x" * 9000 + b"\r\n\r\n",
+    b"POST / HTTP/1.1\r\n" + b"a: 1\r\n" * 65 + b"\r\n",
+    b"post / HTTP/1.1\r\na : 1\r\n b\r\n\r\n",
+)
+
+
+def parsed(settings: object, head: bytes) -> object:
+    """All that gunicorn's parser finds."""
+    try:
+        request = Request(settings, IterUnreader([head]), ("192.0.2.1", 4711))
+        found = [request.method, request.uri, request.version, request.headers, request.scheme]
+        return [*found, request.should_close(), request.body.read(), request.trailers]
+    except ParseException as exc:
+        return type(exc)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_parser_finds_the_same_with_plain_settings(head: bytes) -> None:
+    config = Config()
+    for name, value in (("limit_request_fields", 64), ("limit_request_field_size", 8192)):
+        config.set(name, value)
+    assert parsed(ParserSettings(config), head) == parsed(config, head)
 
 
 class Socket:

@@ -106,7 +106,7 @@ def test_a_failed_sanity_check_is_an_outcome_and_a_reason_in_the_log(watched: Wa
     assert found["ankisyncd_running_syncs",] == -1
     (line,) = [line for line in watched.server.log.splitlines() if "method=sanityCheck2 status=200" in line
                and "reason=" in line]  # fmt: skip
-    assert "the sanity check failed" in line and "warning" in line
+    assert "sanity check failed: " in line and "warning" in line
 
 
 @pytest.mark.parametrize(
