@@ -6,10 +6,8 @@ scenario in `test_found`.
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,19 +35,10 @@ def folder():
         yield Path(name)
 
 
-@pytest.fixture(scope="module")
-def troubles(request):
-    """What went wrong in each of the chosen seeds, which run in two processes."""
-    params = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    seeds = sorted({found["seed"] for found in params if "seed" in found} & set(range(SEEDS)))
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        return dict(pool.map(run, seeds, chunksize=8))
-
-
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_what_was_acknowledged_is_stored_and_nothing_else(troubles, seed):
-    assert not troubles[seed], troubles[seed]
+def test_what_was_acknowledged_is_stored_and_nothing_else(seed):
+    _, trouble = run(seed)
+    assert not trouble, trouble
 
 
 def test_the_same_seed_gives_the_same_run(template, folder):
