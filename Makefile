@@ -45,11 +45,18 @@ PARALLEL := -n $(JOBS) --maxprocesses 8 --dist worksteal
 test: check              ## what a change must pass: check, and the tests in parallel (JOBS=2)
 	$(BIN)/python -m pytest $(PARALLEL)
 
+coverage: $(VENV)/.dev   ## the same tests, and the lines of app and storage that they run: no fewer than the floor
+	@mkdir -p .cache/coverage
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
+
+test-thorough: $(VENV)/.dev    ## what of the tests is not needed at every change; CI runs it
+	$(BIN)/python -m pytest $(PARALLEL) -m "thorough and not slow and not clients and not bench"
+
 test-clients: $(VENV)/.dev clients   ## the scenarios with older Anki clients beside the newest
 	$(BIN)/python -m pytest -m clients
 
-test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older Anki clients
-	$(BIN)/python -m pytest -m "slow or clients" --ignore=tests/terraform --ignore=tests/docker
+test-all: $(VENV)/.dev clients   ## also the slow and thorough tests, and those with older Anki clients
+	$(BIN)/python -m pytest -m "slow or thorough or clients" --ignore=tests/terraform --ignore=tests/docker
 
 fuzz: $(VENV)/.dev       ## 100,000 inputs to a live server: heads, bodies, forms, messages, zips, databases
 	$(BIN)/python -m tests.fuzz
@@ -114,4 +121,4 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 clean:         ## remove what make made
 	rm -rf .venv .venv-* .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run check format test simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
+.PHONY: help install run check format test coverage test-thorough simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean

@@ -19,17 +19,7 @@ from app.auth.passwords import Passwords, verify_hash
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from storage.types import run_here
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-    def pass_s(self, seconds: float) -> None:
-        self.now_ms += int(seconds * 1000)
+from tests.support.clock import Clock
 
 
 @dataclass

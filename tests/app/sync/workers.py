@@ -21,6 +21,7 @@ from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Offload, UserId, run_here
 from tests.app.sync.scripts import NOW_S, Base, Request, body_of, dump
+from tests.support.clock import Clock
 from tests.support.faults import Faults
 
 USER = UserId("u")
@@ -35,16 +36,6 @@ STATUS = (
 """As app.http has it."""
 
 
-class Clock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now_ms = NOW_S * 1000
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
 class World:
     """The stores that all workers share; the user has `base`, or nothing yet."""
 
@@ -53,7 +44,7 @@ class World:
     ) -> None:
         self.folder = folder
         self.codec = codec
-        self.clock = Clock()
+        self.clock = Clock(NOW_S * 1000)
         self.heads = heads or MemoryHeadStore()
         self.objects = MemoryObjectStore()
         self._numbers = itertools.count()

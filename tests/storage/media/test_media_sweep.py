@@ -15,17 +15,11 @@ from storage.media.index import GONE_KEPT_S, MediaIndex, create_empty
 from storage.media.sweep import Contents, Swept, names_since_s, read_contents, sweep_blobs
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from tests.support.clock import Clock
 
 GRACE_MS = 10_000
 HISTORY_MS = 30 * 24 * 3600 * 1000
 TWO_DAYS_MS = 2 * 24 * 3600 * 1000
-
-
-class Clock:
-    now_ms = 1_700_000_000_000
-
-    def __call__(self):
-        return self.now_ms
 
 
 @pytest.fixture
