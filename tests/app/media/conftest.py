@@ -15,13 +15,12 @@ import pytest
 from app.errors import FileMissing, ProtocolError
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
-from storage.database.limits import Limits
-from storage.database.store import DatabaseStore
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs
 from storage.objects.memory import MemoryObjectStore
 from storage.types import UserId, run_here
 from tests.support.clock import Clock
+from tests.support.databases import make_store
 from tests.support.wire import Wire
 
 
@@ -36,16 +35,7 @@ class Worker:
         self.scratch = scratch
         self.waited_s = 0.0
         self.heads, self.objects = heads, objects
-        self.store = DatabaseStore(
-            heads,
-            objects,
-            cache,
-            offload=run_here,
-            clock_ms=clock_ms,
-            nonce=nonce,
-            configure=lambda _: None,
-            limits=Limits(),
-        )
+        self.store = make_store(heads, objects, cache, clock_ms, nonce)
         self.gate = IndexGate(
             self.store,
             locks=locks.__getitem__,
