@@ -1,7 +1,9 @@
-# `make run` starts the server, `make test` checks everything a change needs.
+# `make run` starts the server, `make test` checks everything a change needs. Another Python has an environment of
+# its own: `make test PYTHON=python3.13 VENV=.venv-3.13`.
 PYTHON ?= python3
-VENV   := .venv
+VENV   ?= .venv
 BIN    := $(VENV)/bin
+JOBS   ?= logical
 
 .DEFAULT_GOAL := help
 
@@ -27,18 +29,34 @@ install: $(VENV)/.run    ## the server and the admin command in .venv
 run: install   ## start the server on the embedded default
 	$(BIN)/ankisyncd
 
-test: $(VENV)/.dev       ## lint, types, import rules and the tests
+check: $(VENV)/.dev      ## lint, format, types and import rules, in seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev     ## format the code, and mend what lint can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# One process for each core; each starts what its tests share. Tests that fail here, run alone by their name.
+PARALLEL := -n $(JOBS) --maxprocesses 8 --dist worksteal
+
+test: check              ## what a change must pass: check, and the tests in parallel (JOBS=2)
+	$(BIN)/python -m pytest $(PARALLEL)
+
+coverage: $(VENV)/.dev   ## the same tests, and the lines of app and storage that they run: no fewer than the floor
+	@mkdir -p .cache/coverage
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
+
+test-thorough: $(VENV)/.dev    ## what of the tests is not needed at every change; CI runs it
+	$(BIN)/python -m pytest $(PARALLEL) -m "thorough and not slow and not clients and not bench"
 
 test-clients: $(VENV)/.dev clients   ## the scenarios with older Anki clients beside the newest
 	$(BIN)/python -m pytest -m clients
 
-test-all: $(VENV)/.dev clients   ## also the slow tests, and those with older Anki clients
-	$(BIN)/python -m pytest -m "slow or clients" --ignore=tests/terraform --ignore=tests/docker
+test-all: $(VENV)/.dev clients   ## also the slow and thorough tests, and those with older Anki clients
+	$(BIN)/python -m pytest -m "slow or thorough or clients" --ignore=tests/terraform --ignore=tests/docker
 
 fuzz: $(VENV)/.dev       ## 100,000 inputs to a live server: heads, bodies, forms, messages, zips, databases
 	$(BIN)/python -m tests.fuzz
@@ -104,6 +122,6 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 	npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --prefix tests/support/npm
 
 clean:         ## remove what make made
-	rm -rf $(VENV) .venv-infra .venv-checkov .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run test monitoring simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
+.PHONY: help install run check format test coverage test-thorough monitoring simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean

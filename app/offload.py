@@ -49,8 +49,8 @@ class NativeThreads:
 
     Jobs of one owner run in their order; owners take turns, and none has more than `most_each` threads.
 
-    gevent's own pool does the same with locks written in Python, and costs three times as much per
-    call: with a dozen calls in a sync that is seen.
+    gevent's own pool knows neither owners nor a limit to how long a job may wait; a call costs it
+    about a quarter more CPU (14 and 18 microseconds, measured 2026-11-28).
     """
 
     def __init__(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import servers
 
 INFRA = (Path(__file__).parent / "terraform", Path(__file__).parent / "docker")
 
@@ -39,3 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def server_kind(request: pytest.FixtureRequest) -> str:
     return str(request.config.getoption("--server"))
+
+
+@pytest.fixture(scope="session")
+def official_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """The official server, as referee. Each test takes users of its own by `next_user`."""
+    users = servers.make_users(1000)
+    folder = tmp_path_factory.mktemp("official") / "data"
+    with servers.serving(servers.OFFICIAL, folder, users, servers.hashed(users)) as server:
+        yield server

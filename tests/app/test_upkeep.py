@@ -21,7 +21,7 @@ from app.locks import KeyedLocks
 from app.upkeep import Shard, Summary, Upkeep
 from storage.database.limits import Limits
 from storage.database.runs import RunLog
-from storage.database.store import Commit, DatabaseStore
+from storage.database.store import Commit
 from storage.errors import Corrupt, HeadMoved, Unavailable
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs, Digester, NewBlob, key_of
@@ -29,6 +29,8 @@ from storage.media.index import FileFacts, MediaIndex, create_empty
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
 from tests.bench import maintain
+from tests.support.clock import Clock as StillClock
+from tests.support.databases import make_store
 from tests.support.faults import Faults
 
 ANN = DatabaseId(UserId("ann"), DatabaseKind.MEDIA)
@@ -36,9 +38,11 @@ BOB = DatabaseId(UserId("bob"), DatabaseKind.MEDIA)
 DAY_MS = 24 * 3600 * 1000
 
 
-class Clock:
+class Clock(StillClock):
+    """Every look at it takes a millisecond."""
+
     def __init__(self) -> None:
-        self.now_ms = 1_800_000_000_000
+        super().__init__(1_800_000_000_000)
 
     def __call__(self) -> int:
         self.now_ms += 1
@@ -59,14 +63,12 @@ class World:
         self.earlier: dict[DatabaseId, Head] = {}
         self.numbers = itertools.count()
         limits = Limits(merge_deltas=3, snapshot_percent=1_000_000, sweep_grace_ms=1000, history_ms=DAY_MS)
-        self.databases = DatabaseStore(
+        self.databases = make_store(
             self.heads,
             self.objects,
             folder / "cache",
-            offload=run_here,
-            clock_ms=self.clock,
-            nonce=self.nonce,
-            configure=lambda connection: None,
+            self.clock,
+            self.nonce,
             limits=limits,
             due=self.due.append,
         )

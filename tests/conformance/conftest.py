@@ -55,8 +55,9 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server_kind: str
 ) -> Iterator[servers.Server | cluster.Cluster]:
     folder = tmp_path_factory.mktemp("server")
+    number = 20 + sum(item.path.parent == Path(__file__).parent for item in request.session.items)
     if server_kind.startswith("cloud"):
-        users = servers.make_users(len(request.session.items) + 20)
+        users = servers.make_users(number)
         heads = "s3" if server_kind == "cloud-s3" else "dynamodb"
         seed = 1 if server_kind == "cloud-random" else None
         with (
@@ -67,7 +68,7 @@ def server(
             yield found
         return
     # hashing the passwords at the start takes its time, so no more users than tests, or not many
-    with servers.serving(server_kind, folder / "data", len(request.session.items) + 20) as server:
+    with servers.serving(server_kind, folder / "data", number) as server:
         yield server
 
 

@@ -63,6 +63,7 @@ def test_the_requests_of_one_sync_are_answered_by_all_servers(
     assert all("method=applyChunk" in member.log for member in server.members)
 
 
+@pytest.mark.thorough
 def test_nobody_waits_while_the_upload_of_another_user_is_stored(
     pair: tuple[Device, Device], server: Cluster, make_device: Make
 ) -> None:
@@ -91,6 +92,7 @@ def test_nobody_waits_while_the_upload_of_another_user_is_stored(
     other.settle()
 
 
+@pytest.mark.thorough
 def test_servers_of_different_merge_revisions_do_not_carry_on_each_others_syncs(
     pair: tuple[Device, Device], server: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from tests.support import aws
 from tests.support.cluster import Cluster, cloud
 from tests.support.userpool import UserPool
 
-pytestmark = pytest.mark.one_server
+pytestmark = [pytest.mark.one_server, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

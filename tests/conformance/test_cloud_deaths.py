@@ -24,7 +24,11 @@ from tests.support import aws, servers
 from tests.support.cluster import Cluster, cloud, operation_of
 from tests.support.proxy import Exchange, Fault
 
-pytestmark = [pytest.mark.one_server, pytest.mark.parametrize("versions", [(NEWEST, NEWEST)], ids=["newest"])]
+pytestmark = [
+    pytest.mark.one_server,
+    pytest.mark.thorough,
+    pytest.mark.parametrize("versions", [(NEWEST, NEWEST)], ids=["newest"]),
+]
 MEDIA_FILES, MEDIA_BYTES = 4, 900_000
 """More than one request takes, some 2.5 MB, so that a death can come between two."""
 

@@ -25,8 +25,11 @@ ALL = list(cases())
 
 
 def often(case: Case) -> tuple[pytest.MarkDecorator, ...]:
-    """Those of one value among many of their kind are left to the slow run."""
-    return () if case.fate != EITHER or ALL.index(case) % 4 == 0 else (pytest.mark.slow,)
+    """Every third at every change; of one value among many of their kind, most are left to the slow run."""
+    number = ALL.index(case)
+    if case.fate == EITHER and number % 4:
+        return (pytest.mark.slow,)
+    return (pytest.mark.thorough,) if number % 3 else ()
 
 
 @pytest.fixture(scope="session")

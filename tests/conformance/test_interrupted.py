@@ -66,7 +66,10 @@ def test_a_connection_lost_at_any_request_loses_nothing(
 
 
 @NEWEST_ONLY
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(step, marks=() if step == "finish" else pytest.mark.thorough) for step in STEPS],
+)
 def test_a_device_that_is_killed_at_any_request_loses_nothing(
     pair: tuple[Device, Device], server: Server, step: str
 ) -> None:

@@ -10,6 +10,7 @@ START = 1_500_000_000_000
 COUNT = 5_200
 
 
+@pytest.mark.thorough
 def test_thousands_of_objects_travel_both_ways(pair: tuple[Device, Device]) -> None:
     a, b = pair
     for number, (sender, receiver) in enumerate(((a, b), (b, a))):
@@ -25,6 +26,7 @@ def test_thousands_of_objects_travel_both_ways(pair: tuple[Device, Device]) -> N
     assert_same(a, b)
 
 
+@pytest.mark.thorough
 def test_thousands_of_deletions_travel_both_ways(pair: tuple[Device, Device]) -> None:
     a, b = pair
     a.bulk_notes(COUNT, START, "many")
@@ -38,7 +40,13 @@ def test_thousands_of_deletions_travel_both_ways(pair: tuple[Device, Device]) ->
     assert a.rows("select count() from notes where id between ? and ?", ids[0], ids[-1]) == [[0]]
 
 
-@pytest.mark.parametrize("count", [249, 250, 251, 252, 500, 750])
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(count, marks=() if count in {250, 251} else pytest.mark.thorough)
+        for count in (249, 250, 251, 252, 500, 750)
+    ],
+)
 @pytest.mark.parametrize("versions", [(NEWEST, NEWEST)], ids=["newest"])
 def test_counts_at_the_edge_of_a_chunk_travel(pair: tuple[Device, Device], count: int) -> None:
     a, b = pair

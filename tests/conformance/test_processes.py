@@ -132,6 +132,7 @@ def test_a_server_that_was_cut_off_in_a_sync_comes_up_whole(
         assert_same(a, b)
 
 
+@pytest.mark.thorough
 def test_a_stopped_server_goes_on_where_it_was(
     own_server: servers.Server, devices: tuple[Device, Device]
 ) -> None:

@@ -82,6 +82,7 @@ def test_after_a_restore_devices_download_the_old_content(
     assert_same(a, b)
 
 
+@pytest.mark.thorough
 def test_the_version_before_a_mistaken_upload_comes_back(
     pair: tuple[Device, Device], make_device: Make, admin: Admin, user: User
 ) -> None:
@@ -119,7 +120,13 @@ def test_a_device_may_upload_instead(pair: tuple[Device, Device], admin: Admin, 
 
 
 @NEWEST_ONLY
-@pytest.mark.parametrize("step", ["applyChanges", "applyChunk", "sanityCheck2", "finish"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=() if step == "finish" else pytest.mark.thorough)
+        for step in ("applyChanges", "applyChunk", "sanityCheck2", "finish")
+    ],
+)
 def test_a_sync_that_runs_meanwhile_loses_cleanly(
     pair: tuple[Device, Device], server: Server, admin: Admin, user: User, step: str
 ) -> None:
@@ -150,6 +157,7 @@ def test_a_sync_that_runs_meanwhile_loses_cleanly(
     assert a.rows("select count() from notes where flds like 'too late%'") == [[0]]
 
 
+@pytest.mark.thorough
 def test_media_that_was_deleted_or_replaced_comes_back_by_itself(
     pair: tuple[Device, Device], admin: Admin, user: User
 ) -> None:
@@ -181,7 +189,7 @@ def test_media_that_was_deleted_or_replaced_comes_back_by_itself(
 
 
 @NEWEST_ONLY
-@pytest.mark.parametrize("name", ["old.anki2", "old.colpkg"])
+@pytest.mark.parametrize("name", ["old.anki2", pytest.param("old.colpkg", marks=pytest.mark.thorough)])
 def test_an_export_opens_in_anki(
     pair: tuple[Device, Device], admin: Admin, user: User, tmp_path: Path, name: str
 ) -> None:

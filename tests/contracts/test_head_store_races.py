@@ -9,6 +9,8 @@ import threading
 import time
 import uuid
 
+import pytest
+
 from storage.errors import Conflict, SessionAhead
 from storage.heads.base import SessionUpdate
 from storage.types import EMPTY_HEAD
@@ -18,11 +20,16 @@ RACERS = 6
 ROUNDS = 12
 
 
-def race(backend, run):
+@pytest.fixture
+def stores(head_backend):
+    """A view of the one store for each racer."""
+    return [head_backend.open() for _ in range(RACERS)]
+
+
+def race(stores, run):
     """Run `run(store, racer)` in threads, each with a view of its own; the answers by racer."""
     barrier = threading.Barrier(RACERS)
     answers = [None] * RACERS
-    stores = [backend.open() for _ in range(RACERS)]
 
     def racer(number):
         barrier.wait()
@@ -44,13 +51,13 @@ def won(answers):
     return [number for number, answer in enumerate(answers) if not isinstance(answer, BaseException)]
 
 
-def test_one_of_many_flips_of_one_version_wins(head_backend):
+def test_one_of_many_flips_of_one_version_wins(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     for base in range(ROUNDS):
         token = (store.find(database) or EMPTY_HEAD).token
         answers = race(
-            head_backend,
+            stores,
             lambda view, number: view.flip(database, flip_of(base, token, commit_id=f"{base}-{number}")),
         )
         (winner,) = won(answers)
@@ -59,13 +66,13 @@ def test_one_of_many_flips_of_one_version_wins(head_backend):
         assert head.recent[-1].commit_id == f"{base}-{winner}"
 
 
-def test_no_entry_of_many_that_are_appended_at_once_is_lost(head_backend):
+def test_no_entry_of_many_that_are_appended_at_once_is_lost(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     store.open_session(database, new_session())
     for turn in range(ROUNDS):
         answers = race(
-            head_backend,
+            stores,
             lambda view, number: view.append(
                 database, "session", journal_entry(body=b"%d of %d" % (number, turn))
             ),
@@ -78,13 +85,13 @@ def test_no_entry_of_many_that_are_appended_at_once_is_lost(head_backend):
         assert sorted(head.session.seq for head in answers) == list(range(2 + RACERS * turn, session.seq + 1))
 
 
-def test_one_of_many_updates_of_one_place_wins(head_backend):
+def test_one_of_many_updates_of_one_place_wins(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     token = store.open_session(database, new_session()).token
     for seq in range(1, ROUNDS):
         answers = race(
-            head_backend,
+            stores,
             lambda view, number: view.update_session(
                 database, token, "session", seq, SessionUpdate(state=b"%d" % number)
             ),
@@ -96,22 +103,22 @@ def test_one_of_many_updates_of_one_place_wins(head_backend):
         assert (session.seq, session.state) == (seq + 1, b"%d" % winner)
 
 
-def test_one_of_many_repeats_of_a_flip_lands_and_all_are_told_so(head_backend):
+def test_one_of_many_repeats_of_a_flip_lands_and_all_are_told_so(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     for base in range(ROUNDS):
         token = store.open_session(database, new_session(f"s{base}")).token
         flip = flip_of(base, token, session=f"s{base}", seq=1)
-        assert len(won(race(head_backend, lambda view, _: view.flip(database, flip)))) == RACERS
+        assert len(won(race(stores, lambda view, _: view.flip(database, flip)))) == RACERS
         assert store.find(database).version == base + 1
 
 
-def test_every_one_of_many_sessions_has_a_token_of_its_own(head_backend):
+def test_every_one_of_many_sessions_has_a_token_of_its_own(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     tokens = []
     for turn in range(ROUNDS):
         answers = race(
-            head_backend,
+            stores,
             lambda view, number: view.open_session(database, new_session(f"{turn}-{number}")),
         )
         won(answers)
@@ -119,7 +126,7 @@ def test_every_one_of_many_sessions_has_a_token_of_its_own(head_backend):
     assert sorted(tokens) == list(range(1, RACERS * ROUNDS + 1))
 
 
-def test_a_compaction_and_a_commit_do_not_lose_each_other(head_backend):
+def test_a_compaction_and_a_commit_do_not_lose_each_other(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     head = store.flip(database, flip_of(0, 0))
@@ -131,7 +138,7 @@ def test_a_compaction_and_a_commit_do_not_lose_each_other(head_backend):
                 return view.replace_chain(database, head.token, head.chain_revision, chain)
             return view.flip(database, flip_of(base, head.token, commit_id=f"{base}-{number}"))
 
-        winners = won(race(head_backend, run))
+        winners = won(race(stores, run))
         head = store.find(database)
         assert [number % 2 for number in winners].count(0) == 1
         assert head.version == base + 1

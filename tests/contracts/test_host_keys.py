@@ -18,17 +18,10 @@ from app.auth.s3 import S3HostKeys
 from app.auth.usersfile import UsersFile
 from storage.heads.dynamodb import table_definition
 from storage.types import UserId, run_here
+from tests.support.clock import Clock
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 DAY_MS = 24 * 60 * 60 * 1000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @dataclass

@@ -14,6 +14,7 @@ from app.auth.dynamotable import DynamoTable
 from app.auth.usersfile import UsersFile
 from app.errors import RateLimited
 from storage.types import run_here
+from tests.support.clock import Clock
 
 LIMITS = Limits(
     pair=(Limit(3, 20_000), Limit(5, 20_000), Limit(7, 20_000)),
@@ -21,13 +22,6 @@ LIMITS = Limits(
     name=Limit(12, 30_000),
 )
 HOME, CAFE = "192.0.2.1", "198.51.100.7"
-
-
-class Clock:
-    now_ms = 1_700_000_040_000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 class OneAtATime:
@@ -46,7 +40,7 @@ class OneAtATime:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_700_000_040_000)
 
 
 @pytest.fixture(params=["local", "dynamodb"])

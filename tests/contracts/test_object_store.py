@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from storage.errors import NotFound
+from tests.support.waiting import wait_until
 
 MIB = 1 << 20
 
@@ -52,11 +53,12 @@ def test_the_same_put_again_is_fine(objects, place):
 def test_a_put_of_what_exists_makes_it_young(objects, place):
     objects.put(f"{place}/a", b"content")
     before = objects.find(f"{place}/a").modified_ms
-    deadline = time.monotonic() + 20
-    while (after := objects.find(f"{place}/a").modified_ms) == before:
-        assert time.monotonic() < deadline
+
+    def put_again() -> int:
         objects.put(f"{place}/a", b"content")
-    assert after > before
+        return objects.find(f"{place}/a").modified_ms - before
+
+    assert wait_until(put_again) > 0
 
 
 def test_modified_is_about_now(objects, place):
@@ -182,6 +184,7 @@ def test_a_prefix_need_not_end_at_a_slash(objects, place):
     assert keys(objects, f"{place}/ab/c/d") == []
 
 
+@pytest.mark.thorough  # 1,203 objects; with smaller pages it is among the tests of S3ObjectStore
 def test_a_listing_of_more_than_one_page_is_whole(objects, place):
     expected = [f"{place}/{number:04}" for number in range(1203)]
     objects.put_many([(key, b"") for key in expected])
@@ -202,9 +205,11 @@ def test_deleting_what_is_absent_is_fine(objects, place):
 
 
 def test_more_than_a_thousand_are_deleted_at_once(objects, place):
-    expected = [f"{place}/{number:04}" for number in range(1203)]
-    objects.put_many([(key, b"") for key in expected])
-    objects.delete(iter(expected))
+    named = [f"{place}/{number:04}" for number in range(1203)]
+    objects.put_many(
+        [(key, b"") for key in named[::100] + named[-5:]]
+    )  # the others are absent, which is fine
+    objects.delete(iter(named))
     assert keys(objects, place) == []
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.thorough  # the model alone: it changes with nothing but itself
 GUARDS = (
     "append: session",
     "append: clears the prepared commit",

@@ -23,12 +23,11 @@ from app.config import Settings
 from app.main import Stores, build_collections, build_stores, new_nonce, now_ms
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
-from storage.database.limits import Limits
-from storage.database.store import DatabaseStore
 from storage.errors import StorageError
 from storage.media.blobs import Blobs
 from storage.media.index import MediaIndex
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from tests.support.databases import make_store
 from tests.support.faults import Faults
 from tests.support.past import change_media, content_of, make_collection
 
@@ -45,15 +44,8 @@ def restorer(root: Path, faults: Faults) -> Iterator[Restorer]:
         Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)}), None, offload=run_here, clock_ms=now_ms
     )
     objects = faults.objects(stores.blobs._objects)
-    databases = DatabaseStore(
-        faults.heads(stores.heads),
-        objects,
-        root / "faulty",
-        offload=run_here,
-        clock_ms=now_ms,
-        nonce=new_nonce,
-        configure=configure,
-        limits=Limits(),
+    databases = make_store(
+        faults.heads(stores.heads), objects, root / "faulty", now_ms, new_nonce, configure=configure
     )
     blobs = Blobs(objects, fresh_ms=0)
     faulty = dataclasses.replace(stores, databases=databases, blobs=blobs)

@@ -14,11 +14,8 @@ USERS = int(os.environ.get("WALKS", "200")) + 500  # hashed cheaply, they cost n
 
 
 @pytest.fixture(scope="session")
-def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    users = servers.make_users(USERS)
-    folder = tmp_path_factory.mktemp("official") / "data"
-    with servers.serving(servers.OFFICIAL, folder, users, servers.hashed(users)) as server:
-        yield server
+def official(official_server: servers.Server) -> servers.Server:
+    return official_server
 
 
 @pytest.fixture(scope="session")

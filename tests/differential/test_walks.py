@@ -13,10 +13,18 @@ from tests.support.servers import Server
 
 WALKS = int(os.environ.get("WALKS", "200"))
 FIRST_SEED = int(os.environ.get("WALK_SEED", "1"))
+USUAL = 80
+"""So many are walked at every change."""
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + WALKS))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(FIRST_SEED + number, marks=() if number < USUAL else pytest.mark.thorough)
+        for number in range(WALKS)
+    ],
+)
 def test_a_random_walk_meets_the_same_answers_and_leaves_the_same_data(
     seed: int, official: Server, examined: Server, templates: Templates, collections: list[bytes]
 ) -> None:

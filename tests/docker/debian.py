@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 CACHE = Path(__file__).parents[2] / ".cache" / "debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -21,8 +22,18 @@ def program(name: str, path: str, *packages: str) -> str:
 
 @functools.cache
 def unpacked(name: str, path: str, *packages: str, suite: str | None = None) -> str:
-    """The program from the packages of `suite`, or of the machine's own release."""
+    """The program from the packages of `suite`, or of the machine's own release.
+
+    Of the processes that run tests, one fetches it, and the others wait.
+    """
     folder = CACHE / (f"{name}-{suite}" if suite else name)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / "lock"):
+        return _unpacked(folder, path, packages, suite)
+
+
+def _unpacked(folder: Path, path: str, packages: tuple[str, ...], suite: str | None) -> str:
+    name = folder.name
     found = folder / path
     if found.exists():
         return str(found)

@@ -13,13 +13,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import tomllib
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -159,10 +160,8 @@ class Container:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 60
-        while not self.is_healthy():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
+        wait_until(lambda: self.process.poll() is not None or self.is_healthy(), self.log.read_text)
+        assert self.process.poll() is None, self.log.read_text()
 
     def is_healthy(self) -> bool:
         try:

@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.docker.debian import program
+from tests.support.servers import free_port
+from tests.support.waiting import wait_for_port
 
 DOCKER = Path(__file__).parents[2] / "docker"
 
@@ -45,11 +46,6 @@ class Proxy:
         trusting = ssl.create_default_context(cafile=str(self.certificates.authority))
         raw = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
         return trusting.wrap_socket(raw, server_hostname="localhost")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def issue(folder: Path) -> Certificates:
@@ -202,20 +198,8 @@ def _running(command: list[str], environment: dict[str, str], log: Path, port: i
         subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
     ):
         try:
-            deadline = time.monotonic() + 30
-            while not _listens(port):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.02)
+            wait_for_port(port, process, log.read_text)
             yield
         finally:
             process.terminate()
             process.wait(timeout=20)
-
-
-def _listens(port: int) -> bool:
-    with (
-        contextlib.suppress(ConnectionRefusedError),
-        socket.create_connection(("127.0.0.1", port), timeout=5),
-    ):
-        return True
-    return False

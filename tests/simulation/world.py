@@ -33,14 +33,14 @@ from storage.collection.schema import configure
 from storage.database import cache, copies, keys
 from storage.database.history import _decode as decode_departure
 from storage.database.limits import Limits
-from storage.database.store import Commit, DatabaseStore
+from storage.database.store import Commit
 from storage.errors import Conflict, DeletionUnsafe, TooLarge, Unavailable
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Head, UserId, run_here
 from tests.simulation.device import Broken, Device, Rows, read_file, write_file
 from tests.simulation.oracle import Attempt, Oracle, difference, dump, dump_bytes
-from tests.support.databases import make_file
+from tests.support.databases import make_file, make_store
 from tests.support.faults import Faults
 
 HISTORY_MS = 40 * 60_000
@@ -193,9 +193,9 @@ class Worker:
         scratch = folder / world.nonce()
         scratch.mkdir(parents=True)
         clock_ms = lambda: world.now_ms + skew_ms  # noqa: E731
-        self.store = DatabaseStore(
+        self.store = make_store(
             self.gate.heads(world.heads), self.gate.objects(world.objects), folder,
-            offload=run_here, clock_ms=clock_ms, nonce=world.nonce, configure=configure, limits=world.limits,
+            clock_ms, world.nonce, configure=configure, limits=world.limits,
         )  # fmt: skip
         self.service = SyncService(
             self.store, world.template.codec, scratch,
@@ -645,9 +645,9 @@ class World:
 
     def read(self, database: DatabaseId, head: Head) -> bytes:
         """A version as a file, past all workers."""
-        store = DatabaseStore(
-            self.heads, self.objects, self.folder / self.nonce(), offload=run_here,
-            clock_ms=lambda: self.now_ms, nonce=self.nonce, configure=configure, limits=self.limits,
+        store = make_store(
+            self.heads, self.objects, self.folder / self.nonce(),
+            lambda: self.now_ms, self.nonce, configure=configure, limits=self.limits,
         )  # fmt: skip
         checkout = store.checkout(database, head)
         with checkout.reader() as reader:

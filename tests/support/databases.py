@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 
 from storage.database.commit import Commit
 from storage.database.limits import Limits
 from storage.database.store import DatabaseStore
-from storage.heads.base import NewSession
+from storage.heads.base import HeadStore, NewSession
 from storage.heads.memory import MemoryHeadStore
+from storage.objects.base import ObjectStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, JournalEntry, UserId, run_here
 
 DATABASE = DatabaseId(UserId("ann"), DatabaseKind.COLLECTION)
 OTHER = DatabaseId(UserId("bob"), DatabaseKind.COLLECTION)
+
+
+def make_store(
+    heads: HeadStore,
+    objects: ObjectStore,
+    folder: Path,
+    clock_ms: Callable[[], int],
+    nonce: Callable[[], str],
+    **changes: Any,
+) -> DatabaseStore:
+    """A store as a worker has it, but that SQLite works in the caller's thread and knows nothing of Anki."""
+    usual = {"offload": run_here, "configure": lambda _: None, "limits": Limits()}
+    return DatabaseStore(heads, objects, folder, clock_ms=clock_ms, nonce=nonce, **usual | changes)
 
 
 class World:
@@ -46,14 +62,13 @@ class World:
         count=lambda event: None,
         **limits,
     ) -> DatabaseStore:
-        store = DatabaseStore(
+        store = make_store(
             heads or self.heads,
             objects or self.objects,
             self.root / folder,
+            self.clock_ms,
+            self.nonce,
             offload=offload,
-            clock_ms=self.clock_ms,
-            nonce=self.nonce,
-            configure=lambda connection: None,
             limits=_changed(self.limits, limits),
             count=count,
         )

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.support.aws import await_port, free_port
+from tests.support.servers import free_port
+from tests.support.waiting import wait_for_port
 
 PINNED = Path(__file__).with_name("npm")
 FOLDER = Path(__file__).parents[2] / ".cache" / "npm"
@@ -28,7 +29,7 @@ def dynalite() -> Iterator[str]:
     command = ["node", program, "--host", "127.0.0.1", "--port", str(port), "--createTableMs", "0"]
     with subprocess.Popen(command) as process:
         try:
-            await_port(port, process)
+            wait_for_port(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

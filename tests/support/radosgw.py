@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.aws import ACCESS_KEY, await_port, free_port
+from tests.support.aws import ACCESS_KEY
+from tests.support.servers import free_port
+from tests.support.waiting import wait_for_port
 
 _STARTS = 2
 """Its parts find each other by luck of timing on a busy machine."""
@@ -69,7 +71,7 @@ def _start(folder: Path, running: ExitStack) -> str:
     (folder / "osd").mkdir()
     run("monmaptool", "--create", "--fsid", cluster, "--addv", "a", f"v1:{monitor}", monmap)
     run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
-    await_port(int(monitor.rpartition(":")[2]), serve("ceph-mon", "-i", "a"))
+    wait_for_port(int(monitor.rpartition(":")[2]), serve("ceph-mon", "-i", "a"))
     osd = str(uuid.uuid4())
     run("ceph", "osd", "new", osd)
     run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
@@ -77,7 +79,7 @@ def _start(folder: Path, running: ExitStack) -> str:
     run("ceph", "osd", "crush", "add", "osd.0", "1.0", "root=default", "host=h")
     user = ["--uid=test", "--display-name=test", f"--access-key={ACCESS_KEY}", f"--secret={ACCESS_KEY}"]
     json.loads(run("radosgw-admin", "user", "create", *user))
-    await_port(port, serve("radosgw", "-n", "client.rgw"))
+    wait_for_port(port, serve("radosgw", "-n", "client.rgw"))
     return f"http://127.0.0.1:{port}"
 
 

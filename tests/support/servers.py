@@ -15,10 +15,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.waiting import wait_until
 
 OURS = "ours"
 OFFICIAL = "official"
@@ -28,7 +29,6 @@ COMMANDS = {
 }
 SETTINGS = ("SYNC_", "ANKISYNCD_", "MAX_SYNC_", "PASSWORDS_HASHED")
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
 
@@ -147,12 +147,12 @@ def start(
             start_new_session=True,
         )
     server = Server(kind, f"http://127.0.0.1:{port}/", port, folder, users, log_path, process)
-    deadline = time.monotonic() + START_SECONDS
-    while not server.healthy():
-        if not server.running or time.monotonic() > deadline:
-            server.kill()
-            raise AssertionError(f"the {kind} server did not start:\n{server.log}")
-        time.sleep(0.02)
+    try:
+        wait_until(lambda: server.healthy() or not server.running)
+        assert server.running
+    except AssertionError:
+        server.kill()
+        raise AssertionError(f"the {kind} server did not start:\n{server.log}") from None
     return server
 
 

@@ -14,7 +14,8 @@ from app.errors import AuthError
 from storage.errors import StorageError
 from storage.heads.dynamodb import DynamoHeadStore, table_definition
 from storage.objects.s3 import S3ObjectStore
-from tests.contracts.test_host_keys import Clock, make_record
+from tests.contracts.test_host_keys import make_record
+from tests.support.clock import Clock
 from tests.support.records import collection_of, flip_of, new_session
 from tests.terraform import cloud as engine
 from tests.terraform.cloud import is_allowed

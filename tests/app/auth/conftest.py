@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from app.auth.attempts import Limits, LocalCounts, LoginAttempts
 from app.auth.authenticator import Authenticator
@@ -17,17 +19,7 @@ from app.auth.passwords import Passwords, verify_hash
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from storage.types import run_here
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-    def pass_s(self, seconds: float) -> None:
-        self.now_ms += int(seconds * 1000)
+from tests.support.clock import Clock
 
 
 @dataclass
@@ -73,6 +65,13 @@ class LocalServer:
     def _verify(self, text: str, password: str) -> bool:
         self.verified.append(text)
         return self.verify(text, password)
+
+
+@pytest.fixture(scope="module")
+def mocked() -> Iterator[boto3.Session]:
+    """AWS within this process, as moto plays it. A module shares it, as it is slow to start."""
+    with mock_aws():
+        yield boto3.Session("test", "test", region_name="eu-central-1")
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import boto3
 import msgspec
 import pytest
 from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
-from moto import mock_aws
+from moto.cognitoidp import models as moto_models
 from moto.cognitoidp import utils as moto_utils
 from moto.cognitoidp.models import COGNITO_TOTP_MFA_SECRET
+from moto.utilities.utils import load_resource
 
 from app.auth.cognito import CognitoDirectory, CognitoFlow, CognitoPool, PoolMisconfigured
 from app.auth.hostkeys import unseal
@@ -33,8 +34,10 @@ NOW_S = 1_700_000_000
 class Pool:
     """A pool with an app client, and every call that was made to it."""
 
-    def __init__(self, flow: CognitoFlow, *, secret: bool = True, by_email: bool = False) -> None:
-        self.client = boto3.client("cognito-idp", region_name="eu-central-1")
+    def __init__(
+        self, aws: boto3.Session, flow: CognitoFlow, *, secret: bool = True, by_email: bool = False
+    ) -> None:
+        self.client = aws.client("cognito-idp")
         attributes = {"UsernameAttributes": ["email"]} if by_email else {}
         self.id = self.client.create_user_pool(PoolName="anki", **attributes)["UserPool"]["Id"]
         app = self.client.create_user_pool_client(
@@ -99,19 +102,24 @@ class Pool:
     name_of_refresh = "alice"
 
 
+@pytest.fixture(scope="module")
+def signing_key():
+    """The key with which moto signs for every pool: to read it takes longer than the rest of a test."""
+    return moto_models.jwk.RSAKey.import_key(load_resource("cognitoidp/resources/jwks-private.json"))
+
+
 @pytest.fixture
-def aws(monkeypatch):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+def aws(mocked, signing_key, monkeypatch):
     monkeypatch.setenv("MOTO_COGNITO_IDP_USER_POOL_ENABLE_TOTP", "true")
     monkeypatch.setattr(moto_utils, "time", SimpleNamespace(time=lambda: NOW_S))
-    with mock_aws():
-        yield
+    read_key = SimpleNamespace(RSAKey=SimpleNamespace(import_key=lambda _: signing_key))
+    monkeypatch.setattr(moto_models, "jwk", read_key)
+    return mocked
 
 
 @pytest.fixture(params=FLOWS)
 def pool(aws, request):
-    return Pool(request.param)
+    return Pool(aws, request.param)
 
 
 @pytest.fixture
@@ -135,7 +143,7 @@ def test_a_right_password_gives_a_key_for_the_sub(pool, door):
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("secret", [True, False])
 def test_the_secret_hash_is_right_in_every_call_and_absent_without_a_secret(aws, server, clock, flow, secret):
-    pool = Pool(flow, secret=secret)
+    pool = Pool(aws, flow, secret=secret)
     pool.add()
     door = server.make_door(pool.directory)
     key = login(door)
@@ -176,7 +184,7 @@ def test_what_cognito_would_call_malformed_is_not_sent(pool, door, name, passwor
 
 
 def test_an_email_will_do_as_name_and_the_id_is_the_sub_all_the_same(aws, server, clock):
-    pool = Pool(CognitoFlow.ADMIN, by_email=True)
+    pool = Pool(aws, CognitoFlow.ADMIN, by_email=True)
     sub = pool.add("alice@example.org")
     pool.name_of_refresh = sub
     door = server.make_door(pool.directory)
@@ -280,7 +288,7 @@ def test_password_and_code_log_in_where_a_code_is_needed(pool, door):
 
 
 def test_with_the_right_to_ask_neither_kind_of_password_costs_a_wrong_try(aws, server):
-    pool = Pool(CognitoFlow.ADMIN)
+    pool = Pool(aws, CognitoFlow.ADMIN)
     totp_user(pool)
     pool.add("bob", "Slash-And-Digits/123456")
     pool.asked()
@@ -304,7 +312,7 @@ def test_a_password_that_looks_like_one_with_a_code_costs_no_wrong_try(pool, doo
 
 
 def test_an_unknown_name_is_asked_for_once(aws, server):
-    pool = Pool(CognitoFlow.ADMIN)
+    pool = Pool(aws, CognitoFlow.ADMIN)
     with pytest.raises(AuthError):
         login(server.make_door(pool.directory), "x/123456", "nobody")
     assert pool.asked() == ["AdminGetUser", "AdminInitiateAuth"]
@@ -413,10 +421,10 @@ def test_what_says_nothing_against_the_user_never_ends_a_key(pool, door, clock, 
     assert door.authenticate(key)
 
 
-def test_another_app_client_is_a_fault_of_the_settings_and_no_logout(pool, door, clock, server):
+def test_another_app_client_is_a_fault_of_the_settings_and_no_logout(aws, pool, door, clock, server):
     pool.add()
     key = login(door)
-    other = Pool(pool.settings.flow)
+    other = Pool(aws, pool.settings.flow)
     elsewhere = server.make_door(CognitoDirectory(other.client, other.settings))
     clock.pass_s(300)
     assert elsewhere.authenticate(key)

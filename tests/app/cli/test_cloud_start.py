@@ -51,7 +51,7 @@ def test_a_table_that_cannot_be_reached_is_a_fault_and_not_a_hang(place: Place, 
     assert "cannot be used" in done.stderr
 
 
-@pytest.mark.parametrize("heads", ["dynamodb", "s3"])
+@pytest.mark.parametrize("heads", ["dynamodb", pytest.param("s3", marks=pytest.mark.thorough)])
 def test_init_sets_no_expiration_on_a_store_that_is_not_aws(place: Place, tmp_path: Path, heads: str) -> None:
     """Where a store drops the prefix of the rule for host keys, the rule is for collections too."""
     place.heads = heads
@@ -61,7 +61,7 @@ def test_init_sets_no_expiration_on_a_store_that_is_not_aws(place: Place, tmp_pa
         client.get_bucket_lifecycle_configuration(Bucket=f"bucket-{place.name}")
 
 
-@pytest.mark.parametrize("heads", ["dynamodb", "s3"])
+@pytest.mark.parametrize("heads", ["dynamodb", pytest.param("s3", marks=pytest.mark.thorough)])
 def test_init_makes_what_is_missing_and_nothing_twice(place: Place, tmp_path: Path, heads: str) -> None:
     place.heads = heads
     made = control(place, tmp_path, "init")
@@ -73,6 +73,7 @@ def test_init_makes_what_is_missing_and_nothing_twice(place: Place, tmp_path: Pa
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.thorough
 def test_the_table_is_as_terraform_makes_it(place: Place, tmp_path: Path) -> None:
     assert control(place, tmp_path, "init").returncode == 0
     client = aws.dynamodb_client(place.engine)

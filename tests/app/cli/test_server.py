@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from app.cli.folders import use_folder
 from app.cli.server import StartError, _port_faults, connection_limits, greeting, prepare
 from app.config import Settings
 from tests.support import servers
+from tests.support.waiting import wait_until
 from tests.support.wire import Answer, Wire, media_zip
 
 
@@ -262,10 +262,3 @@ def ask_meta(server: servers.Server) -> Answer:
     with Wire(server.port) as wire:
         wire.login(server.users[0].name, server.users[0].password)
         return wire.call("meta", {"v": 11, "cv": "test"})
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import zstandard
 from tests.app.http.conftest import FAKE
 from tests.app.http.wire import Wire, chunked, direct, form, head, header, legacy, packed, wire, with_length
 from tests.support import servers
+from tests.support.waiting import wait_until
 
 META = {"v": 11}
 MIB = 1024 * 1024
@@ -341,9 +341,7 @@ def works_elsewhere(server: servers.Server) -> bool:
 
 
 def wait_for_line(server: servers.Server, text: str) -> None:
-    deadline = time.monotonic() + 10
-    while text not in server.log:
-        assert time.monotonic() < deadline
+    wait_until(lambda: text in server.log)
 
 
 @pytest.mark.parametrize("line", ["SCRIPT_NAME: /x", "X-Forwarded-Proto: https", "X_Forwarded_For: 1.2.3.4"])
@@ -358,9 +356,7 @@ def test_one_upload_of_a_user_runs_at_a_time(server: servers.Server, client: Wir
     half = len(rest) // 2
     with wire(server.port) as slow:
         slow.send(first, *rest[:half])
-        deadline = time.monotonic() + 10
-        while not list(spool_of(server).iterdir()):
-            assert time.monotonic() < deadline
+        wait_until(lambda: list(spool_of(server).iterdir()))
         second = client.ask(direct("/sync/upload", b"x"))
         assert (second.status, second.body) == (409, b"409 another upload of this user is running")
         with wire(server.port) as other:

@@ -21,6 +21,7 @@ from app.http.accesslog import LineFormatter
 from app.http.logstream import LogStream, LogText
 from tests.app.http.wire import direct, wire
 from tests.support import servers
+from tests.support.waiting import wait_until
 
 
 def note(count: int) -> bytes:
@@ -91,10 +92,8 @@ class Started:
         self.process = subprocess.Popen(
             command, env=env, cwd=servers.REPOSITORY, stdout=stdout, stderr=stdout, start_new_session=True
         )
-        deadline = time.monotonic() + 30
-        while not self.is_healthy():
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
+        wait_until(lambda: self.process.poll() is not None or self.is_healthy())
+        assert self.process.poll() is None
 
     def is_healthy(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -102,7 +101,6 @@ class Started:
             connection.request("GET", "/health")
             return connection.getresponse().status == 200
         except OSError:
-            time.sleep(0.02)
             return False
         finally:
             connection.close()
@@ -154,10 +152,7 @@ def test_requests_go_on_when_nothing_reads_standard_output_any_more(tmp_path: Pa
 def test_signals_of_a_terminal_end_and_restart_nothing(tmp_path: Path, name: str) -> None:
     with servers.serving(servers.OURS, tmp_path / "data", 0, {"ANKISYNCD_WORKERS": "2"}) as server:
         main = psutil.Process(server.process.pid)
-        deadline = time.monotonic() + 30
-        while len(main.children()) < 2:  # the server answers as soon as its first worker does
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: len(main.children()) == 2)  # the server answers as soon as its first worker does
         before = sorted(child.pid for child in main.children())
         with wire(server.port) as client:
             assert client.ask(direct("/sync/meta", {}, k="x")).status == 403

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from app.http.body import _Capped
 from tests.differential.samples import make_collection
 from tests.support import servers
+from tests.support.waiting import wait_until
 from tests.support.wire import Wire, media_zip
 
 MIB = 1024 * 1024
@@ -37,13 +37,13 @@ def wire(server: servers.Server) -> Iterator[Wire]:
 
 def line_of(server: servers.Server, number: int, method: str) -> dict[str, object]:
     """The log's line of the `number`th request of a method, which is written after its answer."""
-    deadline = time.monotonic() + 10
-    while True:
+
+    def find() -> dict[str, object] | None:
         lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
         found = [line for line in lines if line.get("method") == method]
-        if len(found) > number:
-            return found[number]
-        assert time.monotonic() < deadline
+        return found[number] if len(found) > number else None
+
+    return wait_until(find)
 
 
 def asked(server: servers.Server, method: str) -> int:

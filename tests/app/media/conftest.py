@@ -1,14 +1,9 @@
 """A media service over stores in memory, the official server beside it, and a maker of zips."""
 
 import contextlib
-import http.client
 import io
 import itertools
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -16,19 +11,17 @@ from collections import defaultdict
 
 import msgspec
 import pytest
-import zstandard
 
 from app.errors import FileMissing, ProtocolError
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
-from storage.database.limits import Limits
-from storage.database.store import DatabaseStore
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs
 from storage.objects.memory import MemoryObjectStore
 from storage.types import UserId, run_here
-
-OFFICIAL_USERS = 40
+from tests.support.clock import Clock
+from tests.support.databases import make_store
+from tests.support.wire import Wire
 
 
 class Worker:
@@ -42,16 +35,7 @@ class Worker:
         self.scratch = scratch
         self.waited_s = 0.0
         self.heads, self.objects = heads, objects
-        self.store = DatabaseStore(
-            heads,
-            objects,
-            cache,
-            offload=run_here,
-            clock_ms=clock_ms,
-            nonce=nonce,
-            configure=lambda _: None,
-            limits=Limits(),
-        )
+        self.store = make_store(heads, objects, cache, clock_ms, nonce)
         self.gate = IndexGate(
             self.store,
             locks=locks.__getitem__,
@@ -118,97 +102,41 @@ def unzipped(content):
         return [(names[m], archive.read(m)) for m in archive.namelist() if m != "_meta"]
 
 
-class OfficialServer:
-    """The referee."""
+class Official:
+    """The referee. Each user has a connection."""
 
-    def __init__(self, port, log):
-        self._port = port
-        self._log = log
-        self._keys = {}
-        self._free_users = itertools.count(1)
+    def __init__(self, server):
+        self._server = server
+        self._wires = {}
 
     def new_user(self):
         """A user who never synced."""
-        name = f"user{next(self._free_users)}"
-        status, body = self._post("sync/hostKey", "", json.dumps({"u": name, "p": "pass"}).encode())
-        assert status == 200, body
-        self._keys[name] = json.loads(body)["key"]
-        return name
-
-    def key(self, user):
-        return self._keys[user]
+        user = self._server.next_user()
+        self._wires[user.name] = Wire(self._server.port)
+        self._wires[user.name].login(user.name, user.password)
+        return user.name
 
     def request(self, user, method, payload):
         """Status and decoded answer."""
-        status, body = self._post(f"msync/{method}", self._keys[user], payload)
-        if status != 200:
-            return status, None
+        answer = self._wires[user].call(method, payload)
+        if not answer.ok:
+            return answer.status, None
         if method == "downloadFiles":
-            return status, unzipped(body)
-        answer = json.loads(body)
-        assert answer.pop("err") == ""
-        return status, answer["data"]
+            return answer.status, unzipped(answer.body)
+        message = answer.json
+        assert message.pop("err") == ""
+        return answer.status, message["data"]
 
-    def _post(self, path, key, payload):
-        header = json.dumps({"v": 11, "k": key, "c": "25.09,test,linux", "s": ""})
-        with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
-        ) as connection:
-            connection.request("POST", f"/{path}", zstandard.compress(payload), {"anki-sync": header})
-            response = connection.getresponse()
-            body = response.read()
-        if response.status != 200:
-            return response.status, body
-        return 200, zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    def close(self):
+        for wire in self._wires.values():
+            wire.connection.close()
 
 
 @pytest.fixture(scope="session")
-def official(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("official")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "SYNC_BASE": str(folder / "data"),
-        "SYNC_HOST": "127.0.0.1",
-        "SYNC_PORT": str(port),
-    } | {f"SYNC_USER{n}": f"user{n}:pass" for n in range(1, OFFICIAL_USERS + 1)}
-    log = folder / "log"
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "anki.syncserver"], env=environment, stdout=out, stderr=out, cwd=folder
-        )
-    try:
-        _wait_for(port, server, log)
-        yield OfficialServer(port, log)
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def _wait_for(port, server, log):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            threading.Event().wait(0.05)
-        else:
-            return
-    raise AssertionError(log.read_text())
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self):
-        self.now_ms = 1_700_000_000_000
-
-    def __call__(self):
-        return self.now_ms
+def official(official_server):
+    found = Official(official_server)
+    yield found
+    found.close()
 
 
 @pytest.fixture

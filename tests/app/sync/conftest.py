@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-
 import pytest
-import zstandard
 
 from storage.collection.codec import Codec
 from tests.app.sync.scripts import Base
 from tests.app.sync.workers import World
+from tests.support.servers import Server
+from tests.support.wire import Wire
 
 
 class Official:
-    """One running official server with one user."""
+    """A user of the official server who has nothing yet."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.key = json.loads(self.post("hostKey", b'{"u":"u","p":"p"}', hkey="")[1])["key"]
+    def __init__(self, server: Server) -> None:
+        user = server.next_user()
+        self._wire = Wire(server.port)
+        self._wire.login(user.name, user.password)
 
-    def post(
-        self, method: str, payload: bytes, skey: str = "s1", hkey: str | None = None
-    ) -> tuple[int, bytes]:
+    def post(self, method: str, payload: bytes, skey: str = "s1") -> tuple[int, bytes]:
         """Status and unpacked body."""
-        header = {"v": 11, "k": self.key if hkey is None else hkey, "c": "x,y,z", "s": skey}
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        try:
-            body = zstandard.ZstdCompressor(level=1).compress(payload)
-            connection.request("POST", f"/sync/{method}", body, {"anki-sync": json.dumps(header)})
-            response = connection.getresponse()
-            answer = response.read()
-        finally:
-            connection.close()
-        if response.status == 200:
-            answer = zstandard.ZstdDecompressor().decompressobj().decompress(answer)
-        return response.status, answer
+        answer = self._wire.call(method, payload, skey=skey)
+        return answer.status, answer.body
+
+    def close(self) -> None:
+        self._wire.connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -71,38 +56,9 @@ def world(tmp_path, codec, base):
     world.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)  # another program is starting: there is nothing to be told by
-        else:
-            return
-    raise RuntimeError("the official server does not start")
-
-
 @pytest.fixture(scope="module")
-def official(tmp_path_factory):
+def official(official_server):
     """The official server with an empty user, for one test module."""
-    port = _free_port()
-    env = os.environ | {
-        "SYNC_USER1": "u:p",
-        "SYNC_BASE": str(tmp_path_factory.mktemp("official")),
-        "SYNC_HOST": "127.0.0.1",
-        "SYNC_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "anki.syncserver"]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(port)
-        yield Official(port)
-    finally:
-        process.kill()
-        process.wait()
+    found = Official(official_server)
+    yield found
+    found.close()

@@ -14,13 +14,15 @@ from app.sync.service import SyncService
 from storage.collection.codec import Codec
 from storage.collection.schema import configure
 from storage.database.limits import Limits
-from storage.database.store import Commit, DatabaseStore
+from storage.database.store import Commit
 from storage.errors import Unavailable
 from storage.heads.base import HeadStore
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
 from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Offload, UserId, run_here
 from tests.app.sync.scripts import NOW_S, Base, Request, body_of, dump
+from tests.support.clock import Clock
+from tests.support.databases import make_store
 from tests.support.faults import Faults
 
 USER = UserId("u")
@@ -35,16 +37,6 @@ STATUS = (
 """As app.http has it."""
 
 
-class Clock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now_ms = NOW_S * 1000
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
 class World:
     """The stores that all workers share; the user has `base`, or nothing yet."""
 
@@ -53,7 +45,7 @@ class World:
     ) -> None:
         self.folder = folder
         self.codec = codec
-        self.clock = Clock()
+        self.clock = Clock(NOW_S * 1000)
         self.heads = heads or MemoryHeadStore()
         self.objects = MemoryObjectStore()
         self._numbers = itertools.count()
@@ -113,13 +105,13 @@ class Worker:
         self.folder = world.folder / world.nonce()
         self.scratch = self.folder / "scratch"
         self.scratch.mkdir(parents=True)
-        self.store = DatabaseStore(
+        self.store = make_store(
             faults.heads(world.heads),
             faults.objects(world.objects),
             self.folder,
+            world.clock,
+            world.nonce,
             offload=offload,
-            clock_ms=world.clock,
-            nonce=world.nonce,
             configure=configure,
             limits=limits or Limits(),
         )

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 
 import apsw
 import msgspec
 import pytest
-import zstandard
 from anki.collection import Collection as AnkiCollection
 from anki.deck_config_pb2 import DeckConfig
 from anki.decks_pb2 import Deck
@@ -27,6 +21,7 @@ from storage.collection.records import Changes, Chunk, ChunkPosition, Graves
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
 from storage.collection.unseen import Unseen
+from tests.support.wire import Wire
 
 SERVER_USN = 10
 
@@ -155,68 +150,28 @@ class Refused(Exception):
 
 
 class Referee:
-    """Raw protocol 11 requests to the official server."""
+    """A user of the official server. Raises: Refused."""
 
-    def __init__(self, port):
-        self._port = port
-        self._key = ""
-        self._key = json.loads(self.post("hostKey", {"u": "user", "p": "pass"}))["key"]
+    def __init__(self, server):
+        user = server.next_user()
+        self.wire = Wire(server.port, skey="session")
+        self.wire.login(user.name, user.password)
 
     def post(self, method, payload):
-        if not isinstance(payload, bytes):
-            payload = json.dumps(payload).encode()
-        header = json.dumps({"v": 11, "k": self._key, "c": "test", "s": "session"})
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        connection.request("POST", f"/sync/{method}", zstandard.compress(payload), {"anki-sync": header})
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        if answer.status != 200:
-            raise Refused(f"{method}: {answer.status} {body!r}")
-        size = int(answer.headers["anki-original-size"])
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=max(size, 1))
+        answer = self.wire.call(method, payload)
+        if not answer.ok:
+            raise Refused(f"{method}: {answer.status} {answer.body!r}")
+        return answer.body
 
     def ask(self, method, payload):
         return json.loads(self.post(method, payload))
 
 
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
-def referee(tmp_path_factory):
-    port = _free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "anki.syncserver"],
-        env=os.environ
-        | {
-            "SYNC_USER1": "user:pass",
-            "SYNC_BASE": str(tmp_path_factory.mktemp("referee")),
-            "SYNC_HOST": "127.0.0.1",
-            "SYNC_PORT": str(port),
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield Referee(_reachable(port, process))
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _reachable(port, process):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            continue
-        return port
-    raise RuntimeError("the official server did not start")
+def referee(official_server):
+    found = Referee(official_server)
+    yield found
+    found.wire.connection.close()
 
 
 class Session(msgspec.Struct):

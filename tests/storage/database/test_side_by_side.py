@@ -14,7 +14,6 @@ import gevent.hub
 import pytest
 
 from storage.database.limits import Limits
-from storage.database.store import DatabaseStore
 from storage.errors import Conflict
 from storage.heads.local import LocalHeadStore
 from storage.objects.local import LocalObjectStore
@@ -48,38 +47,18 @@ def add_rows(world, store, database, numbers):
 def test_offloaded_work_may_move_between_threads(tmp_path):
     world = World(tmp_path, limits=SMALL)
     with ThreadPoolExecutor(3) as pool:
-        store = DatabaseStore(
-            world.heads,
-            world.objects,
-            tmp_path / "local",
-            offload=lambda function: pool.submit(function).result(),
-            clock_ms=world.clock_ms,
-            nonce=world.nonce,
-            configure=lambda connection: None,
-            limits=SMALL,
-        )
+        store = world.worker(offload=lambda function: pool.submit(function).result())
         world.genesis(store)
         add_rows(world, store, DATABASE, range(5000, 5020))
         store.compact(DATABASE)
         assert len(rows_of(store)) == 2020
         world.close()
-        store.close()
 
 
 def test_greenlets_work_on_their_databases_at_once(tmp_path):
     world = World(tmp_path, limits=SMALL)
     pool = gevent.hub.get_hub().threadpool
-
-    store = DatabaseStore(
-        world.heads,
-        world.objects,
-        tmp_path / "local",
-        offload=pool.apply,
-        clock_ms=world.clock_ms,
-        nonce=world.nonce,
-        configure=lambda connection: None,
-        limits=SMALL,
-    )
+    store = world.worker(offload=pool.apply)
     users = [DatabaseId(UserId(f"user{n}"), DatabaseKind.COLLECTION) for n in range(6)]
 
     def work(user):
@@ -94,7 +73,6 @@ def test_greenlets_work_on_their_databases_at_once(tmp_path):
     fresh = world.fresh()
     assert all(len(rows_of(fresh, user)) == 212 for user in users)
     world.close()
-    store.close()
 
 
 def test_compaction_sweep_and_readers_beside_commits(world):

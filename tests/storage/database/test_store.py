@@ -6,8 +6,6 @@ import apsw
 import msgspec
 import pytest
 
-from storage.database.limits import Limits
-from storage.database.store import DatabaseStore
 from storage.errors import (
     Conflict,
     Corrupt,
@@ -27,6 +25,7 @@ from tests.support.databases import (
     bytes_of,
     entry,
     make_file,
+    make_store,
     new_session,
     rows_of,
 )
@@ -622,15 +621,8 @@ def test_compaction_takes_cumulative_deltas(world):
 
 def test_configure_sees_every_new_connection(world):
     seen = []
-    store = DatabaseStore(
-        world.heads,
-        world.objects,
-        world.root / "own",
-        offload=run_here,
-        clock_ms=world.clock_ms,
-        nonce=world.nonce,
-        configure=seen.append,
-        limits=Limits(),
+    store = make_store(
+        world.heads, world.objects, world.root / "own", world.clock_ms, world.nonce, configure=seen.append
     )
     world.genesis(store)
     head = world.change(store, "DELETE FROM t WHERE id = 1")

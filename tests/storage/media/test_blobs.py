@@ -9,13 +9,7 @@ from storage.errors import Corrupt
 from storage.media.blobs import Blobs, Digester, NewBlob, key_of
 from storage.media.index import FileRow
 from storage.objects.memory import MemoryObjectStore
-
-
-class Clock:
-    now_ms = 1_000_000
-
-    def __call__(self):
-        return self.now_ms
+from tests.support.clock import Clock
 
 
 class CountingObjects(MemoryObjectStore):
@@ -30,7 +24,7 @@ class CountingObjects(MemoryObjectStore):
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_000_000)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import itertools
 import apsw
 import pytest
 
-from storage.database.store import Commit, DatabaseStore, Limits
+from storage.database.store import Commit
 from storage.errors import DeletionUnsafe
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs, Digester, NewBlob, key_of
@@ -15,17 +15,12 @@ from storage.media.index import GONE_KEPT_S, MediaIndex, create_empty
 from storage.media.sweep import Contents, Swept, names_since_s, read_contents, sweep_blobs
 from storage.objects.memory import MemoryObjectStore
 from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from tests.support.clock import Clock
+from tests.support.databases import make_store
 
 GRACE_MS = 10_000
 HISTORY_MS = 30 * 24 * 3600 * 1000
 TWO_DAYS_MS = 2 * 24 * 3600 * 1000
-
-
-class Clock:
-    now_ms = 1_700_000_000_000
-
-    def __call__(self):
-        return self.now_ms
 
 
 @pytest.fixture
@@ -196,16 +191,7 @@ def test_the_newest_index_of_every_user_is_marked(blobs, clock, objects, tmp_pat
     heads = MemoryHeadStore()
     nonces = itertools.count()
     (tmp_path / "cache").mkdir()
-    store = DatabaseStore(
-        heads,
-        objects,
-        tmp_path / "cache",
-        offload=run_here,
-        clock_ms=clock,
-        nonce=lambda: f"{next(nonces)}",
-        configure=lambda _: None,
-        limits=Limits(),
-    )
+    store = make_store(heads, objects, tmp_path / "cache", clock, lambda: f"{next(nonces)}")
     for user in ("one", "two"):
         content = f"of {user}".encode()
         put(blobs, content)
