@@ -29,7 +29,7 @@ from storage.errors import StorageError
 from storage.types import UserId, run_here
 
 _USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
-_KEY_COLUMNS = ("id", "user", "client", "created_ms", "used_ms")
+_KEY_COLUMNS = ("id", "user", "kind", "name", "client", "created_ms", "used_ms")
 
 password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
@@ -207,6 +207,8 @@ def key_row(record: KeyRecord, names: dict[UserId, str]) -> Row:
     return {
         "id": record.id,
         "user": names.get(record.user, record.user),
+        "kind": record.kind.value,
+        "name": record.name,
         "client": record.client,
         "created_ms": record.created_ms,
         "used_ms": record.used_ms,
