@@ -47,6 +47,13 @@ class CognitoFlow(StrEnum):
     ADMIN = "ADMIN_USER_PASSWORD_AUTH"
 
 
+class Switch(StrEnum):
+    """Whether there is something."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class LogFormat(StrEnum):
     """How a log line looks: for people, or one JSON object."""
 
@@ -157,6 +164,8 @@ class Settings:
     """None: the local user list, or SYNC_USERn alone where the backend is AWS."""
     region: str | None
     """Of S3 and DynamoDB; None: as the SDK finds it."""
+    has_pages: bool = True
+    """Whether people see pages at `/` in a browser."""
     notes: tuple[str, ...] = ()
     """What was left out of values, for the operator."""
 
@@ -217,6 +226,7 @@ class Settings:
             cloud=cloud,
             cognito=_cognito(read, region),
             region=region,
+            has_pages=read.choice(Switch, Switch.ON, "ANKISYNCD_PAGES") is Switch.ON,
             notes=tuple(read.notes),
         )
         read.refuse_unknown()

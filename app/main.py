@@ -330,11 +330,25 @@ def build_process(settings: Settings) -> Process:
         with pools.transfer():
             housekeeper.keep_house()
 
+    add_pages = build_pages(settings, accounts, pools) if settings.has_pages else None
     return Process(
-        make_application(front, collections, media),
+        make_application(front, collections, media, add_pages),
         keep_house,
         lambda: settings.cognito is not None or any(True for _ in accounts.users.list()),
         stores.close,
+    )
+
+
+def build_pages(settings: Settings, accounts: Accounts, pools: ThreadPools) -> Callable[[flask.Flask], None]:
+    """What adds the user's own pages to the application."""
+    from app.web.room import make_pages  # noqa: PLC0415 - libraries that a server without pages does without
+
+    return make_pages(
+        accounts.authenticator,
+        accounts.keys,
+        pools=pools,
+        address_source=settings.address_source,
+        clock_ms=now_ms,
     )
 
 

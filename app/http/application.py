@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flask
 from werkzeug.routing import MapAdapter
 
@@ -24,14 +26,21 @@ class _Application(flask.Flask):
         return self.url_map.bind("", path_info=environ["PATH_INFO"], default_method=environ["REQUEST_METHOD"])
 
 
-def make_application(front: Front, collections: CollectionService, media: MediaService) -> flask.Flask:
-    """The application of one worker process."""
+def make_application(
+    front: Front,
+    collections: CollectionService,
+    media: MediaService,
+    add_pages: Callable[[flask.Flask], None] | None = None,
+) -> flask.Flask:
+    """The application of one worker process; `add_pages` adds what people see in a browser."""
     app = _Application("ankisyncd", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     app.register_blueprint(collection_blueprint(front, collections))
     app.register_blueprint(media_blueprint(front, media))
     app.register_blueprint(health_blueprint())
+    if add_pages is not None:
+        add_pages(app)
     answer_errors(app)
     app.wsgi_app = with_doors(app)  # type: ignore[method-assign, assignment]
     return app
