@@ -26,6 +26,7 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.history import Restorer
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
 from app.http.front import Front
@@ -290,6 +291,33 @@ def build_collections(settings: Settings, stores: Stores, *, offload: Offload[An
     )
 
 
+def build_gate(stores: Stores, *, offload: Offload[Any]) -> IndexGate:
+    """The way to the media indexes."""
+    return IndexGate(
+        stores.databases,
+        locks=stores.locks,
+        offload=offload,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        scratch=stores.work.path,
+        waiting=Waiting(time.sleep, time.monotonic),
+    )
+
+
+def build_restorer(stores: Stores, gate: IndexGate, *, offload: Offload[Any]) -> Restorer:
+    """What brings earlier versions back."""
+    return Restorer(
+        stores.databases,
+        stores.blobs,
+        gate,
+        stores.work.path,
+        stores.limits.history_ms,
+        offload,
+        now_ms,
+        new_nonce,
+    )
+
+
 def build(settings: Settings) -> flask.Flask:
     """The application of one worker process."""
     return build_process(settings).app
@@ -304,15 +332,7 @@ def build_process(settings: Settings) -> Process:
     stores = build_stores(settings, cloud, offload=offload, clock_ms=now_ms, guard=_closed_after_a_loss)
     collections = build_collections(settings, stores, offload=offload)
     scratch = stores.work.path
-    gate = IndexGate(
-        stores.databases,
-        locks=stores.locks,
-        offload=offload,
-        clock_ms=now_ms,
-        nonce=new_nonce,
-        scratch=scratch,
-        waiting=Waiting(time.sleep, time.monotonic),
-    )
+    gate = build_gate(stores, offload=offload)
     media = MediaService(
         gate,
         stores.blobs,
@@ -330,7 +350,10 @@ def build_process(settings: Settings) -> Process:
         with pools.transfer():
             housekeeper.keep_house()
 
-    add_pages = build_pages(settings, accounts, pools) if settings.has_pages else None
+    add_pages = None
+    if settings.has_pages:
+        restorer = build_restorer(stores, gate, offload=offload)
+        add_pages = build_pages(settings, accounts, restorer, pools)
     return Process(
         make_application(front, collections, media, add_pages),
         keep_house,
@@ -339,16 +362,14 @@ def build_process(settings: Settings) -> Process:
     )
 
 
-def build_pages(settings: Settings, accounts: Accounts, pools: ThreadPools) -> Callable[[flask.Flask], None]:
+def build_pages(
+    settings: Settings, accounts: Accounts, restorer: Restorer, pools: ThreadPools
+) -> Callable[[flask.Flask], None]:
     """What adds the user's own pages to the application."""
-    from app.web.room import make_pages  # noqa: PLC0415 - libraries that a server without pages does without
+    from app.web.room import Services, make_pages  # noqa: PLC0415 - libraries that a server without pages spares
 
     return make_pages(
-        accounts.authenticator,
-        accounts.keys,
-        pools=pools,
-        address_source=settings.address_source,
-        clock_ms=now_ms,
+        Services(accounts.authenticator, accounts.keys, restorer, pools, settings.address_source, now_ms)
     )
 
 

@@ -118,6 +118,11 @@ def hash_of(key: str, kind: KeyKind = KeyKind.DEVICE) -> bytes:
     return hashlib.sha256(_PREFIXES[kind] + key.encode()).digest()
 
 
+def key_id(key: str) -> str:
+    """The id of a host key: `KeyRecord.id` of its record."""
+    return hash_of(key).hex()[:ID_LENGTH]
+
+
 def seal(key: str, user: UserId, proof: bytes) -> bytes:
     """Encrypt `proof` under the host key and bind it to the user: AES-256-GCM, nonce in front."""
     nonce = secrets.token_bytes(_NONCE_BYTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,10 @@ import click
 from app.cli import store
 from app.cli.context import Admin
 from app.cli.output import Row, show
-from app.cli.restoring import Restorer, RestoreRefused
-from app.main import new_nonce, now_ms
+from app.history import Restorer, RestoreRefused
+from app.main import build_gate, build_restorer, new_nonce
 from storage.database.history import Point, find_point
-from storage.types import DatabaseId, DatabaseKind, UserId
+from storage.types import DatabaseId, DatabaseKind, UserId, run_here
 
 _COLUMNS = ("version", "committed_ms", "file_bytes", "stored_bytes", "state")
 
@@ -57,8 +58,13 @@ def export(admin: Admin, name: str, version: int, file: str) -> None:
     the bare database: Anki opens it as the collection.anki2 of a profile. `-` is standard output.
     """
     user = admin.find_user(name).id
-    with _restorer(admin) as restorer, _new_file(file) as target:
-        restorer.export(user, version, file, target)
+    with (
+        _restorer(admin) as restorer,
+        _new_file(file) as target,
+        restorer.exported(user, version, file) as path,
+        path.open("rb") as source,
+    ):
+        shutil.copyfileobj(source, target, 1 << 20)
 
 
 @history.command("restore")
@@ -114,7 +120,7 @@ def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: boo
 @contextmanager
 def _restorer(admin: Admin) -> Iterator[Restorer]:
     with admin.stores() as stores:
-        yield Restorer(stores, stores.work.path, stores.limits.history_ms, now_ms, new_nonce)
+        yield build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
 
 
 @contextmanager

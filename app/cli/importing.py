@@ -12,6 +12,7 @@ import click
 
 from app.cli import official
 from app.cli.context import Admin
+from app.history import OPERATOR
 from app.main import Stores, build_collections, new_nonce, now_ms
 from app.sync.transfer import OK
 from storage.database.store import Commit
@@ -81,7 +82,7 @@ class Importer:
     def _bring_collection(self, user: UserId, folder: Path, copy: Path) -> str:
         """As a full upload, with all its checks."""
         official.copy_database(folder / official.COLLECTION, copy)
-        answer = self._collections.upload(user, copy)
+        answer = self._collections.upload(user, copy, OPERATOR)
         if answer != OK:
             raise ImportRefused(f"the collection was refused: {answer}")
         head = self._stores.databases.head(DatabaseId(user, DatabaseKind.COLLECTION))
@@ -99,7 +100,9 @@ class Importer:
                 index.restore(self._rows(files, folder, work / "blob", missing), last_usn)
             stamps = index.stamps()
         database = DatabaseId(user, DatabaseKind.MEDIA)
-        commit = Commit(commit_id=new_nonce(), answer=b"", now_ms=now_ms(), stamps=stamps, session=None)
+        commit = Commit(
+            commit_id=new_nonce(), answer=b"", now_ms=now_ms(), stamps=stamps, session=None, origin=OPERATOR
+        )
         self._stores.databases.replace(
             database, self._stores.databases.head(database), work / "index", commit
         )

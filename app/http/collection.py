@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 from flask import Blueprint
 
+from app.auth.hostkeys import key_id
 from app.errors import refusal_reason
 from app.http.front import Front, Step
 from app.http.request import SyncRequest
@@ -37,7 +38,7 @@ class CollectionService(Protocol):
     def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
         """Answer a method that has JSON on both sides; proves the admission."""
 
-    def upload(self, user: UserId, path: Path) -> str:
+    def upload(self, user: UserId, path: Path, origin: str) -> str:
         """Take a whole collection; returns OK or the text that clients show."""
 
     def download(self, user: UserId, version: int, payload: bytes) -> Download:
@@ -93,7 +94,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         refusal_reason.set("")
         try:
             with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
-                text = service.upload(user, path)
+                text = service.upload(user, path, key_id(request.hkey))
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
         if text != OK:

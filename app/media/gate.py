@@ -92,13 +92,13 @@ class IndexGate:
         return self._with_tries(user, attempt)
 
     def change(
-        self, user: UserId, function: Callable[[MediaIndex], bool], *, beside: Objects = ()
+        self, user: UserId, function: Callable[[MediaIndex], bool], *, beside: Objects = (), origin: str = ""
     ) -> Changed:
         """Let `function` change the index and commit that; nothing is committed where it returns False.
 
         `beside` are objects that the change relies on, put with the commit if there is one. `function`
-        may be called several times, each time on the newest version. Raises: Conflict when others were
-        faster for as long as a client waits.
+        may be called several times, each time on the newest version. `origin` is kept with the version.
+        Raises: Conflict when others were faster for as long as a client waits.
         """
         left = beside
 
@@ -116,14 +116,14 @@ class IndexGate:
             head = self._store.head(database)
             if head.version == 0:
                 with putting() as objects:
-                    return self._create(database, head, function, objects)
+                    return self._create(database, head, function, objects, origin)
             checkout = self._store.checkout(database, head)
             with self._store.discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
                 # A batch has 25 files at most, whose rows are committed in less time than a hop to a thread
                 # takes. A commit discards on its own.
-                commit = self._commit(stamps)
+                commit = self._commit(stamps, origin)
                 with putting() as objects:
                     self._store.commit(checkout, head, commit, beside=objects, way=run_here)
             self._store.release(checkout)
@@ -132,20 +132,23 @@ class IndexGate:
         return self._with_tries(user, attempt)
 
     def _create(
-        self, database: DatabaseId, head: Head, function: Callable[[MediaIndex], bool], beside: Objects
+        self,
+        database: DatabaseId,
+        head: Head,
+        function: Callable[[MediaIndex], bool],
+        beside: Objects,
+        origin: str,
     ) -> Changed:
         """The first change of a user: a new file becomes the first version."""
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="media-") as folder:
             path = Path(folder, "index")
             stamps: Stamps | None = self._offload(lambda: _created(path, function))
             if stamps is not None:
-                self._store.replace(database, head, path, self._commit(stamps), beside=beside)
+                self._store.replace(database, head, path, self._commit(stamps, origin), beside=beside)
         return _outcome(head, stamps)
 
-    def _commit(self, stamps: Stamps) -> Commit:
-        return Commit(
-            commit_id=self._nonce(), answer=b"", now_ms=self._clock_ms(), stamps=stamps, session=None
-        )
+    def _commit(self, stamps: Stamps, origin: str) -> Commit:
+        return Commit(self._nonce(), b"", self._clock_ms(), stamps, None, origin)
 
     def _with_tries(self, user: UserId, attempt: Callable[[DatabaseId], T]) -> T:
         database = DatabaseId(user, DatabaseKind.MEDIA)

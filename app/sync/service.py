@@ -120,8 +120,11 @@ class SyncService:
             self._sessions.abort(_sync_of(admission, skey))
         return NULL
 
-    def upload(self, user: UserId, path: Path) -> str:
-        """Make a client's file the user's collection; OK, or the text that clients show."""
+    def upload(self, user: UserId, path: Path, origin: str = "") -> str:
+        """Make a client's file the user's collection; OK, or the text that clients show.
+
+        `origin` is kept with the version, for people.
+        """
         if path.stat().st_size >= self._limit_bytes:
             return transfer.TOO_LARGE
         try:
@@ -129,7 +132,7 @@ class SyncService:
         except InvalidDatabase:
             return transfer.CORRUPT
         try:
-            self._transfer.replace(_collection_of(user), sound, stamps)
+            self._transfer.replace(_collection_of(user), sound, stamps, origin)
         finally:
             sound.unlink(missing_ok=True)
         return transfer.OK

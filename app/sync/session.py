@@ -61,6 +61,9 @@ from storage.types import DatabaseId, Head, JournalEntry, Offload, Session, User
 
 log = logging.getLogger(__name__)
 
+ORIGIN_LENGTH = 12
+"""As long as the ids of keys in lists."""
+
 ATTEMPTS = 5
 """How often a step is tried again because another request of the same sync was faster."""
 
@@ -90,6 +93,11 @@ class Sync:
     database: DatabaseId
     id: str
     admission: Admission
+
+    @property
+    def origin(self) -> str:
+        """The id of the host key, which tells its user by which device a version was made."""
+        return self.admission.key_hash.hex()[:ORIGIN_LENGTH]
 
     def prove(self, state: SyncState | None = None) -> Proof:
         """Make sure that the host key is good; the state of the session that it began may tell."""
@@ -295,7 +303,7 @@ class Sessions:
         merge = self._merged(sync, head)
         with self.store.discarding(merge.checkout):
             answer = merge.check(request)
-            commit = self._commit_of(merge) if answer.status == sanity.OK else None
+            commit = self._commit_of(merge, sync) if answer.status == sanity.OK else None
         if commit is not None:
             head = self.store.prepare(merge.checkout, head, commit, checked, way=merge.way)
             self.known.updated(sync.database, head)
@@ -305,7 +313,7 @@ class Sessions:
     def _commit_unchecked(self, sync: Sync, head: Head) -> bytes:
         merge = self._merged(sync, head)
         with self.store.discarding(merge.checkout):
-            commit = self._commit_of(merge)
+            commit = self._commit_of(merge, sync)
         self.store.commit(merge.checkout, head, commit, way=merge.way)
         self.store.release(merge.checkout)
         return commit.answer
@@ -320,12 +328,12 @@ class Sessions:
             merge.run(journal)
         return merge
 
-    def _commit_of(self, merge: Merge) -> Commit:
+    def _commit_of(self, merge: Merge, sync: Sync) -> Commit:
         now_ms = self.clock_ms()
         mod_ms, stamps = merge.stamp(now_ms)
         session = merge.session
         name = commit_id(session.id, session.token)
-        return Commit(name, encode(mod_ms), now_ms, stamps, (session.id, session.seq))
+        return Commit(name, encode(mod_ms), now_ms, stamps, (session.id, session.seq), sync.origin)
 
     def _heads_of(self, sync: Sync, *, prepared: bool = False) -> Iterator[Head]:
         """The head for each attempt at a step: the one that this worker knows, then read ones.

@@ -96,13 +96,14 @@ class Transfer:
             into.unlink(missing_ok=True)
             raise
 
-    def replace(self, database: DatabaseId, path: Path, stamps: Stamps) -> None:
+    def replace(self, database: DatabaseId, path: Path, stamps: Stamps, origin: str = "") -> None:
         """Make a file the user's collection, whatever it was before."""
         name = self.nonce()
 
         def flip() -> None:
             head = self.store.head(database)
-            self.store.replace(database, head, path, Commit(name, OK.encode(), self.clock_ms(), stamps, None))
+            commit = Commit(name, OK.encode(), self.clock_ms(), stamps, None, origin)
+            self.store.replace(database, head, path, commit)
 
         _insist(flip)
 

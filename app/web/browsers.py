@@ -14,11 +14,11 @@ _SYSTEMS: Final = (
     ("iPhone", "iPhone"), ("iPad", "iPad"), ("Android", "Android"), ("Windows", "Windows"),
     ("Mac OS X", "macOS"), ("CrOS", "ChromeOS"), ("Linux", "Linux"),
 )  # fmt: skip
-_CLIENTS: Final = {"anki": "Anki", "ankidroid": "AnkiDroid", "ankimobile": "AnkiMobile"}
 _PLATFORMS: Final = {
     "lin": "Linux", "linux": "Linux", "mac": "macOS", "macos": "macOS", "win": "Windows",
-    "windows": "Windows", "android": "Android", "ios": "iOS",
+    "windows": "Windows", "freebsd": "FreeBSD",
 }  # fmt: skip
+_APPS: Final = {"android": "AnkiDroid", "ios": "AnkiMobile"}
 
 
 def describe_browser(user_agent: str) -> str:
@@ -30,15 +30,23 @@ def describe_browser(user_agent: str) -> str:
 
 
 def describe_client(client: str) -> str:
-    """`Anki 26.09, Linux` for what a client sends of itself, like `anki,26.09 (2ad1d5fe),linux:debian`.
+    """`Anki 26.09, Linux` for what a client sends of itself: version, build and platform.
 
-    As it came, if it is not of this form.
-    Source: rslib/src/version.rs of ankitects/anki (sync_client_version).
+    As it came, if it is not of one of the two forms: `26.09,2ad1d5fe,linux` and
+    `anki,26.09 (2ad1d5fe),linux:debian`. Source: rslib/src/version.rs of ankitects/anki.
     """
-    match = re.fullmatch(r"([A-Za-z]+),([^,(]*?)\s*(?:\([^)]*\))?,([A-Za-z]*)(?::.*)?", client)
+    match = _SHORT(client) or _LONG(client)
     if match is None:
         return client
-    name, version, platform = match.groups()
-    name = _CLIENTS.get(name.lower(), name)
-    system = "" if name == "AnkiDroid" else _PLATFORMS.get(platform.lower(), platform)
-    return ", ".join(filter(None, (f"{name} {version}".strip(), system)))
+    version, platform = match["version"], match["platform"].lower()
+    if app := _APPS.get(platform):
+        return f"{app} {version}"
+    return ", ".join(filter(None, (f"Anki {version}", _PLATFORMS.get(platform, match["platform"]))))
+
+
+_SHORT: Final = re.compile(
+    r"(?P<version>[0-9][0-9A-Za-z.]*),[0-9a-f]+,(?P<platform>[A-Za-z]*)(?::.*)?"
+).fullmatch
+_LONG: Final = re.compile(
+    r"anki[a-z]*,(?P<version>[0-9][0-9A-Za-z.]*)(?: \([^)]*\))?,(?P<platform>[A-Za-z]*)(?::.*)?"
+).fullmatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,28 +13,39 @@ from flask_babel import Babel
 from app.auth.authenticator import Authenticator
 from app.auth.hostkeys import HostKeys
 from app.config import AddressSource
+from app.history import Restorer
 from app.http.request import address_finder
 from app.offload import ThreadPools
+from app.web.files import FileGiver
 from app.web.home import add_home
 from app.web.pages import Pages
+from app.web.versions import add_versions
 from app.web.visitor import Visitors
 
 _TRANSLATIONS: Final = Path(__file__).with_name("translations")
 _LANGUAGES: Final = ("en",)
 
 
-def make_pages(
-    authenticator: Authenticator,
-    keys: HostKeys,
-    *,
-    pools: ThreadPools,
-    address_source: AddressSource,
-    clock_ms: Callable[[], int],
-) -> Callable[[flask.Flask], None]:
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the pages show and change."""
+
+    authenticator: Authenticator
+    keys: HostKeys
+    restorer: Restorer
+    pools: ThreadPools
+    address_source: AddressSource
+    clock_ms: Callable[[], int]
+
+
+def make_pages(services: Services) -> Callable[[flask.Flask], None]:
     """What adds the pages to an application."""
+    keys, clock_ms, authenticator = services.keys, services.clock_ms, services.authenticator
     visitors = Visitors(authenticator.find_session, keys.revoke, clock_ms)
-    pages = Pages(visitors, pools, address_finder(address_source))
+    pages = Pages(visitors, services.pools, address_finder(services.address_source))
+    giver = FileGiver(services.pools)
     add_home(pages, authenticator, keys)
+    add_versions(pages, services.restorer, keys, giver, clock_ms)
 
     def add_to(app: flask.Flask) -> None:
         Babel(

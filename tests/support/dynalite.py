@@ -1,4 +1,4 @@
-"""What tests take from npm, as `tests/support/npm` pins it: axe, and dynalite, a second engine for DynamoDB."""
+"""What tests take from npm, as `tests/support/npm` pins it: axe, and dynalite, another engine of DynamoDB."""
 
 from __future__ import annotations
 

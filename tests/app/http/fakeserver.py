@@ -65,7 +65,7 @@ class FakeCollections:
             {"user": user, "method": method, "skey": skey, "version": version, "got": message}
         ).encode()
 
-    def upload(self, user: str, path: Path) -> str:
+    def upload(self, user: str, path: Path, origin: str) -> str:
         with path.open("rb") as file:
             return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {path.stat().st_size}"
 
