@@ -16,6 +16,7 @@ from app.config import AddressSource
 from app.history import Restorer
 from app.http.request import address_finder
 from app.offload import ThreadPools
+from app.web.devices import add_devices
 from app.web.files import FileGiver
 from app.web.home import add_home
 from app.web.pages import Pages
@@ -46,6 +47,7 @@ def make_pages(services: Services) -> Callable[[flask.Flask], None]:
     giver = FileGiver(services.pools)
     add_home(pages, authenticator, keys)
     add_versions(pages, services.restorer, keys, giver, clock_ms)
+    add_devices(pages, authenticator, keys, clock_ms)
 
     def add_to(app: flask.Flask) -> None:
         Babel(
