@@ -104,13 +104,17 @@ class DailyTurn:
         os.utime(self._stamp, (self._clock_ms() / 1000, self._clock_ms() / 1000))
 
 
+def _nothing() -> None:
+    pass
+
+
 class Housekeeper:
     """The upkeep of one worker: its own databases soon, everything when its turn comes.
 
     `sleep` lets the process go on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name
         self,
         upkeep: Upkeep,
         due: DueQueue,
@@ -118,7 +122,10 @@ class Housekeeper:
         sleep: Callable[[float], None],
         turn: Turn,
         monotonic_s: Callable[[], float],
+        before: Callable[[], None] = _nothing,
     ) -> None:
+        """`before` is done in each turn, ahead of the upkeep."""
+        self._before = before
         self._monotonic_s = monotonic_s
         self._upkeep = upkeep
         self._due = due
@@ -135,13 +142,17 @@ class Housekeeper:
             self._sleep(SETTLE_S)
             self.tidy()
 
+    def _run(self) -> Summary:
+        self._before()
+        return self._upkeep.run()
+
     def tidy(self) -> None:
         """Do what is due now; whatever fails is logged, and tried again another time."""
         try:
             self._due.settle()
             while (database := self._due.take()) is not None:
                 self._upkeep.compact(database)
-            summary = self._turn.take(self._upkeep.run)
+            summary = self._turn.take(self._run)
         except Exception:
             log.exception("upkeep failed")
             return

@@ -26,6 +26,7 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.deletions import Deletions
 from app.history import Restorer
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.application import make_application
@@ -36,6 +37,7 @@ from app.locks import KeyedLocks
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
+from app.packages import Packages
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
 from storage.collection.codec import Codec
@@ -343,7 +345,12 @@ def build_process(settings: Settings) -> Process:
     )
     front = make_front(settings, pools, accounts.authenticator, scratch)
     housekeeper = Housekeeper(
-        stores.upkeep, stores.due, sleep=time.sleep, turn=turn_of(settings), monotonic_s=time.monotonic
+        stores.upkeep,
+        stores.due,
+        sleep=time.sleep,
+        turn=turn_of(settings),
+        monotonic_s=time.monotonic,
+        before=build_deletions(accounts, stores).carry_out,
     )
 
     def keep_house() -> None:
@@ -352,8 +359,7 @@ def build_process(settings: Settings) -> Process:
 
     add_pages = None
     if settings.has_pages:
-        restorer = build_restorer(stores, gate, offload=offload)
-        add_pages = build_pages(settings, accounts, restorer, pools)
+        add_pages = build_pages(settings, accounts, stores, gate=gate, collections=collections, pools=pools)
     return Process(
         make_application(front, collections, media, add_pages),
         keep_house,
@@ -362,14 +368,48 @@ def build_process(settings: Settings) -> Process:
     )
 
 
-def build_pages(
-    settings: Settings, accounts: Accounts, restorer: Restorer, pools: ThreadPools
+def build_deletions(accounts: Accounts, stores: Stores) -> Deletions:
+    """What deletes accounts whose users want it."""
+    return Deletions(accounts.keys, accounts.users, stores.databases, now_ms)
+
+
+def build_pages(  # noqa: PLR0913 - collaborators by name
+    settings: Settings,
+    accounts: Accounts,
+    stores: Stores,
+    *,
+    gate: IndexGate,
+    collections: SyncService,
+    pools: ThreadPools,
 ) -> Callable[[flask.Flask], None]:
     """What adds the user's own pages to the application."""
     from app.web.room import Services, make_pages  # noqa: PLC0415 - libraries that a server without pages spares
 
+    packages = Packages(
+        stores.databases,
+        collections,
+        gate,
+        stores.blobs,
+        stores.work.path,
+        settings.unpacked_limit_bytes,
+        pools.run,
+        now_ms,
+    )
     return make_pages(
-        Services(accounts.authenticator, accounts.keys, restorer, pools, settings.address_source, now_ms)
+        Services(
+            authenticator=accounts.authenticator,
+            keys=accounts.keys,
+            users=accounts.users,
+            databases=stores.databases,
+            restorer=build_restorer(stores, gate, offload=pools.run),
+            packages=packages,
+            deletions=build_deletions(accounts, stores),
+            pools=pools,
+            address_source=settings.address_source,
+            clock_ms=now_ms,
+            nonce=new_nonce,
+            scratch=stores.work.path,
+        )
     )
 
 

@@ -33,6 +33,8 @@ class KeyKind(StrEnum):
     """For the user's own pages."""
     PASSWORD = "password"  # noqa: S105 - a kind of key
     """A generated password, which hostKey takes in place of the account's."""
+    DELETION = "deletion"
+    """No key: the note that a user wants the account deleted. Nobody has what its hash is of."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,6 +112,7 @@ _PREFIXES = {
     KeyKind.DEVICE: b"ankisyncd host key\0",
     KeyKind.BROWSER: b"ankisyncd browser session\0",
     KeyKind.PASSWORD: b"ankisyncd device password\0",
+    KeyKind.DELETION: b"ankisyncd deletion\0",
 }
 
 

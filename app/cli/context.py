@@ -28,6 +28,7 @@ class Admin:
         _refuse_root_in_others_folder(settings)
         self._cloud = build_cloud(settings)
         accounts = build_accounts(settings, self._cloud, offload=run_here, clock_ms=now_ms)
+        self.accounts = accounts
         self.users, self.keys = accounts.users, accounts.keys
 
     @contextmanager

@@ -10,7 +10,7 @@ import click
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.examination import Examination, Finding
-from app.main import Stores, new_nonce
+from app.main import Stores, build_deletions, new_nonce
 from app.upkeep import EVERYTHING, Shard
 from storage.database.keys import prefix
 from storage.database.lost import Lost, list_lost
@@ -98,6 +98,7 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
     the next run goes on. With --shard, run it for each part, at the same time if you like.
     """
     with admin.stores() as stores:
+        build_deletions(admin.accounts, stores).carry_out()
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     click.echo(
         f"{summary.databases} databases, {summary.compacted} compacted; "

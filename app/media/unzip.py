@@ -161,25 +161,27 @@ def _checked_entries(meta: bytes) -> UploadEntries:
     if len(entries) > MAX_ENTRIES:
         raise ProtocolError(f"{len(entries)} files in a zip, at most {MAX_ENTRIES} are allowed")
     for name, member in entries:
-        _check_name(name, is_removed=not member)
+        if fault := fault_of_name(name, is_removed=not member):
+            raise ProtocolError(fault)
     return entries
 
 
-def _check_name(name: str, *, is_removed: bool) -> None:
-    """Refuse names that no file may have.
+def fault_of_name(name: str, *, is_removed: bool = False) -> str | None:
+    """Why no file may have this name; None if one may.
 
     Control characters, backslashes, colons and the like are kept as they come, as the official
     server does: to rename silently would break the clients' counts. Removing what can never have
     been there does nothing, so only a file that is added needs a name that a folder can hold.
     """
     if len(name.encode()) > MAX_NAME_BYTES:
-        raise ProtocolError("a file name is too long")
+        return "a file name is too long"
     if "/" in name:
-        raise ProtocolError("a file name with a separator")
+        return "a file name with a separator"
     if not unicodedata.is_normalized("NFC", name):
-        raise ProtocolError("a file name that is not in NFC")
+        return "a file name that is not in NFC"
     if not is_removed and (name in ("", ".", "..") or "\0" in name):
-        raise ProtocolError("a file name that no folder can hold")
+        return "a file name that no folder can hold"
+    return None
 
 
 def _checked(info: zipfile.ZipInfo, *, check_size: bool = True) -> zipfile.ZipInfo:

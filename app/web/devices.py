@@ -103,14 +103,19 @@ def add_devices(
 
 def end_all(keys: HostKeys, user: UserId, *, besides: KeyRecord | None) -> None:
     """End all logins of a user but the session `besides`; the passwords first, which could make new ones."""
-    records = [record for record in keys.list(user) if besides is None or record.hash != besides.hash]
+    spared = {KeyKind.DELETION}
+    records = [
+        record
+        for record in keys.list(user)
+        if record.kind not in spared and (besides is None or record.hash != besides.hash)
+    ]
     for record in sorted(records, key=lambda record: record.kind is not KeyKind.PASSWORD):
         keys.revoke(record.hash)
 
 
 def _with_children(records: Iterable[KeyRecord], key_id: str) -> list[KeyRecord]:
     """The record of that id and, of a generated password, those of the devices that logged in with it."""
-    every = list(records)
+    every = [record for record in records if record.kind is not KeyKind.DELETION]
     chosen = [record for record in every if record.id == key_id]
     parents = {record.hash for record in chosen}
     return [*chosen, *(record for record in every if record.parent in parents)]

@@ -144,7 +144,7 @@ class Pages:
             "link": link,
             "button": PageForm() if visitor else None,
             "notice": self._notices.get(flask.request.args.get("done", "")),
-            "version": VERSION,
+            "server_version": VERSION,
         }
 
     def _answer_error(self, error: Exception) -> tuple[str, int]:

@@ -19,12 +19,12 @@ def size_in_words(size_bytes: int) -> str:
 
 
 def moment(time_ms: int, now_ms: int) -> Markup:
-    """`2 hours ago` and, smaller, the date and the time (UTC, as the server knows no zone of its reader)."""
+    """`2 hours ago` and the date and time, in UTC: the server knows no zone of its reader."""
     time = datetime.fromtimestamp(time_ms / 1000, UTC)
     ago = format_timedelta((time_ms - now_ms) / 1000 * _SECOND, add_direction=True)
     exact = gettext("%(time)s UTC", time=format_datetime(time, "d MMM yyyy, HH:mm"))
     iso = time.isoformat(timespec="seconds")
-    return Markup('<time datetime="{}">{} <small>{}</small></time>').format(iso, escape(ago), exact)
+    return Markup('<time datetime="{}">{} <small>({})</small></time>').format(iso, escape(ago), exact)
 
 
 _SECOND = datetime.resolution * 1_000_000

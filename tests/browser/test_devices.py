@@ -18,7 +18,7 @@ def test_a_device_that_is_logged_out_can_no_longer_sync_and_others_can(browser, 
     lost.first_upload()
     browser.sign_in(user)
     browser.follow("Devices")
-    oldest = browser.page.locator("tbody").first.locator("tr").last
+    oldest = browser.page.locator(".rows").first.locator("li").last
     with browser.page.expect_navigation():
         oldest.get_by_role("button").click()
     assert "It is logged out" in browser.text
@@ -61,7 +61,7 @@ def test_a_device_syncs_by_a_password_of_its_own_until_that_is_deleted(browser, 
     phone.add_notes([["word", "answer"]])
     phone.first_upload()
     browser.follow("Versions")
-    assert "My phone" in browser.page.locator("tbody tr").first.inner_text()
+    assert "My phone" in browser.page.locator(".rows > li").first.inner_text()
     browser.follow("Devices")
     assert password not in browser.page.content()
     browser.press("Delete, and log out: My phone")

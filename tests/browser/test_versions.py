@@ -23,7 +23,7 @@ def test_a_user_goes_back_after_a_mistaken_upload_and_two_clients_end_equal(brow
     browser.sign_in(user)
     browser.follow("Versions")
     assert "19 notes more, 19 cards more than now" in browser.text
-    browser.page.locator("tr", has_text="19 notes more").first.get_by_role("link").click()
+    browser.page.locator(".rows > li", has_text="19 notes more").first.get_by_role("link").click()
     browser.press("Go back to version")
     assert "20 notes, 20 cards" in browser.text
     assert "Press Download from AnkiWeb" in browser.text
@@ -46,7 +46,7 @@ def test_a_version_names_the_device_that_made_it(browser, user, device):
     one.settle()
     browser.sign_in(user)
     browser.follow("Versions")
-    rows = browser.page.locator("tbody tr")
+    rows = browser.page.locator(".rows > li")
     assert "2 notes, 2 cards, 0 reviews" in rows.nth(0).inner_text()
     assert all("Anki 2" in text and ", Linux" in text for text in rows.all_inner_texts()[:2])
 
@@ -57,7 +57,7 @@ def test_a_version_is_downloaded_as_a_package_that_anki_imports(browser, user, d
     one.first_upload()
     browser.sign_in(user)
     browser.follow("Versions")
-    browser.page.locator("tbody tr").nth(0).get_by_role("link").click()
+    browser.page.locator(".rows > li").nth(0).get_by_role("link").click()
     with browser.page.expect_download() as coming:
         browser.page.get_by_role("link", name="Download as .colpkg").click()
     package = tmp_path / coming.value.suggested_filename
