@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from app.media.gate import IndexGate
+from storage.collection.decks import read_decks
 from storage.collection.oneway import force_one_way
 from storage.collection.package import write_package
 from storage.collection.stamps import Stamps
@@ -95,6 +96,17 @@ class Restorer:
                 yield package
             else:
                 yield path
+
+    def list_decks(self, user: UserId, version: int) -> list[tuple[str, int]]:
+        """Each deck of a version of the collection and how many cards it has, by name. Raises: NotFound."""
+        database = DatabaseId(user, DatabaseKind.COLLECTION)
+        point = find_point(self.list_points(database), version)
+        checkout = self.databases.checkout_point(database, point)
+        try:
+            decks: list[tuple[str, int]] = self.offload(lambda: read_decks(checkout.connection))
+            return decks
+        finally:
+            self.databases.discard(checkout)
 
     def restore_collection(self, user: UserId, version: int) -> Head:
         """Make a version of the collection the newest; the head then.

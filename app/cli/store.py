@@ -98,7 +98,8 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool) ->
     the next run goes on. With --shard, run it for each part, at the same time if you like.
     """
     with admin.stores() as stores:
-        build_deletions(admin.accounts, stores).carry_out()
+        if shard.number == 1:
+            build_deletions(admin.accounts, stores).carry_out()
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     click.echo(
         f"{summary.databases} databases, {summary.compacted} compacted; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import flask
@@ -69,7 +70,14 @@ def add_home(pages: Pages, authenticator: Authenticator, keys: HostKeys) -> None
 
 def _show(visitor: Visitor, form: SignInForm | None, fault: str = "") -> str:
     address = visitor.place.sync_address
-    code = segno.make(address, error="m").svg_inline(
-        scale=5, border=3, light="#fff", dark="#000", title=gettext("The address as a QR code")
-    )
+    code = _code_of(address, gettext("The address as a QR code"))
     return flask.render_template("home.html", address=address, code=code, form=form, fault=fault)
+
+
+@lru_cache(maxsize=32)
+def _code_of(text: str, title: str) -> str:
+    """A QR code as SVG. Kept, since making one takes 5 ms, and anybody may ask."""
+    code: str = segno.make(text, error="m").svg_inline(
+        scale=5, border=3, light="#fff", dark="#000", title=title
+    )
+    return code

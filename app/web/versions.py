@@ -22,6 +22,7 @@ from storage.errors import NotFound
 from storage.types import DatabaseId, DatabaseKind, UserId
 
 _ON_A_PAGE: Final = 50
+_MOST_DECKS: Final = 300
 _NAMES: Final = {DatabaseKind.COLLECTION: ("notes", "cards", "reviews"), DatabaseKind.MEDIA: ("files",)}
 """What `ChainEntry.counts` has, by kind; of media also the bytes."""
 
@@ -110,6 +111,16 @@ def add_versions(  # noqa: C901 - registers views
         kind, number = _kind_of(flask.request.args), _number_of(flask.request.args)
         found = _found(lambda: list_of(visitor, kind).find(number))
         return flask.render_template("version.html", kind=kind.value, version=found)
+
+    @pages.page("/version-decks")
+    def version_decks(visitor: Visitor) -> Any:
+        number = _number_of(flask.request.args)
+        with giver.at_work(visitor.user):
+            decks = _found(lambda: restorer.list_decks(visitor.user, number))
+        described = [(name, counted("cards", cards)) for name, cards in decks[:_MOST_DECKS]]
+        return flask.render_template(
+            "version-decks.html", number=number, decks=described, more=len(decks) - len(described)
+        )
 
     @pages.page("/version-file")
     def version_file(visitor: Visitor) -> Any:

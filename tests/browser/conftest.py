@@ -11,7 +11,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.conformance.device import Device, made_devices
-from tests.support.servers import OURS, Server, User, serving
+from tests.support import aws
+from tests.support.cluster import Cluster, cloud
+from tests.support.servers import OURS, Server, User, make_users, serving
 
 CHROMIUM = ("chromium", "chromium-browser")
 OPTIONS = (
@@ -19,6 +21,7 @@ OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PHONE, DESKTOP = (390, 844), (1280, 900)
+MOST_USERS = 60
 LARGEST_PAGE_BYTES = 100 * 1024
 
 
@@ -91,9 +94,16 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("browser") / "data"
-    with serving(OURS, folder, 40, {"ANKISYNCD_WORKERS": "2"}) as running:
+def server(tmp_path_factory: pytest.TempPathFactory, server_kind: str) -> Iterator[Server | Cluster]:
+    """Two workers; with --server=cloud three servers that take turns, click by click."""
+    folder = tmp_path_factory.mktemp("browser")
+    if server_kind.startswith("cloud"):
+        heads = "s3" if server_kind == "cloud-s3" else "dynamodb"
+        with aws.moto() as engine, cloud(folder, engine, heads) as place:
+            with Cluster(folder, make_users(MOST_USERS), place) as cluster:
+                yield cluster
+        return
+    with serving(OURS, folder / "data", MOST_USERS, {"ANKISYNCD_WORKERS": "2"}) as running:
         yield running
 
 

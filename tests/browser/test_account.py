@@ -111,6 +111,7 @@ def test_what_is_no_package_changes_nothing(browser, user, device, tmp_path, kin
     one.settle()
 
 
+@pytest.mark.one_server
 def test_a_changed_password_logs_out_all_but_this_browser(browser, make_browser, listed):
     user = listed("changer")
     elsewhere = make_browser()

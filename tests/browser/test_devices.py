@@ -12,6 +12,7 @@ from tests.support.servers import User
 WORKERS = 2
 
 
+@pytest.mark.one_server
 def test_a_device_that_is_logged_out_can_no_longer_sync_and_others_can(browser, user, device):
     lost, kept = device(), device()
     lost.add_notes([["word", "answer"]])
@@ -30,6 +31,7 @@ def test_a_device_that_is_logged_out_can_no_longer_sync_and_others_can(browser, 
     kept.first_download()
 
 
+@pytest.mark.one_server
 def test_all_devices_and_other_browsers_are_logged_out_at_once(browser, make_browser, user, device):
     one = device()
     one.add_notes([["word", "answer"]])
@@ -53,6 +55,7 @@ def make_password(browser, name: str) -> str:
     return str(browser.page.locator("#password").inner_text())
 
 
+@pytest.mark.one_server
 def test_a_device_syncs_by_a_password_of_its_own_until_that_is_deleted(browser, user, server, device):
     browser.sign_in(user)
     password = make_password(browser, "My phone")

@@ -10,9 +10,9 @@ from tests.browser.conftest import DESKTOP, PHONE
 from tests.support.dynalite import axe_source
 
 PAGES = (
-    "", "versions", "versions?kind=media", "version?number=1", "version?number=2",
-    "version?number=1&kind=media", "restored?number=1", "restored-media?number=1&back=2&lost=1",
-    "devices", "account", "uploaded?notes=1&files=2", "version?number=99",
+    "", "versions", "versions?kind=media", "version?number=1", "version?number=2", "version-decks?number=1",
+    "version?number=1&kind=media", "restored?number=1", "restored-media?number=1&back=2&lost=1", "devices",
+    "account", "uploaded?notes=1&files=2", "version?number=99",
 )  # fmt: skip
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "

@@ -23,6 +23,7 @@ def test_the_first_page_shows_the_address_for_anki(browser, server):
     assert browser.page.locator("figure svg title").text_content() == "The address as a QR code"
 
 
+@pytest.mark.one_server
 def test_a_user_signs_in_and_out(browser, user):
     browser.sign_in(user)
     assert f"Signed in as {user.name}" in browser.text
@@ -92,6 +93,7 @@ def post_from(browser: Browser, origin: str, target: str, fields: dict[str, str]
     return int(going.value.status)
 
 
+@pytest.mark.one_server
 def test_another_site_can_sign_nobody_out(browser, user, server):
     browser.sign_in(user)
     assert post_from(browser, "http://other.test/", server.url + "sign-out", {}) == 403
@@ -113,6 +115,7 @@ def test_a_form_without_the_visitors_own_token_is_refused(browser, user, server,
     assert browser.is_signed_in()
 
 
+@pytest.mark.one_server
 def test_a_stolen_cookie_is_of_no_use_once_its_owner_has_signed_out(browser, make_browser, user, server):
     browser.sign_in(user)
     thief = make_browser()
@@ -139,6 +142,7 @@ def test_the_cookie_of_the_pages_is_no_host_key(browser, user, server):
     assert answer.status in {400, 403}
 
 
+@pytest.mark.one_server
 def test_a_server_without_pages_has_none(tmp_path):
     with (
         serving(OURS, tmp_path / "data", 1, {"ANKISYNCD_PAGES": "off"}) as server,

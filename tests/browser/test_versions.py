@@ -102,3 +102,19 @@ def test_nobody_sees_the_versions_of_somebody_else(browser, make_browser, server
     stranger = make_browser()
     stranger.open("versions")
     assert "Sign in" in stranger.text
+
+
+SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
+
+
+def test_a_script_in_the_name_of_a_deck_is_text(browser, user, device):
+    one = device()
+    one.add_notes([["word", "answer"]], deck=f"{SCRIPT}::sub")
+    one.first_upload()
+    browser.sign_in(user)
+    browser.follow("Versions")
+    browser.page.locator(".rows > li").first.get_by_role("link").click()
+    browser.follow("Show its decks")
+    assert f"{SCRIPT}::sub" in browser.text
+    assert "1 card" in browser.text
+    assert browser.page.title().startswith("Decks of version")
