@@ -58,6 +58,7 @@ test-engines: $(VENV)/.dev    ## heads on dynalite (npm), heads and objects on r
 # The user's own pages in a real browser, with real clients beside it. Says what is left out, and why.
 test-browser: $(VENV)/.dev    ## the pages in Chromium (Debian), where it is installed
 	$(BIN)/python -m pytest tests/browser -m browser
+	$(BIN)/python -m pytest tests/browser/test_versions.py tests/browser/test_account.py --server=cloud-s3 -m "browser and not one_server"
 
 FIRST ?= 0
 SEEDS ?= 5000

@@ -34,8 +34,9 @@ class Deletions:
 
     def due_ms(self, user: UserId) -> int | None:
         """When an account is to be deleted; None if it is not."""
-        record = self.keys.find(_key(user))
-        return None if record is None else record.created_ms + _WAIT_MS
+        # Listed, as `find` may remember for half a minute what another server has changed.
+        wish = next((one for one in self.keys.list(user) if one.kind is KeyKind.DELETION), None)
+        return None if wish is None else wish.created_ms + _WAIT_MS
 
     def ask(self, user: UserId) -> None:
         """Note that a user wants the account deleted; a wish that is there already stays as it is."""

@@ -99,9 +99,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, server_kind: str) -> Iterat
     folder = tmp_path_factory.mktemp("browser")
     if server_kind.startswith("cloud"):
         heads = "s3" if server_kind == "cloud-s3" else "dynamodb"
-        with aws.moto() as engine, cloud(folder, engine, heads) as place:
-            with Cluster(folder, make_users(MOST_USERS), place) as cluster:
-                yield cluster
+        with (
+            aws.moto() as engine,
+            cloud(folder, engine, heads) as place,
+            Cluster(folder, make_users(MOST_USERS), place) as cluster,
+        ):
+            yield cluster
         return
     with serving(OURS, folder / "data", MOST_USERS, {"ANKISYNCD_WORKERS": "2"}) as running:
         yield running

@@ -38,6 +38,7 @@ def test_a_wrong_password_is_refused_in_words(browser, user):
     assert not browser.is_signed_in()
 
 
+@pytest.mark.one_server  # without a table each server counts for itself
 def test_too_many_wrong_passwords_have_to_wait_as_in_syncs(browser, user):
     for _ in range(11):
         browser.sign_in(user, "wrong")
