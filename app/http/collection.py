@@ -15,6 +15,7 @@ from app.http.request import SyncRequest
 from app.http.response import Answer, Download
 from app.json_reader import reader
 from app.sync.admission import Admission
+from app.sync.session import ORIGIN_LENGTH
 from app.sync.transfer import OK, TOO_LARGE
 from storage.errors import TooLarge
 from storage.types import UserId
@@ -94,7 +95,7 @@ def collection_blueprint(front: Front, service: CollectionService) -> Blueprint:
         refusal_reason.set("")
         try:
             with front.only_upload(user), front.spooled(request) as path, front.pools.admission(user):
-                text = service.upload(user, path, key_id(request.hkey))
+                text = service.upload(user, path, key_id(request.hkey)[:ORIGIN_LENGTH])
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
         if text != OK:

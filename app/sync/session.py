@@ -61,8 +61,8 @@ from storage.types import DatabaseId, Head, JournalEntry, Offload, Session, User
 
 log = logging.getLogger(__name__)
 
-ORIGIN_LENGTH = 12
-"""As long as the ids of keys in lists."""
+ORIGIN_LENGTH = 6
+"""What a head keeps of the id of a host key: enough to tell the devices of one user apart."""
 
 ATTEMPTS = 5
 """How often a step is tried again because another request of the same sync was faster."""

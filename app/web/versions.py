@@ -12,6 +12,7 @@ from flask_babel import gettext, lazy_gettext
 
 from app.auth.hostkeys import HostKeys, KeyRecord
 from app.history import OPERATOR, PAGE, RESTORED, MediaRestored, Restorer, RestoreRefused
+from app.sync.session import ORIGIN_LENGTH
 from app.web.browsers import describe_client
 from app.web.files import FileGiver
 from app.web.pages import Pages, done, link
@@ -47,7 +48,7 @@ class VersionList:
         self, restorer: Restorer, keys: HostKeys, user: UserId, kind: DatabaseKind, now_ms: int
     ) -> None:
         self._points = restorer.list_points(DatabaseId(user, kind))
-        self._devices = {record.id: record for record in keys.list(user)}
+        self._devices = {record.id[:ORIGIN_LENGTH]: record for record in keys.list(user)}
         self._kind, self._now_ms = kind, now_ms
 
     def page(self, before: int | None) -> tuple[list[Version], int | None]:
