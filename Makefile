@@ -73,6 +73,11 @@ test-cloud: $(VENV)/.dev      ## the scenarios with real clients on three server
 test-engines: $(VENV)/.dev    ## heads on dynalite (npm), heads and objects on radosgw (Debian), where they are installed
 	$(BIN)/python -m pytest tests/contracts tests/storage -m engine --session-timeout=1200
 
+# The user's own pages in a real browser, with real clients beside it. Says what is left out, and why.
+test-browser: $(VENV)/.dev    ## the pages in Chromium (Debian), where it is installed
+	$(BIN)/python -m pytest tests/browser -m browser
+	$(BIN)/python -m pytest tests/browser/test_versions.py tests/browser/test_account.py --server=cloud-s3 -m "browser and not one_server"
+
 FIRST ?= 0
 SEEDS ?= 5000
 simulate: $(VENV)/.dev        ## many more runs of the simulation: SEEDS=5000, from FIRST=0
@@ -124,4 +129,4 @@ lock:          ## resolve the dependencies again (needs uv and npm)
 clean:         ## remove what make made
 	rm -rf .venv .venv-* .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install run check format test coverage test-thorough monitoring simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines bench-cloud clients test-infra image release lock clean
+.PHONY: help install run check format test coverage test-thorough monitoring simulate fuzz bench bench-spread test-clients test-all test-cloud test-engines test-browser bench-cloud clients test-infra image release lock clean

@@ -47,6 +47,13 @@ class CognitoFlow(StrEnum):
     ADMIN = "ADMIN_USER_PASSWORD_AUTH"
 
 
+class Switch(StrEnum):
+    """Whether there is something."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class LogFormat(StrEnum):
     """How a log line looks: for people, or one JSON object."""
 
@@ -172,6 +179,8 @@ class Settings:
     metrics_port: int | None = None
     """Where /metrics is served, and nothing else; None: nowhere."""
     metrics_host: str = "127.0.0.1"
+    has_pages: bool = True
+    """Whether people see pages at `/` in a browser."""
     notes: tuple[str, ...] = ()
     """What was left out of values, for the operator."""
 
@@ -238,6 +247,7 @@ class Settings:
             region=region,
             metrics_port=read.number("ANKISYNCD_METRICS_PORT", least=1, most=65535),
             metrics_host=(read.text("ANKISYNCD_METRICS_HOST") or "127.0.0.1").strip("[]"),
+            has_pages=read.choice(Switch, Switch.ON, "ANKISYNCD_PAGES") is Switch.ON,
             notes=tuple(read.notes),
         )
         read.refuse_unknown()

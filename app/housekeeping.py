@@ -108,6 +108,10 @@ class DailyTurn:
         os.utime(self._stamp, (self._clock_ms() / 1000, self._clock_ms() / 1000))
 
 
+def _nothing() -> None:
+    pass
+
+
 class Housekeeper:
     """The upkeep of one worker: its own databases soon, everything when its turn comes.
 
@@ -123,9 +127,10 @@ class Housekeeper:
         turn: Turn,
         monotonic_s: Callable[[], float],
         is_closed: Callable[[], bool] = lambda: False,
+        before: Callable[[], None] = _nothing,
     ) -> None:
-        """`is_closed`: whether the operator wants the stores left alone."""
-        self._is_closed = is_closed
+        """`is_closed`: whether the operator wants the stores left alone. `before`: done first each time."""
+        self._is_closed, self._before = is_closed, before
         self._monotonic_s = monotonic_s
         self._upkeep = upkeep
         self._due = due
@@ -142,6 +147,10 @@ class Housekeeper:
             self._sleep(SETTLE_S)
             self.tidy()
 
+    def _run(self) -> Summary:
+        self._before()
+        return self._upkeep.run()
+
     def tidy(self) -> None:
         """Do what is due now; whatever fails is logged, and tried again another time."""
         if self._is_closed():
@@ -150,7 +159,7 @@ class Housekeeper:
             self._due.settle()
             while (database := self._due.take()) is not None:
                 self._upkeep.compact(database)
-            summary = self._turn.take(self._upkeep.run)
+            summary = self._turn.take(self._run)
         except Exception:
             log.exception("upkeep failed")
             return

@@ -26,9 +26,11 @@ from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
 from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
+from app.deletions import Deletions
 from app.failures import FailureLog
+from app.history import Restorer
 from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
-from app.http.dispatch import make_application
+from app.http.dispatch import AddPages, make_application
 from app.http.files import Files
 from app.http.ops import with_private_port
 from app.http.pipeline import Pipeline
@@ -41,6 +43,7 @@ from app.offload import ThreadPools
 from app.ops.metering import Metering
 from app.ops.readiness import Readiness, Service
 from app.orders import OrdersWatch
+from app.packages import Packages
 from app.restorecheck import RestoreCheck
 from app.sync.service import SyncService
 from app.upkeep import InParallel, Upkeep
@@ -403,6 +406,33 @@ def build_collections(
     )
 
 
+def build_gate(stores: Stores, *, offload: Offload[Any]) -> IndexGate:
+    """The way to the media indexes."""
+    return IndexGate(
+        stores.databases,
+        locks=stores.locks,
+        offload=offload,
+        clock_ms=now_ms,
+        nonce=new_nonce,
+        scratch=stores.work.path,
+        waiting=Waiting(time.sleep, time.monotonic),
+    )
+
+
+def build_restorer(stores: Stores, gate: IndexGate, *, offload: Offload[Any]) -> Restorer:
+    """What brings earlier versions back."""
+    return Restorer(
+        stores.databases,
+        stores.blobs,
+        gate,
+        stores.work.path,
+        stores.limits.history_ms,
+        offload,
+        now_ms,
+        new_nonce,
+    )
+
+
 def build(settings: Settings) -> WsgiApp:
     """The WSGI application of one worker process."""
     return build_process(settings).wsgi_app
@@ -426,15 +456,7 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     orders.look()
     collections = build_collections(settings, stores, offload=offload, quota_of=orders.quota_of)
     scratch = stores.work.path
-    gate = IndexGate(
-        stores.databases,
-        locks=stores.locks,
-        offload=offload,
-        clock_ms=now_ms,
-        nonce=new_nonce,
-        scratch=scratch,
-        waiting=Waiting(time.sleep, time.monotonic),
-    )
+    gate = build_gate(stores, offload=offload)
     media = MediaService(
         gate,
         stores.blobs,
@@ -463,18 +485,22 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
         turn=turn_of(settings),
         monotonic_s=time.monotonic,
         is_closed=lambda: bool(orders.closed_text),
+        before=build_deletions(accounts, stores).carry_out,
     )
 
     def keep_house() -> None:
         with pools.transfer():
             housekeeper.keep_house()
 
+    add_pages = None
+    if settings.has_pages:
+        add_pages = build_pages(settings, accounts, stores, gate=gate, collections=collections, pools=pools)
     readiness = Readiness(_services(settings, cloud, accounts, stores, offload), time.monotonic)
     if instruments is None or settings.metrics_port is None:
-        app: Any = make_application(pipeline, collections, media, readiness.look)
+        app: Any = make_application(pipeline, collections, media, readiness.look, add_pages)
         return Process(app.wsgi_app, keep_house, orders.watch, None, None, has_users, stores.close)
     watch = instruments.watch(readiness, stores.objects, stores.databases, lambda: len(stores.due), new_nonce)
-    app = make_application(pipeline, collections, media, watch.look)
+    app = make_application(pipeline, collections, media, watch.look, add_pages)
     return Process(
         with_private_port(app.wsgi_app, settings.metrics_port, instruments.meters, watch.look),
         keep_house,
@@ -526,6 +552,51 @@ def _services(
         pool = cloud.directory(settings.cognito)
         services["users"] = Service(pool.check, _POOL_KEPT_S)
     return services
+
+
+def build_deletions(accounts: Accounts, stores: Stores) -> Deletions:
+    """What deletes accounts whose users want it."""
+    return Deletions(accounts.keys, accounts.users, stores.databases, now_ms)
+
+
+def build_pages(  # noqa: PLR0913 - collaborators by name
+    settings: Settings,
+    accounts: Accounts,
+    stores: Stores,
+    *,
+    gate: IndexGate,
+    collections: SyncService,
+    pools: ThreadPools,
+) -> AddPages:
+    """What adds the user's own pages to the application."""
+    from app.web.room import Services, make_pages  # noqa: PLC0415 - libraries that a server without pages spares
+
+    packages = Packages(
+        stores.databases,
+        collections,
+        gate,
+        stores.blobs,
+        stores.work.path,
+        settings.unpacked_limit_bytes,
+        pools.run,
+        now_ms,
+    )
+    return make_pages(
+        Services(
+            authenticator=accounts.authenticator,
+            keys=accounts.keys,
+            users=accounts.users,
+            databases=stores.databases,
+            restorer=build_restorer(stores, gate, offload=pools.run),
+            packages=packages,
+            deletions=build_deletions(accounts, stores),
+            pools=pools,
+            address_source=settings.address_source,
+            clock_ms=now_ms,
+            nonce=new_nonce,
+            scratch=stores.work.path,
+        )
+    )
 
 
 def turn_of(settings: Settings) -> Turn:

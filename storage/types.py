@@ -69,6 +69,9 @@ class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
     commit_ids: tuple[str, ...]
     time_ms: int
     """Time of the commit that made version `last`."""
+    counts: tuple[int, ...] = ()
+    """Of version `last`: notes, cards and reviews of a collection, files and their bytes of media; empty if
+    it was made by a version of the server that did not keep them."""
 
 
 class Recent(msgspec.Struct, frozen=True, array_like=True):

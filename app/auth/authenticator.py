@@ -18,7 +18,8 @@ from typing import Final
 import msgspec
 
 from app.auth.attempts import LoginAttempts, counted_name, region_of
-from app.auth.hostkeys import HostKeys, KeyRecord, claimed_user, hash_of, new_key, seal, unseal
+from app.auth.devicepasswords import key_of, new_device_password
+from app.auth.hostkeys import HostKeys, KeyKind, KeyRecord, claimed_user, hash_of, new_key, seal, unseal
 from app.auth.turns import Turns
 from app.auth.users import CannotConfirm, Identity, UserDirectory
 from app.errors import AppError, AuthError, ServiceUnavailable
@@ -82,6 +83,13 @@ class Admission:
         return self._proof
 
 
+class _Login(msgspec.Struct, frozen=True):
+    """A password that was right; of a generated one also its own record."""
+
+    identity: Identity
+    password: KeyRecord | None = None
+
+
 class _Check:
     """A question to the directory that is on its way."""
 
@@ -133,16 +141,54 @@ class Authenticator:
         self._warn_again_ms = 0
 
     def login(self, username: str, password: str, address: str, client: str = "") -> str:
-        """Check the password, every time, and hand out a new key. Keys of other devices live on.
+        """Check the password, every time, and hand out a new host key. Keys of other devices live on.
+
+        Also takes a password that was generated for a device. Raises: AuthError, RateLimited,
+        ServiceUnavailable.
+        """
+        login = self._checked(username, password, address, takes_generated=True)
+        key, parent = new_key(login.identity.user), login.password
+        name, parent_hash = (parent.name, parent.hash) if parent else ("", b"")
+        self._add_key(key, KeyKind.DEVICE, login.identity, client, name=name, parent=parent_hash)
+        return key
+
+    def sign_in(self, username: str, password: str, address: str, client: str) -> str:
+        """Check the account's password under the same limits, and begin a session of a browser: its key.
 
         Raises: AuthError, RateLimited, ServiceUnavailable.
         """
+        login = self._checked(username, password, address, takes_generated=False)
+        key = new_key(login.identity.user)
+        self._add_key(key, KeyKind.BROWSER, login.identity, client, name=username)
+        return key
+
+    def find_session(self, key: str) -> KeyRecord | None:
+        """The session of a browser that has this key, if it still stands. Raises: ServiceUnavailable."""
+        with suppress(AuthError):
+            return self._authenticate(key, _hash_of(key, KeyKind.BROWSER), self._clock_ms())
+        return None
+
+    def add_device_password(self, session_key: str, name: str) -> str:
+        """Make a password for a device of the user whose session this is: to be shown once.
+
+        It rests on the same login as the session. Raises: AuthError, ServiceUnavailable.
+        """
+        now_ms = self._clock_ms()
+        session = self._authenticate(session_key, _hash_of(session_key, KeyKind.BROWSER), now_ms)
+        identity = Identity(session.user, self._proof_of(session_key, session))
+        password = new_device_password()
+        key = key_of(session.name, password)
+        assert key is not None
+        self._add_key(key, KeyKind.PASSWORD, identity, "", name=name)
+        return password
+
+    def _checked(self, username: str, password: str, address: str, *, takes_generated: bool) -> _Login:
         refusal: AuthError | None = None
         # Counted within the turn too: in a flood, those that wait cost no write.
         with self._turns.turn((("name", counted_name(username)[:64]), ("region", region_of(address)))):
             attempt = self._attempts.admit(username, address)
             try:
-                identity = self._verify(username, password)
+                login = self._verify(username, password, takes_generated=takes_generated)
                 self._attempts.succeeded(attempt)
             except ServiceUnavailable:
                 self._attempts.withdraw(attempt)
@@ -153,11 +199,18 @@ class Authenticator:
             self._sleep(attempt.delay_ms / 1000)
         if refusal is not None:
             raise refusal
-        key, now_ms = new_key(identity.user), self._clock_ms()
-        sealed = seal(key, identity.user, identity.proof)
+        return login
+
+    def _add_key(  # noqa: PLR0913 - the fields of a record
+        self, key: str, kind: KeyKind, identity: Identity, client: str, *, name: str, parent: bytes = b""
+    ) -> None:
+        now_ms, sealed = self._clock_ms(), seal(key, identity.user, identity.proof)
         client = client[:_CLIENT_LENGTH].encode("utf-8", "replace").decode()
-        self._keys.add(KeyRecord(hash_of(key), identity.user, client, now_ms, now_ms, now_ms, sealed))
-        return key
+        self._keys.add(
+            KeyRecord(
+                hash_of(key, kind), identity.user, client, now_ms, now_ms, now_ms, sealed, kind, name, parent
+            )
+        )
 
     def try_login(self, username: str, password: str, address: str | None = None) -> UserId:
         """Check a password for the operator: nothing is counted, and no key is handed out.
@@ -167,7 +220,7 @@ class Authenticator:
         """
         if address is not None:
             self._attempts.withdraw(self._attempts.admit(username, address))
-        return self._verify(username, password).user
+        return self._verify(username, password, takes_generated=True).identity.user
 
     def knows(self, username: str) -> bool | None:
         """Whether there is a user of that name; None if that cannot be told."""
@@ -229,14 +282,26 @@ class Authenticator:
             self._confirmed = revision, confirmed
         return confirmed
 
-    def _verify(self, username: str, password: str) -> Identity:
+    def _verify(self, username: str, password: str, *, takes_generated: bool) -> _Login:
         if len(username) > _LONGEST_INPUT or len(password) > _LONGEST_INPUT:
             raise AuthError("user name or password too long")
         try:
             (username + password).encode()
         except UnicodeEncodeError:
             raise AuthError("user name or password is no text") from None
-        return self._directory.verify(username, password)
+        if takes_generated and (login := self._find_generated(username, password)) is not None:
+            return login
+        return _Login(self._directory.verify(username, password))
+
+    def _find_generated(self, username: str, password: str) -> _Login | None:
+        """The login by a generated password; None if there is no such one, or its account's has ended."""
+        key = key_of(username, password)
+        if key is None or (record := self._keys.find(hash_of(key, KeyKind.PASSWORD))) is None:
+            return None
+        with suppress(AuthError):
+            record = self._ask(key, record, self._proof_of(key, record), self._clock_ms())
+            return _Login(Identity(record.user, self._proof_of(key, record)), record)
+        return None
 
     def _authenticate(self, key: str, key_hash: bytes, now_ms: int) -> KeyRecord:
         """The key's record, which the directory has confirmed, now or not long ago."""
@@ -339,8 +404,8 @@ class Authenticator:
             _LOG.warning("logins cannot be confirmed, their host keys go on for a while: %s", error)
 
 
-def _hash_of(key: str) -> bytes:
+def _hash_of(key: str, kind: KeyKind = KeyKind.DEVICE) -> bytes:
     try:
-        return hash_of(key)
+        return hash_of(key, kind)
     except UnicodeEncodeError:
         raise AuthError("unknown host key") from None

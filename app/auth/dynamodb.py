@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from app.auth.attempts import State, packed, unpacked
 from app.auth.dynamotable import DynamoTable, Item
-from app.auth.hostkeys import KeyRecord
+from app.auth.hostkeys import KeyKind, KeyRecord
 from app.auth.keyrings import KeyRings, RingEntry, entry_of
 from app.auth.remembered import RememberedKeys
 from app.errors import RateLimited, ServiceUnavailable
@@ -162,7 +162,7 @@ class DynamoHostKeys:
         return (record.used_ms + self._idle_ms) // 1000
 
     def _item_of(self, record: KeyRecord) -> Item:
-        return {
+        item = {
             "pk": {"S": _key_of(record.hash)},
             "user": {"S": record.user},
             "client": {"S": record.client},
@@ -173,6 +173,13 @@ class DynamoHostKeys:
             "expires": {"N": str(self._expires_s(record))},
             "listed": {"BOOL": True},
         }
+        if record.kind is not KeyKind.DEVICE or record.parent:
+            item |= {
+                "kind": {"S": record.kind.value},
+                "name": {"S": record.name},
+                "parent": {"B": record.parent},
+            }
+        return item
 
 
 class DynamoCounts:
@@ -263,4 +270,8 @@ def _record_of(item: Item) -> KeyRecord:
         used_ms=int(item["used_ms"]["N"]),
         checked_ms=int(item["checked_ms"]["N"]),
         sealed=bytes(item["sealed"]["B"]),
+        # A key of a device that logged in with the account's password has none of these.
+        kind=KeyKind(item.get("kind", {"S": KeyKind.DEVICE.value})["S"]),
+        name=item.get("name", {"S": ""})["S"],
+        parent=bytes(item.get("parent", {"B": b""})["B"]),
     )

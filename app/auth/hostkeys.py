@@ -1,6 +1,7 @@
 """Host keys: what a client stores instead of a password, and the port of where they are kept.
 
-Only the hash of a key is kept, and what is kept beside it is sealed under the key itself.
+Only the hash of a key is kept, and what is kept beside it is sealed under the key itself. Sessions of
+browsers and generated device passwords are kept in the same way; `KeyKind` tells them apart.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -22,7 +24,20 @@ ID_LENGTH = 12
 _NONCE_BYTES = 12
 
 
-class KeyRecord(msgspec.Struct, frozen=True):
+class KeyKind(StrEnum):
+    """What a key is good for. Each kind is hashed in its own way, so none is found in place of another."""
+
+    DEVICE = "device"
+    """A host key: for the sync protocol."""
+    BROWSER = "browser"
+    """For the user's own pages."""
+    PASSWORD = "password"  # noqa: S105 - a kind of key
+    """A generated password, which hostKey takes in place of the account's."""
+    DELETION = "deletion"
+    """No key: the note that a user wants the account deleted. Nobody has what its hash is of."""
+
+
+class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One login of one device. Nothing in it lets anybody log in."""
 
     hash: bytes
@@ -36,6 +51,12 @@ class KeyRecord(msgspec.Struct, frozen=True):
     """When the user directory last confirmed this login."""
     sealed: bytes
     """The directory's proof, readable only with the host key."""
+    kind: KeyKind = KeyKind.DEVICE
+    name: str = ""
+    """Of a browser: the name that its user signed in with. Of a password: what its user called it. Of a
+    device that logged in with such a password: the same."""
+    parent: bytes = b""
+    """Hash of the generated password that a device logged in with; empty if it was the account's."""
 
     @property
     def id(self) -> str:
@@ -87,9 +108,22 @@ def claimed_user(key: str) -> UserId | None:
     return user
 
 
-def hash_of(key: str) -> bytes:
-    """What a key is found by. A plain hash will do: nobody can guess 256 random bits."""
-    return hashlib.sha256(b"ankisyncd host key\0" + key.encode()).digest()
+_PREFIXES = {
+    KeyKind.DEVICE: b"ankisyncd host key\0",
+    KeyKind.BROWSER: b"ankisyncd browser session\0",
+    KeyKind.PASSWORD: b"ankisyncd device password\0",
+    KeyKind.DELETION: b"ankisyncd deletion\0",
+}
+
+
+def hash_of(key: str, kind: KeyKind = KeyKind.DEVICE) -> bytes:
+    """What a key is found by. A plain hash will do: nobody can guess 256 random bits, or 100."""
+    return hashlib.sha256(_PREFIXES[kind] + key.encode()).digest()
+
+
+def key_id(key: str) -> str:
+    """The id of a host key: `KeyRecord.id` of its record."""
+    return hash_of(key).hex()[:ID_LENGTH]
 
 
 def seal(key: str, user: UserId, proof: bytes) -> bytes:

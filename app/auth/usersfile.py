@@ -17,7 +17,7 @@ from filelock import FileLock
 from app.errors import ServiceUnavailable
 from storage.types import Offload
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _BUSY_MS = 5000
 
 _SCHEMA = """
@@ -36,7 +36,10 @@ CREATE TABLE keys (
     created_ms INTEGER NOT NULL,
     used_ms INTEGER NOT NULL,
     checked_ms INTEGER NOT NULL,
-    sealed BLOB NOT NULL
+    sealed BLOB NOT NULL,
+    kind TEXT NOT NULL DEFAULT 'device',
+    name TEXT NOT NULL DEFAULT '',
+    parent BLOB NOT NULL DEFAULT x''
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX keys_of_user ON keys (user);
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -53,8 +56,17 @@ CREATE TABLE counts (
 CREATE INDEX counts_by_end ON counts (ends_ms);
 """
 
-_FROM_FORMAT_1 = f"DROP TABLE attempts; {_COUNTS} PRAGMA user_version = 2;"
-"""Login attempts are counted in another way; what is forgotten by that is a quarter of an hour of them."""
+_UPGRADES = {
+    # Login attempts are counted in another way; what is forgotten by that is a quarter of an hour of them.
+    1: f"DROP TABLE attempts; {_COUNTS} PRAGMA user_version = 2;",
+    2: """
+ALTER TABLE keys ADD COLUMN kind TEXT NOT NULL DEFAULT 'device';
+ALTER TABLE keys ADD COLUMN name TEXT NOT NULL DEFAULT '';
+ALTER TABLE keys ADD COLUMN parent BLOB NOT NULL DEFAULT x'';
+PRAGMA user_version = 3;
+""",
+}
+"""How a file of each earlier format becomes one of the next."""
 
 _AWAY = (
     apsw.BusyError,
@@ -133,7 +145,7 @@ class UsersFile:
         _close_to_others(self._path)
         connection = _connect(self._path)
         version = connection.pragma("user_version")
-        if version == 1:
+        if version in _UPGRADES:
             version = _upgrade(connection)
         if version != FORMAT_VERSION:
             connection.close()
@@ -189,12 +201,11 @@ def _connect(path: Path) -> apsw.Connection:
 
 
 def _upgrade(connection: apsw.Connection) -> int:
-    """Bring a file of format 1 up to date, unless another process has; the format that it has then."""
+    """Bring a file of an earlier format up to date, unless another process has; its format then."""
     connection.execute("BEGIN IMMEDIATE")
-    if connection.pragma("user_version") == 1:
-        connection.execute(_FROM_FORMAT_1)
+    while (version := int(connection.pragma("user_version"))) in _UPGRADES:
+        connection.execute(_UPGRADES[version])
     connection.execute("COMMIT")
-    version: int = connection.pragma("user_version")
     return version
 
 

@@ -38,7 +38,7 @@ from storage.errors import StorageError, Unavailable
 from storage.types import UserId, run_here
 
 _USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
-_KEY_COLUMNS = ("id", "user", "client", "created_ms", "used_ms")
+_KEY_COLUMNS = ("id", "user", "kind", "name", "client", "created_ms", "used_ms")
 _WITHOUT_SETTINGS = frozenset({"completion", "config"})
 """Commands that must work with settings that are wrong."""
 
@@ -260,6 +260,8 @@ def key_row(record: KeyRecord, names: dict[UserId, str]) -> Row:
     return {
         "id": record.id,
         "user": names.get(record.user, record.user),
+        "kind": record.kind.value,
+        "name": record.name,
         "client": record.client,
         "created_ms": record.created_ms,
         "used_ms": record.used_ms,

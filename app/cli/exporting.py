@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import msgspec
 from app.auth.hostkeys import HostKeys
 from app.auth.local import ListedUser
 from app.cli.progress import shown
-from app.cli.restoring import Restorer
+from app.history import Restorer
 from app.main import Stores
 from app.media.unzip import fault_of_name
 from storage.collection.genesis import create_empty
@@ -116,8 +117,9 @@ class Exporter:
     def _write_versions(self, user: UserId, points: Sequence[Point], folder: Path) -> None:
         folder.mkdir()
         for point in shown(points, len(points), "Packing earlier versions"):
-            with (folder / f"{point.version}.colpkg").open("xb") as target:
-                self.restorer.export(user, point.version, target.name, target)
+            target = folder / f"{point.version}.colpkg"
+            with self.restorer.exported(user, point.version, target.name) as package:
+                shutil.copyfile(package, target)
 
     def _about(
         self, user: ListedUser, collections: Sequence[Point], media: Sequence[Point], lost: Sequence[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,10 @@ from app.cli import store
 from app.cli.audit import Change
 from app.cli.context import Admin
 from app.cli.output import Row, say, show
-from app.cli.restoring import Restorer, RestoreRefused
-from app.main import new_nonce, now_ms
+from app.history import Restorer, RestoreRefused
+from app.main import build_gate, build_restorer, new_nonce
 from storage.database.history import Point, find_point
-from storage.types import DatabaseId, DatabaseKind, UserId
+from storage.types import DatabaseId, DatabaseKind, UserId, run_here
 
 _COLUMNS = ("version", "committed_ms", "file_bytes", "stored_bytes", "state")
 
@@ -65,8 +66,13 @@ def export(admin: Admin, name: str, version: int, file: str) -> None:
     the bare database: Anki opens it as the collection.anki2 of a profile. `-` is standard output.
     """
     user = admin.find_user(name).id
-    with restorer_of(admin) as restorer, _new_file(file) as target:
-        restorer.export(user, version, file, target)
+    with (
+        restorer_of(admin) as restorer,
+        _new_file(file) as target,
+        restorer.exported(user, version, file) as path,
+        path.open("rb") as source,
+    ):
+        shutil.copyfileobj(source, target, 1 << 20)
 
 
 @history.command("restore", cls=Change)
@@ -130,7 +136,7 @@ def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: boo
 def restorer_of(admin: Admin) -> Iterator[Restorer]:
     """What brings versions back, with the stores open."""
     with admin.stores() as stores:
-        yield Restorer(stores, stores.work.path, stores.limits.history_ms, now_ms, new_nonce)
+        yield build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from app.cli.audit import Change
 from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.cli.progress import shown
-from app.cli.restoring import make_gate
-from app.main import Stores, build_collections, new_nonce, now_ms
+from app.main import Stores, build_collections, build_gate, new_nonce, now_ms
 from app.media.unzip import fault_of_name
 from app.sync.transfer import OK
 from storage.collection.package import make_own, read_package
+from storage.database.origin import Kind, name_commit
 from storage.database.store import Commit
 from storage.errors import Corrupt
 from storage.media.blobs import LARGE_BYTES, Blobs, Digester, NewBlob
@@ -129,7 +129,7 @@ class Importer:
     def _bring_collection(self, user: UserId, folder: official.UserFolder, copy: Path) -> str:
         """As a full upload, with all its checks."""
         official.copy_database(folder.collection, copy)
-        answer = self._collections.upload(user, copy)
+        answer = self._collections.upload(user, copy, kind=Kind.OPERATOR)
         if answer != OK:
             raise ImportRefused(f"the collection was refused: {answer}")
         head = self._stores.databases.head(DatabaseId(user, DatabaseKind.COLLECTION))
@@ -152,7 +152,8 @@ class Importer:
                 index.restore(self._rows(rows, folder, work / "blob", missing), last_usn)
             stamps = index.stamps()
         database = DatabaseId(user, DatabaseKind.MEDIA)
-        commit = Commit(commit_id=new_nonce(), answer=b"", now_ms=now_ms(), stamps=stamps, session=None)
+        name = name_commit(Kind.OPERATOR, new_nonce())
+        commit = Commit(commit_id=name, answer=b"", now_ms=now_ms(), stamps=stamps, session=None)
         self._stores.databases.replace(
             database, self._stores.databases.head(database), work / "index", commit
         )
@@ -217,7 +218,7 @@ class PackageImporter:
 
     def _add_media(self, user: UserId, folder: Path, copy: Path) -> int:
         """Add the files, each batch by one commit; how many there are."""
-        gate = make_gate(self._stores, now_ms, new_nonce)
+        gate = build_gate(self._stores, offload=run_here)
         paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.stat().st_size]
         left = iter(shown(paths, len(paths), "Media"))
         while batch := list(itertools.islice(left, _FILES_AT_ONCE)):

@@ -11,13 +11,12 @@ from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.cli.people import dry_run, yes
 from app.cli.progress import shown
-from app.cli.restoring import make_gate
-from app.main import Stores, new_nonce, now_ms
+from app.main import Stores, build_gate, now_ms
 from app.media.unzip import fault_of_name
 from storage.errors import Corrupt
 from storage.media.blobs import Blobs, Digester
 from storage.media.index import FileFacts, FileRow, MediaIndex
-from storage.types import DatabaseId, DatabaseKind, UserId
+from storage.types import DatabaseId, DatabaseKind, UserId, run_here
 
 _COLUMNS = ("name", "fault")
 
@@ -68,7 +67,7 @@ def rebuild(admin: Admin, name: str, *, dry_run: bool, yes: bool, as_json: bool)
 def find_bad(stores: Stores, user: UserId) -> list[Bad]:
     """The files of a user that cannot be given to a device as they are; each content is read once."""
     nothing: list[tuple[str, FileFacts]] = []
-    gate = make_gate(stores, now_ms, new_nonce)
+    gate = build_gate(stores, offload=run_here)
     rows = gate.read(user, lambda index: list(index.list_files()), otherwise=nothing)
     read: dict[bytes, FileFacts | str] = {}
     bad = []
@@ -102,7 +101,7 @@ def drop(stores: Stores, user: UserId, bad: list[Bad]) -> bool:
         index.ask_to_compare(now_ms() // 1000)
         return True
 
-    return make_gate(stores, now_ms, new_nonce).change(user, change).is_committed
+    return build_gate(stores, offload=run_here).change(user, change).is_committed
 
 
 def _read(blobs: Blobs, name: str, facts: FileFacts) -> FileFacts | str:

@@ -14,16 +14,15 @@ from app.cli import store
 from app.cli.audit import Change, note
 from app.cli.context import Admin
 from app.cli.exporting import Exporter
-from app.cli.history import restorer_of
 from app.cli.output import Row, show, show_one
 from app.cli.progress import shown
 from app.cli.purging import KEY_LIFE_S, Plan, Purged, Purger, Remaining
 from app.cli.resetting import Resetter
-from app.main import new_nonce, now_ms
+from app.main import build_gate, build_restorer, new_nonce, now_ms
 from storage.database.mark import STORE
 from storage.errors import StorageError
 from storage.heads.keys import check_user
-from storage.types import DatabaseKind, UserId
+from storage.types import DatabaseKind, UserId, run_here
 
 _DAY_MS: Final = 24 * 3_600_000
 _REMAINING_COLUMNS = ("what", "until_ms", "note")
@@ -51,8 +50,9 @@ def export(admin: Admin, name: str, folder: Path, *, versions: bool, as_json: bo
         if folder.exists():
             raise click.ClickException(f"{folder} exists already")
         part.mkdir(mode=0o700)
-        with restorer_of(admin) as restorer:
-            exporter = Exporter(restorer.stores, admin.keys, restorer, now_ms)
+        with admin.stores() as stores:
+            restorer = build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
+            exporter = Exporter(stores, admin.keys, restorer, now_ms)
             done = exporter.export(found, part, with_versions=versions)
         part.rename(folder)
     except OSError as exc:

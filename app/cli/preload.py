@@ -10,6 +10,7 @@ from gevent import monkey
 
 _MODULES = (
     "app.main",
+    "app.web.room",
     # what gevent's patches bring in, which the worker applies
     "gevent.builtins",
     "gevent.fileobject",

@@ -13,7 +13,7 @@ from app.cli.context import Admin
 from app.cli.output import Row, say, show
 from app.cli.progress import shown
 from app.examination import Examination, Finding
-from app.main import Stores, new_nonce
+from app.main import Stores, build_deletions, new_nonce
 from app.restorecheck import lines_of, read_verified
 from app.sync.journal import step_and_device
 from app.upkeep import EVERYTHING, Shard, Summary
@@ -113,6 +113,8 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool, as
     the next run goes on. With --shard, run it for each part, at the same time if you like.
     """
     with admin.stores() as stores:
+        if shard.number == 1:
+            build_deletions(admin.accounts, stores).carry_out()
         summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     say(_in_words(summary), msgspec.structs.asdict(summary), as_json=as_json)
     faults = summary.refused + summary.unsound

@@ -23,7 +23,9 @@ _DONE: Final = {
     Kind.UPLOAD: ("upload", "uploaded one way"),
     Kind.DOWNLOAD: ("download", "downloaded one way"),
     Kind.MEDIA: ("uploadChanges", "media sent"),
-    Kind.RESTORE: ("-", "restored by an operator"),
+    Kind.RESTORE: ("-", "an earlier version restored"),
+    Kind.PAGE: ("-", "uploaded on the user's page"),
+    Kind.OPERATOR: ("-", "brought in by an operator"),
 }
 
 _WHY: Final = {

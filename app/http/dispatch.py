@@ -7,7 +7,7 @@ paths, and HTTP methods that are not allowed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flask
@@ -59,12 +59,20 @@ class _Application(flask.Flask):
         return self.url_map.bind("", path_info=environ["PATH_INFO"], default_method=environ["REQUEST_METHOD"])
 
 
+AddPages = Callable[[flask.Flask], None]
+
+
 def make_application(
-    pipeline: Pipeline, collections: CollectionService, media: MediaService, look: Look | None = None
+    pipeline: Pipeline,
+    collections: CollectionService,
+    media: MediaService,
+    look: Look | None = None,
+    add_pages: AddPages | None = None,
 ) -> flask.Flask:
     """The application of one worker process: Flask, with the dispatcher in front of it.
 
-    `look` tells what is wrong with the services that are needed; without it there is no /ready.
+    `look` tells what is wrong with the services that are needed; without it there is no /ready. `add_pages`
+    adds what people see in a browser.
     """
     app = _Application("ankisyncd", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -74,6 +82,8 @@ def make_application(
     add_health(app)
     if look is not None:
         add_ready(app, look)
+    if add_pages is not None:
+        add_pages(app)
     answer_errors(app)
     through_flask: Any = app.wsgi_app
     app.wsgi_app = Dispatcher(methods, pipeline, through_flask)  # type: ignore[method-assign]

@@ -98,7 +98,7 @@ class RequestReader:
         self._offload = offload
         self._forms = FormReader(limit_bytes=form_limit_bytes, folder=folder, offload=offload)
         self._shared = zstd_decompressor()
-        self._address = _address_finder(address_source)
+        self._address = address_finder(address_source)
         self._authenticate = authenticate
 
     def read(self, method: str, environ: MutableMapping[str, Any]) -> SyncRequest:
@@ -187,7 +187,7 @@ _ADDRESS_KEYS = {
 }
 
 
-def _address_finder(source: AddressSource) -> Callable[[Mapping[str, Any]], str]:
+def address_finder(source: AddressSource) -> Callable[[Mapping[str, Any]], str]:
     """How to find a client's address in an environ; the answer is empty if there is none.
 
     The rightmost member of the header is the one that our own proxy has added; a client may invent the

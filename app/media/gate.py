@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
-from storage.database.origin import Kind, name_commit
+from storage.database.origin import MEDIA_CHANGE, Origin, name_commit
 from storage.database.store import Checkout, Commit, DatabaseStore
 from storage.errors import Conflict
 from storage.media.index import MediaIndex, create_empty
@@ -98,13 +98,13 @@ class IndexGate:
         function: Callable[[MediaIndex], bool],
         *,
         beside: Objects = (),
-        device: str = "",
+        origin: Origin = MEDIA_CHANGE,
     ) -> Changed:
         """Let `function` change the index and commit that; nothing is committed where it returns False.
 
         `beside` are objects that the change relies on, put with the commit if there is one. `function`
-        may be called several times, each time on the newest version. `device` is the id of the host key
-        whose change it is. Raises: Conflict when others were faster for as long as a client waits.
+        may be called several times, each time on the newest version. `origin` is kept with the
+        version. Raises: Conflict when others were faster for as long as a client waits.
         """
         left = beside
 
@@ -122,14 +122,14 @@ class IndexGate:
             head = self._store.head(database)
             if head.version == 0:
                 with putting() as objects:
-                    return self._create(database, head, function, objects, device)
+                    return self._create(database, head, function, objects, origin)
             checkout = self._store.checkout(database, head)
             with self._store.discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
                 # A batch has 25 files at most, whose rows are committed in less time than a hop to a thread
                 # takes. A commit discards on its own.
-                commit = self._commit(stamps, device)
+                commit = self._commit(stamps, origin)
                 with putting() as objects:
                     self._store.commit(checkout, head, commit, beside=objects, way=run_here)
             self._store.release(checkout)
@@ -143,18 +143,18 @@ class IndexGate:
         head: Head,
         function: Callable[[MediaIndex], bool],
         beside: Objects,
-        device: str,
+        origin: Origin,
     ) -> Changed:
         """The first change of a user: a new file becomes the first version."""
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="media-") as folder:
             path = Path(folder, "index")
             stamps: Stamps | None = self._offload(lambda: _created(path, function))
             if stamps is not None:
-                self._store.replace(database, head, path, self._commit(stamps, device), beside=beside)
+                self._store.replace(database, head, path, self._commit(stamps, origin), beside=beside)
         return _outcome(head, stamps)
 
-    def _commit(self, stamps: Stamps, device: str) -> Commit:
-        name = name_commit(Kind.MEDIA, self._nonce(), device)
+    def _commit(self, stamps: Stamps, origin: Origin) -> Commit:
+        name = name_commit(origin.kind, self._nonce(), origin.device)
         return Commit(commit_id=name, answer=b"", now_ms=self._clock_ms(), stamps=stamps, session=None)
 
     def _with_tries(self, user: UserId, attempt: Callable[[DatabaseId], T]) -> T:

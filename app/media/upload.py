@@ -10,6 +10,7 @@ from app.media.gate import IndexGate
 from app.media.messages import answer
 from app.media.unzip import Batch
 from storage.database.orders import Quota
+from storage.database.origin import Kind, Origin
 from storage.media.blobs import Blobs
 from storage.media.index import MediaIndex, Totals
 from storage.types import UserId
@@ -41,7 +42,7 @@ def upload_changes(  # noqa: PLR0913 - one caller, by name
         if (refusal := _find_excess(quota, *totals)) is not None:
             raise refusal
     small = blobs.put_files(batch.blobs)
-    changed = gate.change(user, change, beside=small, device=device)
+    changed = gate.change(user, change, beside=small, origin=Origin(Kind.MEDIA, device))
     if refusal is not None:
         raise refusal
     if not changed.is_committed:

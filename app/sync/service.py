@@ -15,6 +15,7 @@ from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
 from storage.database.orders import Quota
+from storage.database.origin import Kind, Origin
 from storage.database.store import DatabaseStore
 from storage.errors import InvalidDatabase
 from storage.types import DatabaseId, DatabaseKind, Offload, UserId
@@ -131,8 +132,11 @@ class SyncService:
             self._sessions.abort(_sync_of(admission, skey))
         return NULL
 
-    def upload(self, user: UserId, path: Path, device: str = "") -> str:
-        """Make a client's file the user's collection; OK, or the text that clients show."""
+    def upload(self, user: UserId, path: Path, device: str = "", *, kind: Kind = Kind.UPLOAD) -> str:
+        """Make a file the user's collection; OK, or the text that clients show.
+
+        `device` and `kind` tell people later how the version came to be.
+        """
         if path.stat().st_size >= self._limit_bytes:
             return transfer.TOO_LARGE
         try:
@@ -143,7 +147,7 @@ class SyncService:
             quota_bytes = self._quota_of(user).collection_bytes
             if quota_bytes is not None and (size_bytes := sound.stat().st_size) > quota_bytes:
                 return over_quota(size_bytes, quota_bytes)
-            self._transfer.replace(_collection_of(user), sound, stamps, device)
+            self._transfer.replace(_collection_of(user), sound, stamps, Origin(kind, device))
         finally:
             sound.unlink(missing_ok=True)
         return transfer.OK

@@ -23,7 +23,7 @@ from storage.collection.downgrade import downgrade
 from storage.collection.stamps import Stamps
 from storage.database.checkout import Checkout
 from storage.database.image import PageReader
-from storage.database.origin import Kind, name_commit
+from storage.database.origin import Kind, Origin, name_commit
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, InvalidDatabase
 from storage.types import DatabaseId, Offload
@@ -97,13 +97,14 @@ class Transfer:
             into.unlink(missing_ok=True)
             raise
 
-    def replace(self, database: DatabaseId, path: Path, stamps: Stamps, device: str) -> None:
+    def replace(self, database: DatabaseId, path: Path, stamps: Stamps, origin: Origin) -> None:
         """Make a file the user's collection, whatever it was before."""
-        name = name_commit(Kind.UPLOAD, self.nonce(), device)
+        name = name_commit(origin.kind, self.nonce(), origin.device)
 
         def flip() -> None:
             head = self.store.head(database)
-            self.store.replace(database, head, path, Commit(name, OK.encode(), self.clock_ms(), stamps, None))
+            commit = Commit(name, OK.encode(), self.clock_ms(), stamps, None)
+            self.store.replace(database, head, path, commit)
 
         _insist(flip)
 

@@ -53,3 +53,13 @@ def _with_free_name(connection: apsw.Connection, row: DeckRow, mark: Mark) -> De
     """Renaming is a change of its own."""
     name = free_name(connection, "decks", row.id, row.name)
     return row if name == row.name else row._replace(name=name, **mark._asdict())
+
+
+def read_decks(connection: apsw.Connection) -> list[tuple[str, int]]:
+    """The full name of each deck and the number of its cards, by name; those of its subdecks do not count."""
+    rows = connection.execute(
+        "SELECT name, coalesce(number, 0) FROM decks"
+        " LEFT JOIN (SELECT iif(odid, odid, did) AS deck, count(*) AS number FROM cards GROUP BY deck)"
+        " ON deck = decks.id ORDER BY name"
+    )
+    return [(str(name).replace("\x1f", "::"), int(cards)) for name, cards in rows]

@@ -41,6 +41,10 @@ else:
     np = LazyModule("numpy")
 
 
+_COUNTED = (("notes", "cards", "revlog"), ("count", "bytes"))
+"""Stamps of a collection, and of a media index: see `ChainEntry.counts`."""
+
+
 class Commit(msgspec.Struct, frozen=True):
     """What a commit says beside its pages."""
 
@@ -51,6 +55,14 @@ class Commit(msgspec.Struct, frozen=True):
     stamps: dict[str, int | bool]
     session: tuple[str, int] | None
     """Session id and number of journal entries; None for a commit that ends any session."""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """What the version's entry tells people of its content. Costs some bytes of the head each."""
+        for names in _COUNTED:
+            if names[0] in self.stamps:
+                return tuple(int(self.stamps[name]) for name in names)
+        return ()
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -262,6 +274,7 @@ def _next_entry(head: Head, commit: Commit, nonce: str, after: Layout) -> ChainE
     return ChainEntry(
         EntryKind.DELTA, head.version + 1, head.version + 1, head.token, nonce, 0, b"",
         after.page_size, after.page_count, 0, (commit.commit_id,), commit.now_ms,
+        commit.counts,
     )  # fmt: skip
 
 

@@ -28,6 +28,10 @@ class Kind(StrEnum):
     DOWNLOAD = "D"
     MEDIA = "M"
     RESTORE = "R"
+    PAGE = "P"
+    """A package that was uploaded on the user's page."""
+    OPERATOR = "O"
+    """What an operator's command brought in."""
 
 
 class Origin(NamedTuple):
@@ -36,6 +40,9 @@ class Origin(NamedTuple):
     kind: Kind
     device: str
     """Id of the host key, as `ankisyncctl key list` has it; empty if no device made the version."""
+
+
+MEDIA_CHANGE: Final = Origin(Kind.MEDIA, "")
 
 
 def name_commit(kind: Kind, unique: str, device: str = "") -> str:

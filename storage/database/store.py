@@ -306,7 +306,7 @@ class DatabaseStore:
         """
         entry = ChainEntry(
             EntryKind.SNAPSHOT, head.version + 1, head.version + 1, head.token, self._nonce(), 0, b"",
-            0, 0, 0, (commit.commit_id,), commit.now_ms,
+            0, 0, 0, (commit.commit_id,), commit.now_ms, commit.counts,
         )  # fmt: skip
         made = self._offload(lambda: self._commits.adopt(path, entry))
         self._history.record(database, head, self._nonce())

@@ -12,7 +12,7 @@ from moto import mock_aws
 
 from app.auth.dynamodb import DynamoHostKeys
 from app.auth.dynamotable import DynamoTable
-from app.auth.hostkeys import HostKeys, KeyRecord, hash_of, new_key, seal, unseal
+from app.auth.hostkeys import HostKeys, KeyKind, KeyRecord, hash_of, new_key, seal, unseal
 from app.auth.localkeys import LocalHostKeys
 from app.auth.s3 import S3HostKeys
 from app.auth.usersfile import UsersFile
@@ -76,6 +76,17 @@ def test_a_key_that_was_added_is_found_everywhere_as_it_was(place):
     place.keys.add(record)
     assert place.keys.find(record.hash) == record
     assert place.other.find(record.hash) == record
+
+
+def test_a_key_of_another_kind_is_found_as_it_was(place):
+    for kind in KeyKind:
+        record = msgspec.structs.replace(
+            make_record(place.clock), kind=kind, name="my phone \U0001f4f1", parent=b"\0\xff"
+        )
+        place.keys.add(record)
+        assert place.keys.find(record.hash) == record
+        assert place.other.find(record.hash) == record
+        assert record in list(place.other.list(ALICE))
 
 
 def test_an_unknown_key_is_not_found(place):

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.restoring import Restorer
 from app.config import Settings
-from app.main import Stores, build_collections, build_stores, new_nonce, now_ms
+from app.history import Restorer
+from app.main import Stores, build_collections, build_gate, build_restorer, build_stores, new_nonce, now_ms
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
 from storage.errors import StorageError
@@ -38,7 +38,7 @@ DATABASES = pytest.mark.parametrize("database", [COLLECTION, MEDIA], ids=["colle
 
 
 @contextlib.contextmanager
-def restorer(root: Path, faults: Faults) -> Iterator[Restorer]:
+def opened(root: Path, faults: Faults) -> Iterator[tuple[Restorer, Stores]]:
     """As `ankisyncctl` has it, over stores that fail or die."""
     stores = build_stores(
         Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)}), None, offload=run_here, clock_ms=now_ms
@@ -51,14 +51,15 @@ def restorer(root: Path, faults: Faults) -> Iterator[Restorer]:
     faulty = dataclasses.replace(stores, databases=databases, blobs=blobs)
     # nothing is surely kept by the history, so that every content is renewed
     try:
-        yield Restorer(faulty, root, -1_000_000_000, now_ms, new_nonce)
+        restorer = build_restorer(faulty, build_gate(faulty, offload=run_here), offload=run_here)
+        yield dataclasses.replace(restorer, scratch=root, history_ms=-1_000_000_000), faulty
     finally:
         databases.close()
         stores.close()
 
 
 def restore(root: Path, database: DatabaseId, faults: Faults) -> None:
-    with restorer(root, faults) as found:
+    with opened(root, faults) as (found, _stores):
         if database is COLLECTION:
             found.restore_collection(ANN, WANTED)
         else:
@@ -71,13 +72,13 @@ def prepared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("restoring")
     root = folder / "data"
     settings = Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)})
-    with restorer(root, Faults()) as found:
-        collections = build_collections(settings, found.stores, offload=run_here)
+    with opened(root, Faults()) as (_found, stores):
+        collections = build_collections(settings, stores, offload=run_here)
         for words in (["one", "two"], ["three"]):
             collections.upload(ANN, make_collection(folder / f"{words[0]}.anki2", words))
         collections.download(ANN, 11, b"{}").blocks.close()
         for changes in ({"gone": b"gone", "kept": b"kept"}, {"gone": None}, {"later": b"later"}):
-            change_media(found.stores, ANN, folder, changes)
+            change_media(stores, ANN, folder, changes)
     return root
 
 
@@ -90,8 +91,7 @@ RESTORED = {COLLECTION: {"one", "two"}, MEDIA: {"gone", "kept", "later"}}
 
 def assert_sound(root: Path, database: DatabaseId, *, done: bool | None) -> None:
     """`done`: whether the restore was told to be; None where it is not known."""
-    with restorer(root, Faults()) as found:
-        stores = found.stores
+    with opened(root, Faults()) as (_found, stores):
         head = stores.databases.head(database)
         assert head.version in ({3, 4} if done is None else {4} if done else {3})
         expected = [*CONTENTS[database], RESTORED[database]]
@@ -164,8 +164,8 @@ def test_every_call_fails_once_and_the_restore_is_done_or_not(prepared, tmp_path
 
 def assert_repeatable(root: Path, database: DatabaseId) -> None:
     restore(root, database, Faults())
-    with restorer(root, Faults()) as found:
-        assert content_of(found.stores, database) == RESTORED[database]
+    with opened(root, Faults()) as (_found, stores):
+        assert content_of(stores, database) == RESTORED[database]
 
 
 def restore_and_die(root: Path, kind: str, number: int) -> None:
@@ -195,7 +195,7 @@ def test_a_process_killed_at_any_call_leaves_one_version_or_the_other(prepared, 
         )
         assert done.returncode == -signal.SIGKILL
         assert_sound(root, database, done=None)
-        with restorer(root, Faults()) as found:
-            seen.add(found.stores.databases.head(database).version)
+        with opened(root, Faults()) as (_found, stores):
+            seen.add(stores.databases.head(database).version)
         assert_repeatable(root, database)
     assert seen == {3, 4}

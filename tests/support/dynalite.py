@@ -1,4 +1,4 @@
-"""dynalite, a second engine for DynamoDB's protocol, from npm: as `tests/support/npm` pins it."""
+"""What tests take from npm, as `tests/support/npm` pins it: axe, and dynalite, another engine of DynamoDB."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INSTALL_SECONDS = 120
 @contextmanager
 def dynalite() -> Iterator[str]:
     """The address of an empty one; skips the test, and says why, where it cannot be installed."""
-    program = _installed() / "node_modules" / "dynalite" / "cli.js"
+    program = installed("dynalite") / "node_modules" / "dynalite" / "cli.js"
     port = free_port()
     command = ["node", program, "--host", "127.0.0.1", "--port", str(port), "--createTableMs", "0"]
     with subprocess.Popen(command) as process:
@@ -35,14 +35,20 @@ def dynalite() -> Iterator[str]:
             process.terminate()
 
 
-def _installed() -> Path:
+def axe_source() -> str:
+    """The script of axe-core, which finds what keeps people out of a page; skips the test as above."""
+    return (installed("axe-core") / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def installed(what: str) -> Path:
+    """The folder with all packages; skips the test, and says why, where they cannot be installed."""
     absent = [program for program in ("npm", "node") if shutil.which(program) is None]
     if absent:
-        pytest.skip(f"dynalite needs npm and node, and {' and '.join(absent)} is not installed")
+        pytest.skip(f"{what} needs npm and node, and {' and '.join(absent)} is not installed")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with FileLock(FOLDER.with_suffix(".lock")):
         if not _is_made():
-            _install()
+            _install(what)
     return FOLDER
 
 
@@ -52,7 +58,7 @@ def _is_made() -> bool:
     return hidden.exists() and lock.read_bytes() == (PINNED / "package-lock.json").read_bytes()
 
 
-def _install() -> None:
+def _install(what: str) -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PINNED / name, FOLDER / name)
     shutil.rmtree(FOLDER / "node_modules", ignore_errors=True)
@@ -62,6 +68,6 @@ def _install() -> None:
         # What npm says names the registry of this machine.
         code = re.search(rb"\bcode (\w+)", exc.stderr)
         reason = code[1].decode() if code else f"exit status {exc.returncode}"
-        pytest.skip(f"npm could not install dynalite: {reason}")
+        pytest.skip(f"npm could not install {what}: {reason}")
     except subprocess.TimeoutExpired:
-        pytest.skip(f"npm could not install dynalite within {INSTALL_SECONDS} s")
+        pytest.skip(f"npm could not install {what} within {INSTALL_SECONDS} s")

@@ -287,6 +287,21 @@ def test_password_and_code_log_in_where_a_code_is_needed(pool, door):
     assert set(pool.hashes) == {"alice"}
 
 
+def test_a_person_with_a_second_factor_lets_a_device_in_by_a_password_of_its_own(pool, door, clock):
+    sub = totp_user(pool)
+    session = door.sign_in("alice", f"{PASSWORD}/{current_code()}", "192.0.2.1", "Firefox")
+    password = door.add_device_password(session, "phone")
+    key = login(door, password)
+    assert door.authenticate(key) == sub
+    pool.client.admin_disable_user(UserPoolId=pool.id, Username="alice")
+    clock.pass_s(300)
+    with pytest.raises(AuthError):
+        door.authenticate(key)
+    with pytest.raises(AuthError):
+        login(door, password)
+    assert door.find_session(session) is None
+
+
 def test_with_the_right_to_ask_neither_kind_of_password_costs_a_wrong_try(aws, server):
     pool = Pool(aws, CognitoFlow.ADMIN)
     totp_user(pool)

@@ -41,9 +41,9 @@ def test_a_newer_format_is_left_alone(tmp_path):
     path = tmp_path / "users.sqlite"
     UsersFile(path, run_here).read("SELECT 1")
     connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(ServiceUnavailable, match="format 3"):
+    with pytest.raises(ServiceUnavailable, match="format 4"):
         UsersFile(path, run_here).read("SELECT 1")
 
 
@@ -76,7 +76,9 @@ def test_a_file_of_format_1_is_brought_up_to_date_by_whichever_process_comes_fir
     secret = file.read("SELECT value FROM secrets")
     connection = apsw.Connection(str(path))
     connection.execute(
-        "DROP TABLE counts; CREATE TABLE attempts (id INTEGER PRIMARY KEY); PRAGMA user_version = 1"
+        "DROP TABLE counts; CREATE TABLE attempts (id INTEGER PRIMARY KEY); PRAGMA user_version = 1;"
+        "ALTER TABLE keys DROP COLUMN kind; ALTER TABLE keys DROP COLUMN name;"
+        "ALTER TABLE keys DROP COLUMN parent;"
     )
     connection.close()
     answers, gate = [], threading.Barrier(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -13,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from app.auth.environment import environment_id
-from app.cli.restoring import Restorer
 from app.config import Settings
-from app.main import Stores, build_collections, new_nonce, now_ms
+from app.history import Restorer
+from app.main import Stores, build_collections, build_gate, build_restorer, now_ms
 from storage.collection.schema import compare_unicase
 from storage.collection.stamps import read_stamps
 from storage.errors import SessionLost, Unavailable
@@ -59,7 +60,11 @@ def admin(tmp_path, prepared) -> Admin:
 @contextlib.contextmanager
 def restorer_of(admin: Admin, history_ms: int = HISTORY_MS) -> Iterator[Restorer]:
     with admin.stores() as stores:
-        yield Restorer(stores, admin.root, history_ms, now_ms, new_nonce)
+        yield dataclasses.replace(of_stores(stores), history_ms=history_ms)
+
+
+def of_stores(stores: Stores) -> Restorer:
+    return build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
 
 
 def newest(admin: Admin, database: DatabaseId) -> tuple[int, set[str]]:
@@ -108,7 +113,7 @@ def test_every_device_sees_another_schema_and_a_later_change(admin):
 def test_times_grow_even_where_the_clock_is_behind(admin):
     with admin.stores() as stores:
         before = stores.databases.head(COLLECTION).stamps
-        slow = Restorer(stores, admin.root, HISTORY_MS, lambda: 1000, new_nonce)
+        slow = dataclasses.replace(of_stores(stores), clock_ms=lambda: 1000)
         after = slow.restore_collection(ALICE, 2).stamps
         again = slow.restore_collection(ALICE, 3).stamps
     assert before["mod"] < after["mod"] == after["scm"] < again["mod"] == again["scm"]
@@ -139,7 +144,7 @@ def test_a_running_sync_is_over_and_cannot_commit(admin):
 def test_a_sync_that_begins_in_the_middle_loses_too(admin):
     """Between the reading of the head and its flip: the restore finds another token and starts again."""
     with restorer_of(admin) as restorer:
-        heads, seen = restorer.stores.heads, []
+        heads, seen = restorer.databases._heads, []
         inner = heads.flip
 
         def flip(database, request):
@@ -157,7 +162,7 @@ def test_a_sync_that_begins_in_the_middle_loses_too(admin):
 
 def test_a_user_who_syncs_without_end_is_left_alone(admin):
     with restorer_of(admin) as restorer:
-        heads = restorer.stores.heads
+        heads = restorer.databases._heads
         inner = heads.flip
 
         def flip(database, request):
@@ -261,7 +266,7 @@ def test_contents_that_a_restore_replaces_are_kept_for_the_way_back(admin):
 
 def test_content_that_is_swept_is_named_and_the_rest_comes_back(admin):
     with restorer_of(admin, history_ms=-HISTORY_MS) as restorer:
-        restorer.stores.blobs._objects.delete([blob(b"gone")])
+        restorer.blobs._objects.delete([blob(b"gone")])
         done = restorer.restore_media(ALICE, 1, exact=False)
     assert (done.back, done.removed, done.lost) == (1, 0, ("gone.txt",))
     assert newest(admin, MEDIA)[1] == {"kept.txt", "replaced.txt", "later.txt"}
@@ -273,7 +278,7 @@ def test_content_that_a_sweep_may_be_at_is_put_anew(admin):
         (path,) = admin.root.rglob(f"*{blob(b'gone').removeprefix('blobs/')}*")
         old_ms = make_old(path)
         restorer.restore_media(ALICE, 1, exact=False)
-        assert restorer.stores.blobs._objects.find(blob(b"gone")).modified_ms > old_ms + HISTORY_MS // 2
+        assert restorer.blobs._objects.find(blob(b"gone")).modified_ms > old_ms + HISTORY_MS // 2
 
 
 def test_content_within_the_history_is_not_read(admin):
@@ -281,7 +286,7 @@ def test_content_within_the_history_is_not_read(admin):
         (path,) = admin.root.rglob(f"*{blob(b'gone').removeprefix('blobs/')}*")
         old_ms = make_old(path)
         restorer.restore_media(ALICE, 1, exact=False)
-        assert restorer.stores.blobs._objects.find(blob(b"gone")).modified_ms == old_ms
+        assert restorer.blobs._objects.find(blob(b"gone")).modified_ms == old_ms
 
 
 def make_old(path: Path) -> int:

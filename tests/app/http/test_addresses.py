@@ -6,7 +6,7 @@ import pytest
 
 from app.config import AddressSource
 from app.http.addresses import parse_address
-from app.http.request import _address_finder
+from app.http.request import address_finder
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_an_address_has_one_spelling(text, address):
     ],
 )
 def test_the_rightmost_member_counts_and_else_the_connection(header, address):
-    find = _address_finder(AddressSource.RIGHTMOST_X_FORWARDED_FOR)
+    find = address_finder(AddressSource.RIGHTMOST_X_FORWARDED_FOR)
     assert find({"HTTP_X_FORWARDED_FOR": header, "REMOTE_ADDR": "127.0.0.1"}) == address
 
 
 def test_without_the_header_the_connection_counts():
-    find = _address_finder(AddressSource.X_REAL_IP)
+    find = address_finder(AddressSource.X_REAL_IP)
     assert find({"REMOTE_ADDR": "::ffff:127.0.0.1"}) == "127.0.0.1"
     assert find({"REMOTE_ADDR": ""}) == ""

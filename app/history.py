@@ -1,12 +1,12 @@
 """Brings versions of the history back: into a file, or as the newest version of a user's database.
 
-Refuses to forget: what is replaced stays in the history and can be brought back the same way.
+What is replaced stays in the history and can be brought back the same way. `ankisyncctl history` and the
+user's own pages call it.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from app.main import Stores
-from app.media.gate import IndexGate, Waiting
+from app.media.gate import IndexGate
+from storage.collection.decks import read_decks
 from storage.collection.oneway import force_one_way
 from storage.collection.package import write_package
+from storage.collection.stamps import Stamps
 from storage.database.history import Point, find_point
-from storage.database.origin import Kind, name_commit
-from storage.database.store import Checkout, Commit
+from storage.database.origin import Kind, Origin, name_commit
+from storage.database.store import Checkout, Commit, DatabaseStore
 from storage.errors import Conflict, Unavailable
+from storage.media.blobs import Blobs
 from storage.media.index import FileFacts, FileRow, MediaIndex
-from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId
 
 PACKAGE = ".colpkg"
 """Files with this ending are written as packages, all others as plain SQLite."""
@@ -59,18 +61,22 @@ class Restorer:
     `scratch` is a folder for temporary files, `history_ms` how long contents are surely kept.
     """
 
-    stores: Stores
+    databases: DatabaseStore
+    blobs: Blobs
+    gate: IndexGate
     scratch: Path
     history_ms: int
+    offload: Offload[Any]
     clock_ms: Callable[[], int]
     nonce: Callable[[], str]
 
     def list_points(self, database: DatabaseId) -> list[Point]:
         """Every version that can be brought back, oldest first, the current one last."""
-        return self.stores.databases.history(database)
+        return self.databases.history(database)
 
-    def export(self, user: UserId, version: int, name: str, target: BinaryIO) -> None:
-        """Write the collection of a version to an open file, in the form that `name` asks for.
+    @contextmanager
+    def exported(self, user: UserId, version: int, name: str) -> Iterator[Path]:
+        """The collection of a version as a file, in the form that `name` asks for; gone after the block.
 
         Raises: NotFound.
         """
@@ -78,13 +84,24 @@ class Restorer:
         point = find_point(self.list_points(database), version)
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="export-") as folder:
             path = Path(folder, "collection.anki2")
-            self.stores.databases.export(database, point, path)
+            self.databases.export(database, point, path)
             if name.lower().endswith(PACKAGE):
                 package = Path(folder, "collection.colpkg")
-                write_package(path, package)
-                path = package
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, target, 1 << 20)
+                self.offload(lambda: write_package(path, package))
+                yield package
+            else:
+                yield path
+
+    def list_decks(self, user: UserId, version: int) -> list[tuple[str, int]]:
+        """Each deck of a version of the collection and how many cards it has, by name. Raises: NotFound."""
+        database = DatabaseId(user, DatabaseKind.COLLECTION)
+        point = find_point(self.list_points(database), version)
+        checkout = self.databases.checkout_point(database, point)
+        try:
+            decks: list[tuple[str, int]] = self.offload(lambda: read_decks(checkout.connection))
+            return decks
+        finally:
+            self.databases.discard(checkout)
 
     def restore_collection(self, user: UserId, version: int) -> Head:
         """Make a version of the collection the newest; the head then.
@@ -96,13 +113,12 @@ class Restorer:
         return insist(lambda: self._restore_collection(database, version))
 
     def _restore_collection(self, database: DatabaseId, version: int) -> Head:
-        head = self.stores.databases.head(database)
+        head = self.databases.head(database)
         now_ms = self.clock_ms()
         with self._checked_out(database, head, version) as checkout:
-            checkout.begin()
-            stamps = force_one_way(checkout.connection, head.stamps, now_ms)
+            stamps = self.offload(lambda: _dated(checkout, head, now_ms))
             commit = Commit(name_commit(Kind.RESTORE, self.nonce()), b"", now_ms, stamps, None)
-            return self.stores.databases.restore(checkout, head, commit)
+            return self.databases.restore(checkout, head, commit)
 
     def restore_media(self, user: UserId, version: int, *, exact: bool) -> MediaRestored:
         """Give all names of a version of the media the content that they had then.
@@ -111,12 +127,11 @@ class Restorer:
         so devices take part by an ordinary media sync. Raises: NotFound, RestoreRefused, Conflict.
         """
         database = DatabaseId(user, DatabaseKind.MEDIA)
-        head = self.stores.databases.head(database)
+        head = self.databases.head(database)
         with self._checked_out(database, head, version) as checkout:
             older = MediaIndex(checkout.connection)
-            gate = make_gate(self.stores, self.clock_ms, self.nonce)
             nothing: list[FileRow] = []
-            at_risk = gate.read(user, partial(self._find_at_risk, older), otherwise=nothing)
+            at_risk = self.gate.read(user, partial(self._find_at_risk, older), otherwise=nothing)
             lost = self._renew(at_risk)
             done = MediaRestored(0, 0, ())
 
@@ -129,7 +144,7 @@ class Restorer:
                 changes: list[tuple[str, FileFacts | None]] = [*back, *((name, None) for name in gone)]
                 return index.apply(changes, self.clock_ms() // 1000)
 
-            gate.change(user, change)
+            self.gate.change(user, change, origin=Origin(Kind.RESTORE, ""))
         return done
 
     @contextmanager
@@ -137,11 +152,11 @@ class Restorer:
         point = find_point(self.list_points(database), version)
         if version == head.version:
             raise RestoreRefused(f"version {version} is the current one")
-        checkout = self.stores.databases.checkout_point(database, point)
+        checkout = self.databases.checkout_point(database, point)
         try:
             yield checkout
         finally:
-            self.stores.databases.discard(checkout)
+            self.databases.discard(checkout)
 
     def _find_at_risk(self, older: MediaIndex, index: MediaIndex) -> list[FileRow]:
         """Files to bring back whose content a sweep need not keep any more, one for each content.
@@ -160,20 +175,12 @@ class Restorer:
         """Keep these contents from the next sweep; those that are lost already."""
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="renew-") as folder:
             copy = Path(folder, "blob")
-            return frozenset(row.sha256 for row in rows if not self.stores.blobs.renew(row, copy))
+            return frozenset(row.sha256 for row in rows if not self.blobs.renew(row, copy))
 
 
-def make_gate(stores: Stores, clock_ms: Callable[[], int], nonce: Callable[[], str]) -> IndexGate:
-    """The way to media indexes, for a command beside running servers."""
-    return IndexGate(
-        stores.databases,
-        locks=stores.locks,
-        offload=run_here,
-        clock_ms=clock_ms,
-        nonce=nonce,
-        scratch=stores.work.path,
-        waiting=Waiting(time.sleep, time.monotonic),
-    )
+def _dated(checkout: Checkout, head: Head, now_ms: int) -> Stamps:
+    checkout.begin()
+    return force_one_way(checkout.connection, head.stamps, now_ms)
 
 
 def insist(attempt: Callable[[], T]) -> T:
