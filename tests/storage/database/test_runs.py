@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 from storage.database.runs import Run, RunLog, last_finished_ms
-from storage.database.verified import last_verified_ms, note_verified
 from storage.objects.memory import MemoryObjectStore
 
 
@@ -26,12 +25,3 @@ def test_the_last_run_is_the_one_of_all_users() -> None:
     assert finished(1, 1, 5500) == 5500
     RunLog(objects, nonce, 1, 1).write(Run(seen_ms=9000, finished_ms=5500, started_ms=9000))
     assert last_finished_ms(objects, nonce) == 5500  # one that is under way does not count
-
-
-def test_the_newest_verified_restore_counts_and_older_notes_are_removed() -> None:
-    objects = MemoryObjectStore(lambda: 0)
-    assert last_verified_ms(objects) is None
-    for now_ms in (1000, 3000, 2000):
-        note_verified(objects, now_ms)
-    assert last_verified_ms(objects) == 3000
-    assert len(list(objects.list("upkeep/verified/"))) == 2
