@@ -16,9 +16,8 @@ from click.testing import CliRunner
 from app.cli.admin import cli
 from app.cli.context import Admin as Context
 from app.cli.purging import Purger
-from app.cli.restoring import make_gate
 from app.config import Settings
-from app.main import build_collections
+from app.main import build_collections, build_gate
 from app.sync.transfer import OK
 from storage.media.blobs import NewBlob, facts_of
 from storage.types import run_here
@@ -51,7 +50,7 @@ class Admin:
                 stores.blobs.put_new(
                     [NewBlob(facts[file].sha256, content) for file, content in media.items()]
                 )
-                gate = make_gate(stores, now_ms, lambda: os.urandom(8).hex())
+                gate = build_gate(stores, offload=run_here)
                 gate.change(self.ids[name], lambda index, facts=facts: index.apply(facts.items(), 1))
 
     def run(self, *arguments: str, stdin: str = "", code: int = 0):
@@ -356,7 +355,7 @@ class TestMediaRebuild:
 def changes(admin: Admin) -> list[str]:
     """The files that a device that has nothing is told of."""
     with Context(Settings.from_env(admin.env)).stores() as stores:
-        gate = make_gate(stores, now_ms, lambda: os.urandom(8).hex())
+        gate = build_gate(stores, offload=run_here)
         found = gate.read(admin.ids["alice"], lambda index: index.changes_since(0), otherwise=[])
     return [name for name, _, sha1 in found if sha1]
 
@@ -369,4 +368,4 @@ def spoil_index(admin: Admin, sql: str) -> None:
         return True
 
     with Context(Settings.from_env(admin.env)).stores() as stores:
-        make_gate(stores, now_ms, lambda: os.urandom(8).hex()).change(admin.ids["alice"], work)
+        build_gate(stores, offload=run_here).change(admin.ids["alice"], work)
