@@ -275,8 +275,12 @@ class Sessions:
             self._session_of(sync, head)
             try:
                 if session.prepared is not None:
-                    self.store.finish(sync.database, head)
+                    after = self.store.finish(sync.database, head)
                     answer = session.prepared.answer
+                    if after.token != head.token:
+                        # An earlier sync under the same session key, which was committed before: the one that
+                        # is asked for has begun since then, and is not in the record that is known here.
+                        continue
                 else:
                     answer = self._commit_unchecked(sync, head)
             except Conflict:
@@ -337,10 +341,15 @@ class Sessions:
     def _heads_of(self, sync: Sync, *, prepared: bool = False) -> Iterator[Head]:
         """The head for each attempt at a step: the one that this worker knows, then read ones.
 
-        With `prepared`, a known head without a prepared commit is taken for outdated.
+        A known head is outdated if it has no prepared commit where the step needs one (`prepared`), or has one
+        before that: it is then of an earlier sync under the same session key.
         """
         known = self.known.find(sync.database, sync.id)
-        if known is not None and known.session is not None and (known.session.prepared or not prepared):
+        if (
+            known is not None
+            and known.session is not None
+            and (known.session.prepared is not None) == prepared
+        ):
             yield known
             self.known.forget(sync.database)
         for _ in range(ATTEMPTS):

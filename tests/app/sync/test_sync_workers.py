@@ -12,6 +12,7 @@ from app.sync import chunks, journal
 from app.sync.merge import Merge
 from storage.collection.collection import Collection
 from storage.database.limits import Limits
+from tests.app.sync.test_sync_devices import scripts_of
 from tests.app.sync.workers import COLLECTION, World
 from tests.support.faults import Faults
 
@@ -317,3 +318,18 @@ def test_a_worker_that_knows_an_older_record_does_not_refuse_by_it(new_world, ba
     assert first.do(("applyChunk", {"chunk": rows}))[0] == 200
     assert first.do(FINISH)[0] == 200
     assert any(row[0] == note[0] for row in world.committed()["notes"])
+
+
+def test_a_worker_that_knows_an_earlier_sync_of_the_same_key_does_not_answer_for_it(new_world, base):
+    """A finish that another worker has done must not be taken for that of the next sync."""
+    world = new_world()
+    first, second = world.worker(), world.worker()
+    one, other = (script for _, script in scripts_of(base, 0, 2))
+    for request in one:
+        first.do(request, "key")
+    assert second.do(FINISH, "key")[0] == 200  # the first worker still knows the prepared commit
+    for request in other:
+        second.do(request, "key")
+    assert first.do(FINISH, "key")[0] == 200
+    assert {row[0] for row in world.committed()["tags"]} >= {"tag0-0", "tag0-1"}
+    assert world.head().version == 3
