@@ -341,8 +341,8 @@ class Sessions:
     def _heads_of(self, sync: Sync, *, prepared: bool = False) -> Iterator[Head]:
         """The head for each attempt at a step: the one that this worker knows, then read ones.
 
-        A known head is outdated if it has no prepared commit where the step needs one (`prepared`), or has one
-        before that: it is then of an earlier sync under the same session key.
+        A known head is outdated if it has no prepared commit where the step needs one (`prepared`), or has
+        one before that: it is then of an earlier sync under the same session key.
         """
         known = self.known.find(sync.database, sync.id)
         if (

@@ -34,7 +34,7 @@ def test_a_user_goes_back_after_a_mistaken_upload_and_two_clients_end_equal(brow
     assert_same(first, second, mistaken)
     assert first.state()["notes"] == expected["notes"]
     browser.follow("All versions")
-    assert "brought back from version" in browser.text
+    assert "an earlier version, brought back" in browser.text
     assert "19 notes fewer, 19 cards fewer than now" in browser.text  # the mistake itself
 
 
