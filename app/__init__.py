@@ -1,1 +1,1 @@
-"""Speaks HTTP and the Anki protocol; knows no bucket, table or SDK."""
+"""The sync server: HTTP, the Anki protocol, logins and maintenance, on top of `storage`."""

@@ -1,7 +1,7 @@
-"""What `app.main` puts in place of the local backends: AWS, or services that speak its protocols.
+"""Creates AWS clients and backends for `app.main`, checks them, and creates bucket and table for `init`.
 
-Clients are made here and nowhere else, in the process that uses them: after the fork, and after
-gevent's patches. Endpoints and credentials are found by the SDK (`AWS_ENDPOINT_URL_S3`, ...).
+No other module creates clients. That happens in the process that uses them, after the fork and after gevent's
+patches. The SDK finds endpoints and credentials (`AWS_ENDPOINT_URL_S3`, ...).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from storage.objects.s3versions import S3Versions
 from storage.types import Offload
 
 _CONNECTIONS: Final = 64
-"""Of one process to one service. Requests beyond that are served on connections that are then closed."""
+"""Connections that a process keeps to one service; further ones are closed after use."""
 _PARALLEL: Final = 32
-"""Requests to the bucket at once, of those that one request of a client splits into several."""
+"""Parallel requests to the bucket, where one request of a client needs several."""
 _DAY_S: Final = 24 * 3600
 _ABORT_AFTER_DAYS: Final = 7
 _RECOVERY_DAYS: Final = 35
@@ -48,11 +48,11 @@ _SERVER_ERROR: Final = 500
 _CONDITION_FAILED: Final = frozenset({404, 409, 412})
 
 CLOUD_ERRORS: Final = (ClientError, BotoCoreError, ValueError)
-"""What the SDK raises: answers of a service, no answer, and settings that it cannot use."""
+"""The SDK's errors: error answers of a service, no answer, and invalid settings."""
 
 
 class Cloud:
-    """The clients and backends of one process; each client is made when it is first asked for."""
+    """The clients and backends of one process; each client is created at its first use."""
 
     def __init__(self, settings: Settings, watch: Callable[[Any], None] = lambda _client: None) -> None:
         """`watch` is given each client of the SDK."""
@@ -68,11 +68,12 @@ class Cloud:
 
     @property
     def s3(self) -> Any:
-        """The client of the bucket; buckets are part of the path where the endpoint is not AWS's own."""
+        """The client of the bucket; for endpoints that are not AWS's own, the bucket is part of the path."""
         if "s3" not in self._made:
             config = objects_s3.client_config(_CONNECTIONS)
             client = self._session.client("s3", config=config)
             if "amazonaws.com" not in client.meta.endpoint_url:
+                # Other services rarely have a host name per bucket.
                 by_path = config.merge(Config(s3={"addressing_style": "path"}))
                 client = self._session.client("s3", config=by_path)
             self._watch(client)
@@ -90,7 +91,7 @@ class Cloud:
         return self._made["dynamodb"]
 
     def objects(self, offload: Offload[Any]) -> S3ObjectStore:
-        """Databases and media."""
+        """The object store."""
         place = self.place
         return S3ObjectStore(self.s3, place.bucket, place.prefix, offload=offload, parallel=_PARALLEL)
 
@@ -99,21 +100,21 @@ class Cloud:
         return S3ObjectStore(self.s3, bucket, prefix, offload=offload, parallel=_PARALLEL)
 
     def heads(self) -> HeadStore:
-        """The head records."""
+        """The head store."""
         place = self.place
         if place.heads is Heads.S3:
             return S3HeadStore(self.s3, place.bucket, place.prefix)
         return DynamoHeadStore(self.dynamodb, place.table)
 
     def host_keys(self, clock_ms: Callable[[], int]) -> HostKeys:
-        """Beside the head records."""
+        """The store of host keys, in the same place as the head records."""
         place = self.place
         if place.heads is Heads.S3:
             return keys_s3.S3HostKeys(self.s3, place.bucket, place.prefix, clock_ms, idle_ms=IDLE_MS)
         return DynamoHostKeys(DynamoTable(self.dynamodb, place.table), clock_ms)
 
     def counts(self) -> DynamoCounts | None:
-        """Of login attempts; None where there is no table to count in."""
+        """The counts of login attempts; None if there is no table for them."""
         if self.place.heads is Heads.S3:
             return None
         return DynamoCounts(DynamoTable(self.dynamodb, self.place.table))
@@ -137,7 +138,7 @@ class Cloud:
         return int(found.get("RecoveryPeriodInDays", _RECOVERY_DAYS))
 
     def directory(self, cognito: CognitoSettings) -> CognitoDirectory:
-        """The user pool."""
+        """The user directory of a user pool."""
         client = self._cognito(cognito)
         return CognitoDirectory(client, cognito.pool, recheck_after_ms=cognito.recheck_minutes * 60_000)
 
@@ -187,11 +188,11 @@ def _pool_user(found: Mapping[str, Any]) -> PoolUser:
 
 
 class Finding(NamedTuple):
-    """Something that keeps the server from working with these settings, now or at all."""
+    """A fault because of which the server cannot work with these settings."""
 
     text: str
     is_fatal: bool = True
-    """False: it passes by itself, and the server may start meanwhile."""
+    """False: it is temporary, and the server can start."""
 
 
 class Examined(NamedTuple):
@@ -217,7 +218,7 @@ def examine(settings: Settings) -> list[Examined]:
         checks.append(("user pool", cognito.pool.pool_id, lambda: _pool_fault(cloud, cognito)))
     if not checks:
         return []
-    with ThreadPoolExecutor(len(checks)) as pool:  # each may wait for a service that is away
+    with ThreadPoolExecutor(len(checks)) as pool:  # each may have to wait for a timeout
         findings = pool.map(lambda check: check[2](), checks)
         return [
             Examined(name, place, found) for (name, place, _), found in zip(checks, findings, strict=True)
@@ -230,9 +231,9 @@ def find_faults(settings: Settings) -> list[Finding]:
 
 
 def make_stores(settings: Settings) -> Iterator[str]:
-    """Make bucket and table where they are missing, as Terraform does; says what was made.
+    """Create bucket and table if they are missing, as Terraform does; gives messages about what was created.
 
-    For development and for S3-compatible stores. What exists is left as it is.
+    For development and for S3-compatible services. Existing ones are not changed.
     """
     cloud = Cloud(settings)
     if _missing(lambda: cloud.s3.head_bucket(Bucket=cloud.place.bucket)):
@@ -246,14 +247,15 @@ def make_stores(settings: Settings) -> Iterator[str]:
 
 
 def _make_bucket(cloud: Cloud) -> None:
-    """Private is what new buckets are. On AWS a lifecycle ends what was left behind: uploads, host keys."""
+    """Create a bucket (private by default); on AWS with rules that delete old uploads and host keys."""
     client, bucket, prefix = cloud.s3, cloud.place.bucket, cloud.place.prefix
     region = client.meta.region_name
     where = {} if region in {"us-east-1", "aws-global"} else {"LocationConstraint": region}
     client.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": where} if where else {}))
     if "amazonaws.com" not in client.meta.endpoint_url:
-        # Not every other store reads these rules as AWS does. One accepted a rule and dropped its prefix
-        # (rustfs/rustfs issue 7456); such an expiration would delete collections. What stays behind is small.
+        # Other services may treat these rules differently: one ignored the prefix of a rule (rustfs/rustfs
+        # issue 7456), so that its expiration would delete collections. Without the rules little space is
+        # wasted.
         return
     rules: list[dict[str, Any]] = [
         {
@@ -301,7 +303,7 @@ def _bucket_fault(cloud: Cloud) -> Finding | None:
         fault = _probe(cloud)
     except CLOUD_ERRORS as exc:
         reason = "it is another account's, or the rights are missing" if _status(exc) == _FORBIDDEN else exc
-        # Without a table the heads must not be trusted to a bucket that was not tried out.
+        # Heads in a bucket rely on its conditional writes, which must have been tested.
         passes = _is_passing(exc) and cloud.place.heads is Heads.DYNAMODB
         text = f"the bucket {bucket!r} cannot be used: {reason} (ANKISYNCD_S3_BUCKET)"
         return Finding(text, is_fatal=not passes)
@@ -311,16 +313,16 @@ def _bucket_fault(cloud: Cloud) -> Finding | None:
 
 
 def _probe(cloud: Cloud) -> str | None:
-    """Do with an object of its own what the server does with others; what the store did wrong.
+    """Test the operations that the server needs, with an object of its own; returns the fault, or None.
 
-    Head records and host keys in the bucket are written on conditions; a store that ignores them would
-    lose updates without a word.
+    Head records and host keys in the bucket need conditional writes: a service that ignores conditions
+    would lose updates silently.
     """
     at = {"Bucket": cloud.place.bucket, "Key": f"{cloud.place.prefix}probe/{secrets.token_hex(8)}"}
     content = secrets.token_bytes(16)
 
     def put(**condition: str) -> str | None:
-        """The ETag; None when the condition was found not to hold."""
+        """Put the object; returns its ETag, or None if the condition failed."""
         try:
             etag: str = cloud.s3.put_object(**at, Body=content, **condition)["ETag"]
         except ClientError as exc:
@@ -335,15 +337,17 @@ def _probe(cloud: Cloud) -> str | None:
             return "it gives back other bytes than it was given"
         if cloud.place.heads is Heads.DYNAMODB:
             return None
+        # The object exists, so this must fail.
         if put(IfNoneMatch="*") is not None:
             return "it ignores If-None-Match: head records in it could be lost; use a table or another store"
+        # A wrong ETag must fail, too.
         if put(IfMatch=f'"{secrets.token_hex(16)}"') is not None:
             return "it ignores If-Match: head records in it could be lost; use a table or another store"
-        # Some stores want the ETag spelt without its quotes.
+        # Some services want ETags without quotes.
         if etag is None or (put(IfMatch=etag) is None and put(IfMatch=etag.strip('"')) is None):
             return "it does not take If-Match with its own ETag: no head record in it could be changed"
     finally:
-        with suppress(*CLOUD_ERRORS):  # one small object may stay where the right to delete is missing
+        with suppress(*CLOUD_ERRORS):  # without the right to delete, one small object stays
             cloud.s3.delete_object(**at)
     return None
 
@@ -369,7 +373,7 @@ def _table_fault(cloud: Cloud) -> Finding | None:
 
 
 def _pool_fault(cloud: Cloud, cognito: CognitoSettings) -> Finding | None:
-    """A pool that is away is no fault: host keys go on meanwhile."""
+    """The fault of the user pool, or None. If it does not answer, that is not fatal: host keys stay valid."""
     pool = cognito.pool.pool_id
     try:
         fault = cloud.directory(cognito).check()
@@ -385,16 +389,16 @@ def _pool_fault(cloud: Cloud, cognito: CognitoSettings) -> Finding | None:
 
 
 def _status(error: Exception) -> int:
-    """The HTTP status of a service's answer; 0 where there was none."""
+    """The HTTP status of an error; 0 if there was no answer."""
     if not isinstance(error, ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether a service answered that it cannot just now.
+    """Whether a service answered with a temporary error.
 
-    No answer at all is not such: an endpoint that is misspelt looks the same.
+    No answer does not count as temporary, as it may be due to a misspelt endpoint.
     """
     code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
     return _status(error) >= _SERVER_ERROR or code in {"ThrottlingException", "Throttling", "SlowDown"}

@@ -1,6 +1,6 @@
-"""Settings of the server, read once from the environment. Nothing else reads it.
+"""The settings of the server, read from the environment once. No other module reads the environment.
 
-Refuses to guess: every fault of every variable is named in one message.
+All faults of all variables are reported in one message; values that are not clear are faults, too.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ MIB = 1024 * 1024
 
 
 class Backend(StrEnum):
-    """Where databases, media and head records are kept."""
+    """Where databases, media and head records are stored."""
 
     LOCAL = "local"
     AWS = "aws"
 
 
 class Heads(StrEnum):
-    """Where the head records are kept when the objects are in a bucket."""
+    """Where head records are stored if the objects are in a bucket."""
 
     DYNAMODB = "dynamodb"
     S3 = "s3"
 
 
 class Auth(StrEnum):
-    """Who says whether a password is right."""
+    """The user directory that checks passwords."""
 
     LOCAL = "local"
     COGNITO = "cognito"
 
 
 class CognitoFlow(StrEnum):
-    """How passwords are checked: with the client id alone, or with the server's AWS credentials."""
+    """How passwords are checked: with the app client's id only, or with the server's AWS credentials."""
 
     USER = "USER_PASSWORD_AUTH"
     ADMIN = "ADMIN_USER_PASSWORD_AUTH"
@@ -55,7 +55,7 @@ class Switch(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a log line looks: for people, or one JSON object."""
+    """The format of a log line: readable text, or a JSON object."""
 
     TEXT = "text"
     JSON = "json"
@@ -71,9 +71,9 @@ class LogLevel(StrEnum):
 
 
 class AddressSource(StrEnum):
-    """Where a client's address comes from; anything but the connection needs a proxy that sets it.
+    """The source of a client's address; all but CONNECTION need a proxy that sets the header.
 
-    The names are those of the official server's SYNC_IP_HEADER.
+    The values are those of the official server's SYNC_IP_HEADER.
     """
 
     CONNECTION = "ConnectInfo"
@@ -94,32 +94,31 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FixedUser:
-    """A user named by SYNC_USERn instead of the user list."""
+    """A user from a variable SYNC_USERn."""
 
     name: str
     password: str = field(repr=False)
-    """In plain text, or a PHC hash where `Settings.passwords_hashed`."""
+    """In plain text, or a PHC hash if `Settings.passwords_hashed`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudSettings:
-    """Where the stores are when the backend is AWS, or an S3-compatible store."""
+    """Bucket and table, if the backend is AWS or an S3-compatible service."""
 
     bucket: str
     prefix: str
     """Empty, or ends with `/`."""
     heads: Heads
     table: str
-    """Empty where heads are in the bucket."""
+    """Empty if heads are in the bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class CognitoPool:
-    """Which pool and app client.
+    """The user pool and its app client.
 
-    The client must allow `flow` and ALLOW_REFRESH_TOKEN_AUTH and must not rotate refresh tokens; the
-    pool must not remember devices. How long refresh tokens are valid is how long a device stays
-    logged in.
+    The client must allow `flow` and ALLOW_REFRESH_TOKEN_AUTH, and must not rotate refresh tokens; the pool
+    must not remember devices. A device stays logged in as long as refresh tokens are valid.
     """
 
     pool_id: str
@@ -130,23 +129,23 @@ class CognitoPool:
 
 @dataclass(frozen=True, slots=True)
 class CognitoSettings:
-    """The user pool, and how long a host key goes on without asking it."""
+    """The user pool, and how long a host key is valid without checking the login there."""
 
     pool: CognitoPool
     region: str | None
     recheck_minutes: int
-    """0: asked at every request."""
+    """0: checked with every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operator chose. Pure values: nothing is opened or looked up."""
+    """All settings, as values only: no file or service is accessed."""
 
     host: str
     port: int
     data_root: Path
     official_base: Path | None
-    """SYNC_BASE as given: where the official server kept its users' folders."""
+    """SYNC_BASE: where the official server kept its users' folders."""
     workers: int | None
     """Worker processes; None: one per core."""
     log_level: LogLevel
@@ -154,18 +153,18 @@ class Settings:
     fixed_users: tuple[FixedUser, ...]
     passwords_hashed: bool
     payload_mib: int
-    """MAX_SYNC_PAYLOAD_MEGS: a whole multipart body; unpacked payloads may have three times this."""
+    """MAX_SYNC_PAYLOAD_MEGS: the limit of a multipart body; unpacked files may have three times as much."""
     address_source: AddressSource
     connections: int | None
-    """Most open connections of one worker process; None: as many as its descriptors allow."""
+    """Open connections of one worker process, at most; None: as many as its descriptors allow."""
     connections_per_address: int | None
-    """Of them by one client address; 0: any number. None: a default, or 0 behind a proxy."""
+    """Open connections of one client address; 0: unlimited. None: a default, or 0 behind a proxy."""
     cache_dir: Path
-    """Local working copies and temporary files; nothing in it must be kept."""
+    """Local working copies and temporary files; it may be deleted while the server is stopped."""
     cache_bytes: int | None
-    """Disk for cached databases; None: the storage's own default."""
+    """Disk space for cached databases; None: the default of `storage`."""
     history_days: int | None
-    """How long every version can be brought back; None: the storage's own default."""
+    """How long every version can be restored; None: the default of `storage`."""
     quota_collection_bytes: int | None
     """Of each user who has no quota of their own; None: no limit. So the next two."""
     quota_media_bytes: int | None
@@ -186,7 +185,7 @@ class Settings:
 
     @property
     def place(self) -> str:
-        """Where everything is kept, in words."""
+        """Where data are stored, as a text."""
         if self.cloud is None:
             return str(self.data_root)
         table = f" and the DynamoDB table {self.cloud.table}" if self.cloud.table else ""
@@ -194,17 +193,17 @@ class Settings:
 
     @property
     def multipart_limit_bytes(self) -> int:
-        """Most bytes of one legacy request body, as it travels."""
+        """The limit of a multipart request body, as sent."""
         return self.payload_mib * MIB
 
     @property
     def message_limit_bytes(self) -> int:
-        """A message, which unlike a file is held in memory, may have fewer bytes than this unpacked."""
+        """The limit of an unpacked message, which is in memory; it must have fewer bytes."""
         return self.payload_mib * MIB
 
     @property
     def unpacked_limit_bytes(self) -> int:
-        """An unpacked file of this size or more is too large."""
+        """The limit of an unpacked file; it must have fewer bytes."""
         return 3 * self.payload_mib * MIB
 
     @classmethod
@@ -250,6 +249,7 @@ class Settings:
             has_pages=read.choice(Switch, Switch.ON, "ANKISYNCD_PAGES") is Switch.ON,
             notes=tuple(read.notes),
         )
+        # Last, when all known names have been read.
         read.refuse_unknown()
         if settings.metrics_port is None:
             read.refuse_without(("ANKISYNCD_METRICS_HOST",), "ANKISYNCD_METRICS_PORT")
@@ -261,7 +261,7 @@ class Settings:
 
 
 class SettingsError(Exception):
-    """One or more settings are wrong; the message has a line for each, and no value of a secret."""
+    """One or more settings are wrong; the message has a line for each fault, and no secrets."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(["The settings cannot be used:", *(f"  {fault}" for fault in faults)]))
@@ -269,9 +269,9 @@ class SettingsError(Exception):
 
 
 def _data_root(read: _Reader, base: Path | None, cache_dir: Path | None, *, is_local: bool) -> Path:
-    """`ankisyncd` inside SYNC_BASE leaves the official server's own files as they are.
+    """The data folder: as set, else a folder in SYNC_BASE, apart from the official server's files, else `~`.
 
-    Unless everything is local no data folder is needed, and the one of local copies will do.
+    With the backend AWS no data folder is needed, and the cache folder is used.
     """
     chosen = read.path("ANKISYNCD_DATA_ROOT") or (base / "ankisyncd" if base else None)
     if chosen is None and not is_local:
@@ -280,7 +280,7 @@ def _data_root(read: _Reader, base: Path | None, cache_dir: Path | None, *, is_l
         return chosen
     try:
         home = Path("~").expanduser()
-    except RuntimeError:  # no HOME, and a user id without a name
+    except RuntimeError:  # HOME is not set, and the user id has no name
         home = Path()
     if not home.is_absolute():
         name = "ANKISYNCD_DATA_ROOT" if is_local else "ANKISYNCD_CACHE_DIR"
@@ -318,7 +318,7 @@ def _cloud(read: _Reader) -> CloudSettings | None:
 
 
 def _cognito(read: _Reader, region: str | None) -> CognitoSettings | None:
-    """The pool's own id tells its region, where nothing else does."""
+    """The settings of the user pool; its region is part of its id, unless COGNITO_REGION is set."""
     pool_id = read.text("COGNITO_USER_POOL_ID")
     auth = read.choice(Auth, Auth.COGNITO if pool_id else Auth.LOCAL, "ANKISYNCD_AUTH")
     if auth is not Auth.COGNITO:
@@ -341,7 +341,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class _Reader:
-    """Takes values out of a mapping, remembers which names it knows, and gathers faults."""
+    """Reads values from a mapping, and collects faults and the names of known variables."""
 
     def __init__(self, env: Mapping[str, str], sources: dict[str, Source]) -> None:
         self._env = env
@@ -354,7 +354,7 @@ class _Reader:
         return self._find(names)[1]
 
     def path(self, *names: str) -> Path | None:
-        """A folder. What depends on the working directory would be another folder at the next start."""
+        """A folder; a path relative to the working directory is a fault."""
         name, value = self._find(names)
         if value is None:
             return None
@@ -385,7 +385,7 @@ class _Reader:
         return self._convert(name, value, lambda: members[value.lower()], wanted) or default
 
     def required(self, name: str, fits: Callable[[str], object], wanted: str) -> str:
-        """A value that must be there; empty, and a fault, where it is not."""
+        """A required value; if it is missing or invalid, that is a fault."""
         value = self.text(name)
         if value is None:
             self.faults.append(f"{name} is missing: {wanted}")
@@ -394,13 +394,14 @@ class _Reader:
         return value or ""
 
     def refuse_without(self, names: tuple[str, ...], needed: str) -> None:
-        """These would do nothing."""
+        """Variables that have no effect without another one: setting them is a fault."""
         self.faults += [f"{name} needs {needed}" for name in names if self.text(name)]
 
     def fixed_users(self) -> tuple[FixedUser, ...]:
-        """SYNC_USER1, SYNC_USER2 and so on. Those that the official server passes over are faults here."""
+        """SYNC_USER1, SYNC_USER2 and so on. Variables that the official server would ignore are faults."""
         users: dict[str, FixedUser] = {}
         number = 0
+        # Like the official server, read up to the first gap; variables after it are faults, see below.
         while value := self._env.get(f"SYNC_USER{number + 1}"):
             number += 1
             variable = f"SYNC_USER{number}"
@@ -424,15 +425,16 @@ class _Reader:
         return tuple(users.values())
 
     def refuse_unknown(self) -> None:
-        """A misspelt name would otherwise be a setting that silently does nothing."""
+        """Unknown variables ANKISYNCD_... are faults, as a misspelt setting would have no effect."""
         for name in sorted(self._env):
             if name.startswith("ANKISYNCD_") and name not in self._known:
+                # Suggest the most similar setting.
                 near = difflib.get_close_matches(name, self._known, 1)
                 hint = OLD_NAMES.get(name) or (f"{near[0]} is" if near else "")
                 self.faults.append(f"{name} is not a setting" + (f"; {hint}" if hint else ""))
 
     def _find(self, names: tuple[str, ...]) -> tuple[str, str | None]:
-        """The first of `names` that is set, so the project's own name goes before the official one."""
+        """(name, value) of the first of `names` that is set; this program's own name comes first."""
         self._known.update(names)
         self._sources.setdefault(names[0], Source(None, None))
         for name in names:
@@ -444,7 +446,8 @@ class _Reader:
         return names[0], None
 
     def _cleaned(self, name: str, value: str) -> str:
-        """Without what is never meant as a part of a value: line breaks and quotes around it."""
+        """The value without line breaks and quotes around it, which are never part of a value."""
+        # Files edited on Windows have \r, or a byte order mark.
         found = value.strip(_AROUND)
         if len(found) > 1 and found[0] == found[-1] and found[0] in "\"'":
             found = found[1:-1].strip(_AROUND)
@@ -473,7 +476,7 @@ _INVISIBLE = "\ufeff\ufffe\u200b\u2060\u2028\u2029"
 
 
 def _fault_of_text(value: str) -> str | None:
-    """What is wrong with the characters of a value, as it comes from files with other ideas of text."""
+    """What is wrong with the characters of a value, or None; values come from files of various encodings."""
     if any("\ud800" <= character <= "\udfff" for character in value):
         return "is not UTF-8: save the file that it comes from as UTF-8"
     if any(character in _INVISIBLE or unicodedata.category(character) == "Cc" for character in value):

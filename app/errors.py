@@ -30,19 +30,19 @@ refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
 
 
 class AppError(Exception):
-    """Root of all errors that the app raises on purpose. Texts are for the log."""
+    """Base class of all errors that the app raises deliberately. Texts are for the log."""
 
 
 class ProtocolError(AppError):
-    """The client's request cannot be read."""
+    """The client's request is invalid."""
 
 
 class UnknownMethod(ProtocolError):
-    """The path names no method of the protocol."""
+    """The path ends with no method of the protocol."""
 
 
 class NotApplicable(ProtocolError):
-    """The request was read, but does not fit the user's data; a running sync ends with it."""
+    """The message cannot be applied to the user's data; a running sync has been ended."""
 
 
 class PayloadTooLarge(ProtocolError):
@@ -54,15 +54,15 @@ class QuotaExceeded(AppError):
 
 
 class AuthError(AppError):
-    """Wrong credentials. Clients forget their key on it, so never raise it for an outage."""
+    """Wrong credentials. Clients delete their host key on it, so never raise it for an outage."""
 
 
 class LoginRefused(AuthError):
-    """The password was right, and the login still cannot be; the text is for the user."""
+    """The password is right, but the login is not possible; the text is for the user."""
 
 
 class RateLimited(AppError):
-    """Too many attempts; `retry_after_s` says when the next one is listened to."""
+    """Too many attempts; the next one is possible after `retry_after_s`."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -70,19 +70,19 @@ class RateLimited(AppError):
 
 
 class SessionConflict(AppError):
-    """The sync that the request belongs to is not running (any more)."""
+    """The sync that the request belongs to is not running, or not any more."""
 
 
 class FileMissing(AppError):
-    """A media file that was asked for is not there."""
+    """A requested media file does not exist."""
 
 
 class UnsupportedVersion(AppError):
-    """The client's protocol version is not spoken here."""
+    """The client's protocol version is not supported."""
 
 
 class ServiceUnavailable(AppError):
-    """A service that the request needs is away; `retry_after_s` is a hint."""
+    """A service that the request needs is not available; `retry_after_s` is a hint."""
 
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
@@ -96,22 +96,22 @@ class Closed(ServiceUnavailable):
         super().__init__(message, retry_after_s=60)
 
 
-# What SQLite says when the system below it fails.
+# SQLite's errors for faults of the disk, of memory or of the system.
 _DATABASE_FAULTS = (
     apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NoMemError,
     apsw.PermissionsError, apsw.NoLFSError, apsw.BusyError,
 )  # fmt: skip
 
-# System calls that fail by what they were asked for: a wrong path, descriptor or argument is a bug of ours.
+# System calls that fail because of a wrong path, descriptor or argument: bugs of this program.
 _OWN_FAULTS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _OWN_NUMBERS = {errno.EBADF, errno.EINVAL, errno.EFAULT, errno.ENOTEMPTY, errno.ENOTSOCK, errno.ESPIPE}
 
 
 def is_host_fault(error: BaseException) -> bool:
-    """Whether the machine failed: disks that are full, broken or read-only, rights, memory, limits.
+    """Whether the machine is at fault: a full, broken or read-only disk, permissions, memory, limits.
 
-    Nothing is wrong with the request then, and it can be sent again. All errors of system calls count but
-    those that mean a bug, since which numbers there are differs between systems and file systems.
+    The request is then valid, and can be sent again. All errors of system calls count except those that
+    indicate a bug, as error numbers differ between systems and file systems.
     """
     if isinstance(error, OSError):
         return error.errno is not None and not (isinstance(error, _OWN_FAULTS) or error.errno in _OWN_NUMBERS)

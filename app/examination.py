@@ -1,6 +1,6 @@
-"""Examines what is stored: objects, databases, and whether what is carried along agrees with a real count.
+"""Examines databases for `ankisyncctl doctor`: objects, contents, media, and whether stamps are right.
 
-Refuses to repair: what to do about a fault is a person's decision.
+It repairs nothing: that is left to the operator.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from storage.types import DatabaseId, DatabaseKind, Head, Offload
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One database, and what is wrong with it."""
+    """One database, and its faults."""
 
     database: DatabaseId
     version: int
@@ -30,13 +30,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Examination:
-    """Examines one database at a time, beside running workers."""
+    """Examines one database at a time; workers may run at the same time."""
 
     def __init__(self, databases: DatabaseStore, blobs: Blobs, offload: Offload[Any]) -> None:
         self._databases, self._blobs, self._offload = databases, blobs, offload
 
     def examine(self, database: DatabaseId, *, read_media: bool = False) -> Finding:
-        """Everything about one database; `read_media` also reads every media file and hashes it."""
+        """Examine one database; with `read_media` also read and hash every media file."""
         diagnosis = self._databases.doctor(database)
         faults = list(diagnosis.faults)
         if diagnosis.version and not faults:
@@ -80,10 +80,10 @@ class Examination:
 
 def _collection_faults(connection: apsw.Connection, head: Head) -> list[str]:
     counted = read_stamps(connection)
-    # True is carried along until somebody looks; only the other way round hides a row.
+    # "unsynced" may be True without such a row, until a sync searches for one. Only a wrong False is a fault.
     if head.stamps["unsynced"]:
         del counted["unsynced"]
-    # The highest USN is an upper bound: a row may have been overwritten since. A lower one would hide rows.
+    # "newest" may be too high, if a row was overwritten since. Only one that is too low hides rows.
     if head.stamps.get("newest", counted["newest"]) >= counted["newest"]:
         del counted["newest"]
     return list(_differences(head.stamps, counted))

@@ -1,4 +1,8 @@
-"""When maintenance is done in a server process: its own databases soon, everything when its turn comes."""
+"""Decides when a server process runs maintenance: compaction soon after commits, the rest once a day.
+
+`app.main` creates a `Housekeeper` per worker, which runs in a greenlet of its own. The work itself is in
+`app.upkeep`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from storage.types import DatabaseId
 
 RUN_EVERY_S = 24 * 3600
 SETTLE_S = 2.0
-"""A sync comes rarely alone: so long a chain rests before it is compacted."""
+"""Time without a commit before a chain is compacted, as several syncs often follow each other."""
 
 _MOST_DUE = 10_000
 
@@ -24,9 +28,13 @@ log = logging.getLogger("ankisyncd.upkeep")
 
 
 class DueQueue:
-    """Databases to compact, each once, in the order in which they became due.
+    """Databases to compact, each once, in the order in which they were added.
 
-    One that is asked for again has not come to rest: its sync would make a compaction void.
+    A database that is added again has to wait again: a compaction would lose against the next commit.
+
+        add ---> restless ---(settle)---> rested ---> take
+                    ^                        |
+                    +------- add again ------+
     """
 
     def __init__(self) -> None:
@@ -34,7 +42,8 @@ class DueQueue:
         self._rested: OrderedDict[DatabaseId, None] = OrderedDict()
 
     def add(self, database: DatabaseId) -> None:
-        """Ask for a compaction. What does not fit is found by the daily run."""
+        """Add a database. If the queue is full it is dropped; the daily run compacts it."""
+        # Back to the start of the wait.
         self._rested.pop(database, None)
         if len(self._restless) < _MOST_DUE:
             self._restless[database] = None
@@ -44,33 +53,36 @@ class DueQueue:
         return len(self._restless) + len(self._rested)
 
     def settle(self) -> None:
-        """From here on, what was asked for before the last `settle` and not since can be taken."""
+        """Make databases ready that have not been added again since the last call. Called every SETTLE_S."""
         self._rested |= self._restless
         self._restless = OrderedDict()
 
     def take(self) -> DatabaseId | None:
-        """The next one, or None."""
+        """Remove and return the next ready database, or None."""
         return self._rested.popitem(last=False)[0] if self._rested else None
 
 
 class Turn(Protocol):
-    """Decides when everything is gone through, and by whom."""
+    """Decides when this process runs the maintenance of all databases."""
 
     def take(self, run: Callable[[], Summary]) -> Summary | None:
-        """What `run` returns, or None where it is not this process's turn."""
+        """Call `run` if it is due in this process, and return its result; else None."""
 
 
 class NoTurn:
-    """Where something else goes through everything."""
+    """For processes that never run it, as it is scheduled elsewhere."""
 
     def take(self, run: Callable[[], Summary]) -> Summary | None:
-        """Never."""
+        """Return None."""
         del run
         return None
 
 
 class DailyTurn:
-    """Lets one process of a host do something once a day."""
+    """Lets one process of a host run it once a day.
+
+    A file lock excludes other processes; the time of the last run is the modification time of another file.
+    """
 
     def __init__(self, folder: Path, clock_ms: Callable[[], int]) -> None:
         self._lock = folder / "upkeep.lock"
@@ -78,10 +90,11 @@ class DailyTurn:
         self._clock_ms = clock_ms
 
     def take(self, run: Callable[[], Summary]) -> Summary | None:
-        """What `run` returns, or None where it is not time, or another process is at it."""
+        """Call `run` if a day has passed and no other process runs it; else None."""
         if not self._is_time():
             return None
         try:
+            # Checked again under the lock: another process may have just finished.
             with FileLock(self._lock, timeout=0):
                 if not self._is_time():
                     return None
@@ -91,9 +104,9 @@ class DailyTurn:
             return None
 
     def _is_time(self) -> bool:
-        """A day after the last run, or after the first question.
+        """Whether a day has passed since the last run or, if there was none, since the first call.
 
-        A stamp in the future is of a clock that was ahead: the day begins anew.
+        If the time of the last run is in the future, the clock was ahead: then a day from now counts.
         """
         try:
             passed_s = self._clock_ms() / 1000 - self._stamp.stat().st_mtime
@@ -113,10 +126,7 @@ def _nothing() -> None:
 
 
 class Housekeeper:
-    """The upkeep of one worker: its own databases soon, everything when its turn comes.
-
-    `sleep` lets the process go on.
-    """
+    """The maintenance loop of one worker. `sleep` must not block the event loop."""
 
     def __init__(  # noqa: PLR0913 - collaborators by name
         self,
@@ -138,7 +148,7 @@ class Housekeeper:
         self._turn = turn
 
     def keep_house(self) -> None:
-        """Go on for ever."""
+        """Run maintenance for ever: `tidy` every SETTLE_S."""
         try:
             self._upkeep.note_start(self._monotonic_s)
         except Exception:
@@ -152,7 +162,7 @@ class Housekeeper:
         return self._upkeep.run()
 
     def tidy(self) -> None:
-        """Do what is due now; whatever fails is logged, and tried again another time."""
+        """Compact ready databases, and run the daily maintenance if it is due. Errors are logged."""
         if self._is_closed():
             return
         try:

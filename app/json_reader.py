@@ -1,7 +1,7 @@
-"""Read the JSON that clients send: the one place where bytes of a request become values.
+"""Decodes the JSON of requests. Used for the messages of both protocols and for headers.
 
-`reader` decodes a typed message; `check_structure` bounds what a payload can become in memory, from its bytes
-and before anything is decoded.
+`reader` decodes a typed message; `check_structure` limits the memory that decoding a payload can take,
+before it is decoded.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ else:
 M = TypeVar("M")
 
 _BLOCK_BYTES = 1024 * 1024
-"""Bytes that are looked at together: a few arrays of this size exist at a time."""
+"""Bytes that are examined at a time: a few arrays of this size are in memory."""
 
 _QUOTE, _COMMA = ord('"'), ord(",")
 
 
 @functools.cache
 def _steps() -> Any:
-    """How much deeper each byte leads when it stands outside of strings."""
+    """Byte -> change of the nesting depth by it, outside of strings."""
     steps = np.zeros(256, np.int8)
     steps[[ord("["), ord("{")]] = 1
     steps[[ord("]"), ord("}")]] = -1
@@ -40,8 +40,8 @@ def _steps() -> Any:
 def reader(kind: type[M], name: str | None = None) -> Callable[[bytes | str], M]:
     """A function that decodes JSON as `kind`.
 
-    It raises ProtocolError for everything that cannot be decoded, whatever the reason: syntax, types, numbers
-    out of range, nesting, text that is not UTF-8.
+    It raises ProtocolError for anything that cannot be decoded: syntax, types, numbers out of range, nesting,
+    text that is not UTF-8.
     """
     decode = msgspec.json.Decoder(kind).decode
     name = name or kind.__name__
@@ -57,10 +57,10 @@ def reader(kind: type[M], name: str | None = None) -> Callable[[bytes | str], M]
 
 
 def check_structure(payload: bytes, *, most_values: int) -> int:
-    """Refuse a payload that would become more than `most_values` Python objects; returns how many at most.
+    """An upper bound of the Python objects that decoding a payload creates; `most_values` are allowed.
 
-    An object is counted for each `[`, `{` and `,` outside of strings. Cheap for ordinary messages: the exact
-    count is made only if that of all bytes is above the limit.
+    Each `[`, `{` and `,` outside of strings counts as one. Fast for ordinary messages: strings are
+    examined only if the count with strings is above the limit.
 
     Raises: PayloadTooLarge.
     """
@@ -75,23 +75,27 @@ def check_structure(payload: bytes, *, most_values: int) -> int:
 
 
 def is_deeper(payload: bytes, most: int) -> bool:
-    """Whether arrays and objects stand more than `most` deep in each other."""
+    """Whether arrays and objects are nested more than `most` levels deep."""
     return payload.count(b"[") + payload.count(b"{") > most and measure(payload)[1] > most
 
 
 def measure(payload: bytes) -> tuple[int, int]:
-    """Count the values (`[`, `{` and `,` outside of strings), and find the greatest depth.
+    """(number of `[`, `{` and `,` outside of strings, greatest depth).
 
-    Nothing is decoded: the bytes are walked in blocks, with the state of a string and the depth carried over.
-    For what is not JSON the figures mean nothing, and the decoder refuses it anyway.
+    Nothing is decoded: the bytes are examined in blocks, and whether a string is open, and the depth, are
+    carried over from block to block. For invalid JSON the result is meaningless, and the decoder rejects
+    it anyway.
     """
-    if b"\\" in payload:  # escapes stand in strings only; without them every quote opens or closes one
+    if b"\\" in payload:  # escapes occur in strings only; without them every quote opens or closes a string
+        # First the escaped backslashes: the one in `\\"` does not escape the quote.
         payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
     values, depth, deepest, in_string = 0, 0, 0, False
     for start in range(0, len(payload), _BLOCK_BYTES):
         block = np.frombuffer(payload, np.uint8, min(_BLOCK_BYTES, len(payload) - start), start)
-        # True from an opening quote up to the byte before the closing one.
+        # The parity of the number of quotes so far: True from an opening quote to the byte before the
+        # closing one.
         inside = np.logical_xor.accumulate(block == _QUOTE)
+        # The block starts inside of a string: what looked outside is inside, and the reverse.
         if in_string:
             inside = ~inside
         in_string = bool(inside[-1])
@@ -100,6 +104,7 @@ def measure(payload: bytes) -> tuple[int, int]:
         values += int(np.count_nonzero(outside == _COMMA)) + int(np.count_nonzero(steps > 0))
         steps = steps[steps != 0]
         if len(steps):
+            # The depth after each bracket.
             path = np.cumsum(steps, dtype=np.int64) + depth
             deepest, depth = max(deepest, int(path.max())), int(path[-1])
     return values, deepest

@@ -1,6 +1,7 @@
-"""Locks by key that exist only while somebody holds or wants them.
+"""Locks by key, for greenlets of one process; used for media indexes.
 
-For greenlets of one process; between processes the stores' own conditions decide.
+A lock exists only while it is held or waited for. Between processes the conditions of writes to the stores
+decide.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class _Shared:
 
 
 class KeyedLocks:
-    """One lock per key. The table itself needs none: nothing yields while it is changed."""
+    """One lock per key. The table itself needs no lock, as no greenlet switch happens while it is changed."""
 
     def __init__(self, new_lock: Callable[[], AbstractContextManager[Any]]) -> None:
         self._new_lock = new_lock
@@ -26,7 +27,8 @@ class KeyedLocks:
 
     @contextmanager
     def __call__(self, key: Hashable) -> Iterator[None]:
-        """Be alone with `key`."""
+        """Hold the lock of `key` within the block."""
+        # From here to the lock nothing can switch to another greenlet.
         shared = self._shared.get(key)
         if shared is None:
             shared = self._shared[key] = _Shared(self._new_lock())

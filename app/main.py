@@ -1,4 +1,8 @@
-"""The composition root: with `app.cloud`, the only file that names concrete backends."""
+"""The composition root: creates all parts of a process from the settings.
+
+Called by `app.wsgi`, `app.cli.server` and the admin commands. Only this module and `app.cloud` import
+backends.
+"""
 
 from __future__ import annotations
 
@@ -81,16 +85,16 @@ _HASH_BYTES, _TRIAL_BYTES = 32, 4096
 _DAY_MS = 24 * 3600 * 1000
 
 _LOCAL_JOURNAL_BYTES = 64 * 1024
-"""A head record of this machine is written anew in microseconds, for which no disk is waited for; an object
-costs a sync. So the journal of a thousand reviews stays in the record."""
+"""The local head store writes a record in microseconds, without waiting for the disk, while an object
+costs a disk sync. So the journal of a thousand reviews stays in the record."""
 
 _CUMULATIVE_PAGES = 64
-"""Of a delta on AWS, where each host has its own copies: the changes of some six syncs of ten reviews. A host
-that is a few versions behind then fetches one object instead of one for each version."""
+"""Pages of a cumulative delta on AWS, where each host has its own copies: the changes of some six syncs of
+ten reviews. So a host that is a few versions behind fetches one object, not one per version."""
 
 
 def make_pools() -> ThreadPools:
-    """Threads mostly wait for the disk or run without the interpreter's lock, so more than cores."""
+    """The thread pools: more threads than cores, as they mostly wait for the disk."""
     cores = os.cpu_count() or 1
     return ThreadPools(
         quick_threads=max(_LEAST_THREADS, 2 * cores), transfer_threads=max(_LEAST_THREADS, 2 * cores)
@@ -129,7 +133,7 @@ def make_pipeline(  # noqa: PLR0913 - collaborators
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Who may log in, and the keys they have: what the server and the admin command share."""
+    """Users, host keys and authentication, for the server and the admin command."""
 
     users: UserList
     keys: HostKeys
@@ -141,9 +145,9 @@ class Accounts:
 def build_accounts(
     settings: Settings, cloud: Cloud | None, *, offload: Offload[Any], clock_ms: Callable[[], int]
 ) -> Accounts:
-    """Users and host keys: of the users' file, of the environment alone, or of a user pool.
+    """Create users and host keys: of the users' file, of the environment only, or of a user pool.
 
-    Raises: SettingsError when a hash of PASSWORDS_HASHED cannot be used.
+    Raises: SettingsError if a password hash in SYNC_USERn cannot be used.
     """
     in_cloud = cloud is not None and settings.cloud is not None
     folder = settings.cache_dir if in_cloud else settings.data_root
@@ -161,7 +165,7 @@ def build_accounts(
         passwords = Passwords(offload)
         users_file = NoUsersFile() if in_cloud else file
         users = directory = LocalUsers(users_file, _environment(settings), passwords, clock_ms)
-    # Only where users and keys are both in the file does its revision speak for both.
+    # The file's revision covers users and keys only if both are in the file.
     revision = file.revision if cloud is None else None
     attempts = LoginAttempts(counts, clock_ms, LoginLimits())
     listed = None if in_cloud or settings.cognito is not None else file
@@ -178,7 +182,7 @@ def _environment(settings: Settings) -> EnvironmentUsers:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Everything that is kept, and how this process works with it."""
+    """The stores of one process, and what works on them."""
 
     heads: HeadStore
     served: HeadStore
@@ -187,12 +191,12 @@ class Stores:
     databases: DatabaseStore
     blobs: Blobs
     locks: KeyedLocks
-    """For media indexes: held by whoever works on one."""
+    """Locks of media indexes."""
     upkeep: Upkeep
     due: DueQueue
     limits: Limits
     ahead: WriteAhead | None
-    """Of the local store alone."""
+    """Of the local object store; None on AWS."""
     work: WorkFolder
     """For temporary files of this process."""
     close_heads: Callable[[], None]
@@ -200,7 +204,7 @@ class Stores:
     """As `map`, for what waits for a store."""
 
     def close(self) -> None:
-        """Leave nothing behind that is this process's own."""
+        """Close the stores, and remove the temporary files of this process."""
         self.databases.close()
         self.close_heads()
         if self.ahead is not None:
@@ -218,20 +222,20 @@ def _unguarded(heads: HeadStore, mark: HeadsMark) -> HeadStore:
 
 
 def _closed_after_a_loss(heads: HeadStore, mark: HeadsMark) -> HeadStore:
-    """The head records, or a guard that answers nothing from them while they are not to be believed."""
+    """The head store; unavailable as long as the mark shows that its records may be wrong."""
     try:
         if mark.find_fault() is None:
             return heads
     except StorageError:
-        pass  # the stores are away: the guard looks again
+        pass  # a store is not available: the guard checks again
     return cast(HeadStore, GuardedHeadStore(heads, mark.find_fault, time.monotonic))
 
 
 def build_cloud(settings: Settings, watch: Callable[[Any], None] = lambda _client: None) -> Cloud | None:
-    """The SDK and its clients; None, and not even imported, where everything is local."""
+    """The AWS clients; None if everything is local, and then the SDK is not imported."""
     if settings.cloud is None and settings.cognito is None:
         return None
-    from app.cloud import Cloud  # noqa: PLC0415 - half a second and 30 MB that local servers do without
+    from app.cloud import Cloud  # noqa: PLC0415 - takes half a second and 30 MB
 
     return Cloud(settings, watch)
 
@@ -272,9 +276,9 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
     in_parallel: InParallel = map,
     metering: Metering | None = None,
 ) -> Stores:
-    """The stores of one process: of a worker, or of the admin command beside running workers.
+    """Create the stores of one process: of a worker, or of the admin command while workers run.
 
-    `guard` gives the head records that databases are served from.
+    `guard` wraps the head store that `DatabaseStore` uses.
     """
     metering = metering or Metering()
     limits = _limits(settings)
@@ -294,11 +298,13 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         limits = msgspec.structs.replace(
             limits, journal_inline_bytes=_LOCAL_JOURNAL_BYTES, journal_fold_bytes=4 * _LOCAL_JOURNAL_BYTES
         )
+        # Many small objects become durable with one sync of the disk.
         ahead = WriteAhead(root / "ahead", root / "objects")
         local_heads = LocalHeadStore(root / "heads.sqlite", offload)
         close_heads = local_heads.close
         heads = metering.heads(local_heads)
         objects = metering.objects(LocalObjectStore(root, offload, ahead))
+        # Commits of several users at the same time share a sync.
         put = SharedPut(objects)
     work = WorkFolder(_made(settings.cache_dir) / "spool", new_nonce())
     due = DueQueue()
@@ -366,11 +372,11 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One worker process: what answers its requests, what it does beside them, and its end."""
+    """One worker process: its application, its background work, and how to close it."""
 
     wsgi_app: WsgiApp
     keep_house: Callable[[], None]
-    """Never returns; for a greenlet of its own."""
+    """The maintenance loop. Never returns; run it in a greenlet of its own."""
     watch_orders: Callable[[], None]
     """Follows the operator's orders. Never returns; for a greenlet of its own."""
     watch: Callable[[], None] | None
@@ -393,7 +399,7 @@ def build_collections(
     offload: Offload[Any],
     quota_of: Callable[[UserId], Quota] = lambda _user: Quota(),
 ) -> SyncService:
-    """The collection protocol; also how the admin command brings whole collections in."""
+    """Create the service of the collection protocol; also used by the admin command for imports."""
     return SyncService(
         stores.databases,
         Codec(),
@@ -489,6 +495,7 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     )
 
     def keep_house() -> None:
+        # Compaction must not take threads from small requests.
         with pools.transfer():
             housekeeper.keep_house()
 
@@ -600,9 +607,10 @@ def build_pages(  # noqa: PLR0913 - collaborators by name
 
 
 def turn_of(settings: Settings) -> Turn:
-    """Who goes through the whole store each day; with a table it is a scheduled `ankisyncctl maintain`.
+    """The schedule of daily maintenance: one process per host; none if the heads are in a table.
 
-    Many machines share a table; each of them would go through all users.
+    Many hosts share a table, and each would process all users; a scheduled `ankisyncctl maintain` does it
+    there.
     """
     if settings.cloud is not None and settings.cloud.heads is Heads.DYNAMODB:
         return NoTurn()
@@ -619,12 +627,12 @@ def _limits(settings: Settings) -> Limits:
 
 
 def now_ms() -> int:
-    """The clock of this machine."""
+    """The time by this machine's clock."""
     return time.time_ns() // 1_000_000
 
 
 def new_nonce() -> str:
-    """A name that nobody else chooses."""
+    """A random name that is unique."""
     return secrets.token_hex(8)
 
 

@@ -1,7 +1,8 @@
-"""Native threads for work that would hold the event loop: SQLite, zstd, hashing, fsync.
+"""Thread pools for work that would block the event loop: SQLite, zstd, hashing, fsync.
 
-Three pools: for small requests, for transfers of files, and for checking uploaded collections. Work of one
-never waits for threads of another, and within a pool users take turns.
+`app.main` creates one `ThreadPools` per process. It has three pools: for small requests, for transfers of
+files, and for checks of uploaded collections, so that small requests never wait for large ones. Within a
+pool, users (owners) take turns.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from gevent.monkey import get_original
 from storage.errors import Unavailable
 
 _TRANSFER_NICENESS = 7
-"""A fifth of the weight. With less, a large upload beside a storm of small requests would not be answered
-within the 30 s that clients wait."""
+"""Gives a fifth of the normal CPU weight. With less, a large upload during many small requests would take
+longer than the 30 s that clients wait."""
 
 _ADMISSION_THREADS = 2
-"""A large collection takes a minute of a core to check; others are to have the rest."""
+"""Checking a large collection takes a core for a minute; the other cores stay free for other requests."""
 
 _ADMISSION_PATIENCE_S = 25
-"""Clients give up after 30 s without an answer: what could not be begun by then is told to come back."""
+"""Clients give up after 30 s without an answer; a check that has not started by then raises Unavailable."""
 
 T = TypeVar("T")
 
 
 class _Job:
-    """A function that waits for a thread, or runs in one."""
+    """A function that waits for a thread or runs in one."""
 
     __slots__ = ("function", "is_started", "owner", "waiter")
 
@@ -56,9 +57,9 @@ class NativeThreads:
     def __init__(
         self, most: int, niceness: int = 0, *, most_each: int | None = None, patience_s: float | None = None
     ) -> None:
-        """`niceness` is how far the threads stand back behind all others, where the system can tell them.
+        """`niceness` is added to that of the threads, on systems that have one per thread.
 
-        A job that has not been started within `patience_s` ends with Unavailable.
+        A job that has not been started within `patience_s` raises Unavailable.
         """
         self._most, self._threads, self._running = most, 0, 0
         self._most_each, self._patience_s = most_each or most, patience_s
@@ -70,19 +71,23 @@ class NativeThreads:
         self._get_ident: Callable[[], int] = get_ident
         self._native_id: Callable[[], int] = native_id
         self._home = self._get_ident()
-        # Jobs without a thread, by owner; the owner whose turn is next comes first.
+        # Waiting jobs by owner; the first owner is the next one.
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._running_of: Counter[str] = Counter()
-        # The C class, which gevent does not replace: its `get` waits without the interpreter's lock.
+        # The C class, which gevent does not patch: `get` blocks the thread, and releases the interpreter's
+        # lock.
         self._given: _queue.SimpleQueue[_Job] = _queue.SimpleQueue()
         self._done: deque[tuple[_Job, Any, BaseException | None]] = deque()
         self._wake = self._hub.loop.async_()
         self._wake.start(self._deliver)
 
     def apply(self, function: Callable[[], T], owner: str = "") -> T:
-        """Run in one of the threads, while other greenlets go on; raises what `function` raises."""
+        """Run a function in one of the threads, and return its result, while other greenlets run.
+
+        Called in one of the threads, it calls the function directly. Raises what the function raises.
+        """
         if self._get_ident() != self._home:
-            return function()  # already off the loop
+            return function()  # called in a native thread
         job = _Job(Waiter(self._hub), function, owner)
         self._queues.setdefault(owner, deque()).append(job)
         self._give_out()
@@ -91,7 +96,7 @@ class NativeThreads:
             try:
                 raise error
             finally:
-                del error  # or the traceback would hold this frame, and that the traceback
+                del error  # avoids a reference cycle: the traceback refers to this frame
         found: T = result
         return found
 
@@ -108,8 +113,9 @@ class NativeThreads:
         return found
 
     def _give_up(self, job: _Job) -> None:
-        """In the event loop: the job has waited for too long."""
+        """Called by the event loop when the job has waited for `patience_s`."""
         queue = self._queues.get(job.owner)
+        # It has got a thread in the meantime.
         if job.is_started or queue is None or job not in queue:
             return
         queue.remove(job)
@@ -118,7 +124,7 @@ class NativeThreads:
         job.waiter.switch((None, Unavailable("too much of this work is waiting", 30)))
 
     def _give_out(self) -> None:
-        """Give waiting jobs to threads, as long as there are any."""
+        """Give waiting jobs to idle threads; starts threads up to `most`."""
         while self._running < self._most and (job := self._take_next()) is not None:
             job.is_started = True
             if self._running >= self._threads:
@@ -129,12 +135,14 @@ class NativeThreads:
             self._given.put(job)
 
     def _take_next(self) -> _Job | None:
+        # The first owner in turn that has a waiting job and a free share of threads.
         owner = next((one for one in self._queues if self._running_of[one] < self._most_each), None)
         if owner is None:
             return None
         queue = self._queues[owner]
         job = queue.popleft()
         if queue:
+            # Its next job waits until all other owners had a turn.
             self._queues.move_to_end(owner)
         else:
             del self._queues[owner]
@@ -142,8 +150,7 @@ class NativeThreads:
 
     def _work(self) -> None:
         if self._niceness and sys.platform == "linux":
-            # Linux counts each thread; threads that it starts are as nice. Nothing depends on it, and a
-            # sandbox may forbid it.
+            # Linux has a niceness per thread. It is an optimisation only, and a sandbox may forbid it.
             with suppress(OSError):
                 thread = self._native_id()
                 niceness = os.getpriority(os.PRIO_PROCESS, thread) + self._niceness
@@ -153,13 +160,14 @@ class NativeThreads:
             job = take()
             try:
                 done((job, job.function(), None))
-            except BaseException as exc:  # noqa: BLE001 - raised again in the greenlet that asked
+            except BaseException as exc:  # noqa: BLE001 - raised again in the greenlet that waits
                 done((job, None, exc))
             wake()
+            # Do not keep the result's objects alive while waiting for the next job.
             del job
 
     def _deliver(self) -> None:
-        """In the event loop: one wake-up may stand for several results."""
+        """Called by the event loop when there are results; one event may stand for several of them."""
         while self._done:
             job, result, error = self._done.popleft()
             self._running -= 1
@@ -171,7 +179,7 @@ class NativeThreads:
 
 
 class ThreadPools:
-    """The offload of a server process; to be made after the fork."""
+    """The thread pools of a server process; create it after the fork."""
 
     def __init__(self, *, quick_threads: int, transfer_threads: int) -> None:
         self._quick = NativeThreads(quick_threads, most_each=max(1, quick_threads * 3 // 4))
@@ -181,24 +189,24 @@ class ThreadPools:
         self._admissions = NativeThreads(
             _ADMISSION_THREADS, _TRANSFER_NICENESS, most_each=1, patience_s=_ADMISSION_PATIENCE_S
         )
-        # Which pool the work of this greenlet goes to, and for which owner.
+        # Pool and owner for the work of the current greenlet.
         self._lane: ContextVar[tuple[NativeThreads, str]] = ContextVar("lane")
 
     def run(self, function: Callable[[], T]) -> T:
-        """Run in a thread of the pool that this greenlet belongs to; other greenlets go on."""
+        """Run a function in a thread of the current greenlet's pool (the `Offload` of the process)."""
         lane = self._lane.get(None)
         return self._quick.apply(function) if lane is None else lane[0].apply(function, lane[1])
 
     def serve(self, owner: str) -> None:
-        """From here on this greenlet works for `owner`, whose turn it is among others."""
+        """From now on the current greenlet's work counts as `owner`'s."""
         self._lane.set((self._quick, owner))
 
     def transfer(self, owner: str = "") -> AbstractContextManager[None]:
-        """Within the block, this greenlet's work goes to the transfers' pool, whoever asks for it."""
+        """Within the block, the current greenlet's work goes to the pool for transfers."""
         return self._within(self._transfers, owner)
 
     def admission(self, owner: str) -> AbstractContextManager[None]:
-        """Within the block, this greenlet's work goes to the few threads that check uploaded collections."""
+        """Within the block, the current greenlet's work goes to the pool for checks of uploads."""
         return self._within(self._admissions, owner)
 
     @contextmanager

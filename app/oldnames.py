@@ -1,4 +1,4 @@
-"""Names of settings of earlier sync servers: a fault that names one says what replaced it."""
+"""Settings of earlier sync servers, and what has replaced them. Used in error messages of `app.config`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD_NAMES: Final = MappingProxyType(
         "ANKISYNCD_USER_MANAGER": "ANKISYNCD_AUTH says who checks passwords",
     }
 )
-"""Old name -> what took its place, in words."""
+"""Old name -> a text about its replacement."""
 
 OLD_VALUES: Final = MappingProxyType({"ADMIN_NO_SRP_AUTH": "ADMIN_USER_PASSWORD_AUTH"})
-"""Values that were renamed, here by AWS."""
+"""Old value -> new value, as renamed by AWS."""

@@ -1,7 +1,11 @@
-"""What keeps the store small: compaction, and deleting what nothing names any more.
+"""Maintenance: compacts chains, and deletes objects and media contents to which nothing refers any more.
 
-Runs beside the requests, and beside other runs; may be broken off at any point. A run takes the databases
-that have changed since the last one; a full run, once a week, takes all, and deletes contents of media.
+Called by `app.housekeeping` and by `ankisyncctl maintain`. It may run at the same time as requests and
+other runs, and may be interrupted at any point. A run covers the databases that have changed since the
+last run; a full run, once a week, covers all of them, and also deletes media contents.
+
+Nothing is deleted if head records, objects or the clock may be wrong: see `storage.database.mark`, `lost` and
+`storage.objects.now`.
 """
 
 from __future__ import annotations
@@ -32,26 +36,27 @@ from storage.types import DatabaseId, DatabaseKind, Offload
 
 FULL_EVERY_MS = 7 * 24 * 3_600_000
 _LONGEST_GAP_MS = 20 * 24 * 3_600_000
-"""More than this between two runs may be a clock that has jumped: the first run after it deletes nothing."""
+"""If more than this has passed since the last run, the clock may have jumped: the run deletes nothing."""
 _CLOCKS_MS = 24 * 3_600_000
-"""More than the clock of a server that commits can be behind the object store's."""
+"""More than the clocks of a server and of the object store can differ."""
 _ACCEPT = "ankisyncctl maintain --accept-loss"
 _LOOK_S = 1.0
 _AT_ONCE = 200
-"""Databases between two notes of how far a run is."""
+"""After this number of databases the progress of a run is stored."""
 _LEAST_SHARE = 0.5
-"""Of what there was at the last full run: where less is left, the records may be lost and not the data."""
+"""If less than this share is left of the databases or contents of the last full run, nothing is deleted,
+as head records or indexes may be lost."""
 
 A = TypeVar("A")
 B = TypeVar("B")
 InParallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""As `map`, for functions that wait for a store: results in the order of the items."""
+"""Applies a function like `map`, possibly in parallel; results in order."""
 
 log = logging.getLogger("ankisyncd.upkeep")
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """One of `count` parts of the users, from 1; each is maintained by itself."""
+    """One of `count` parts of all users, numbered from 1; each is maintained by itself."""
 
     number: int
     count: int
@@ -65,16 +70,16 @@ EVERYTHING: Final = Shard(1, 1)
 
 
 class Summary(msgspec.Struct):
-    """What a run has done."""
+    """The result of a run."""
 
     databases: int = 0
     compacted: int = 0
     deleted: int = 0
     deleted_bytes: int = 0
     failed: int = 0
-    """Databases that could not be done; the log names them."""
+    """Databases with an error, which is in the log."""
     refused: list[str] = []
-    """Why nothing, or not all that seemed needless, was deleted."""
+    """Why nothing, or not everything, was deleted."""
     verified: int = 0
     """Users who were restored from their objects alone, and compared."""
     unsound: list[str] = []
@@ -82,13 +87,13 @@ class Summary(msgspec.Struct):
 
 
 class _Outcome(NamedTuple):
-    """What became of one database."""
+    """The result for one database."""
 
     compacted: bool
     deleted: int
     deleted_bytes: int
     is_doubtful: bool
-    """Its head may be of an earlier moment than its objects."""
+    """Its head may have been restored from an older copy."""
     error: StorageError | None
 
 
@@ -132,9 +137,10 @@ class Upkeep:
         self._orders: Orders | None = None
 
     def note_start(self, monotonic_s: Callable[[], float]) -> None:
-        """Take a step of the mark, and log which databases have lost their head record; looks for a second.
+        """Advance the mark, and log databases whose head record is lost; searches for one second.
 
-        To be called once when a worker starts. If the mark tells of a loss, that is logged and nothing done.
+        Call it once when a worker starts. If the mark shows a fault, that is logged, and nothing else is
+        done.
         """
         if (fault := self._mark.find_fault()) is not None:
             log.error("%s. Put back what belongs together, or accept the loss: %s", fault, _ACCEPT)
@@ -147,15 +153,17 @@ class Upkeep:
                 log.error("the head record of %s is %s: %s", lost.database, what, lost.evidence.text)
 
     def run(self, *, is_full: bool = False, shard: Shard = EVERYTHING, accept_loss: bool = False) -> Summary:
-        """Compact and sweep what has changed since the last run of this shard, or everything if that is due.
+        """Compact and sweep the databases that changed since the last run of this shard, or all if due.
 
-        A database that fails is logged, counted and left as it is. Nothing is deleted where head records or
-        clock are not to be trusted, unless the operator accepts the loss; that makes the run a full one.
+        An error of one database is logged and counted, and the run goes on. Nothing is deleted if head
+        records or the clock may be wrong. With `accept_loss` head records count as right, and the run is a
+        full one.
         """
         summary = Summary()
         if (fault := self._mark.find_fault()) is not None and not accept_loss:
             summary.refused.append(f"{fault}; nothing was touched")
             return summary
+        # Ages count by the object store's clock.
         now_ms = self._read_clock(summary)
         if now_ms is None:
             self._go_through(self._changed(0, shard), None, summary, accept_loss=False)
@@ -166,6 +174,7 @@ class Upkeep:
         run_log = RunLog(self._objects, self._nonce, shard.number, shard.count)
         last = self._last_run(run_log)
         if not accept_loss and last.seen_ms and not self._is_plausible(last, now_ms, summary):
+            # Only the time: if the clock is right, the next run deletes.
             run_log.write(replace(last, seen_ms=now_ms))
             return summary
         run = _planned(last, now_ms, is_full=is_full or accept_loss)
@@ -177,11 +186,11 @@ class Upkeep:
         return summary
 
     def compact(self, database: DatabaseId) -> bool:
-        """Compact one database if that is due; whether it was done."""
+        """Compact one database if that is due; returns whether it was done."""
         try:
             return self._databases.compact(database)
         except Conflict:
-            return False  # somebody committed meanwhile, and will be told if it is still due
+            return False  # another commit was first; it adds the database to the queue if that is still due
 
     def _read_clock(self, summary: Summary) -> int | None:
         try:
@@ -198,7 +207,7 @@ class Upkeep:
             return Run()
 
     def _is_plausible(self, last: Run, now_ms: int, summary: Summary) -> bool:
-        """Whether so much time can have passed since the last run; else the next one will tell."""
+        """Whether the time since the last run is plausible; if the clock is right, it is in the next run."""
         passed_ms = now_ms - last.seen_ms
         if -_CLOCKS_MS < passed_ms < _LONGEST_GAP_MS:
             return True
@@ -209,7 +218,7 @@ class Upkeep:
         return False
 
     def _recorded(self, run: Run, summary: Summary, *, accept_loss: bool) -> list[DatabaseId] | None:
-        """Of a full run, all databases; None if so many are missing that nothing may be deleted."""
+        """All databases in a full run, else none. Returns None if too many are missing to delete anything."""
         if not run.is_full:
             return []
         recorded = list(list_databases(self._heads))
@@ -239,6 +248,7 @@ class Upkeep:
         own = filter(shard.has, recorded) if run.is_full else self._changed(run.since_ms, shard)
         doubtful: set[DatabaseId] = set()
         was_away = False
+        # An interrupted run continues after the last database that was done.
         rest = (database for database in own if str(database) > run.after)
         while batch := list(itertools.islice(rest, _AT_ONCE)):
             found, away = self._go_through(batch, now_ms, summary, accept_loss=accept_loss)
@@ -248,6 +258,7 @@ class Upkeep:
             if len(batch) == _AT_ONCE and not was_away:
                 run_log.write(run)
         blobs = run.blobs
+        # Contents are shared by all users, so only one shard sweeps them.
         if run.is_full and shard.number == 1:
             try:
                 blobs = self._sweep_blobs(run, recorded, doubtful, now_ms, summary, accept_loss=accept_loss)
@@ -263,7 +274,7 @@ class Upkeep:
     def _go_through(
         self, databases: Iterable[DatabaseId], now_ms: int | None, summary: Summary, *, accept_loss: bool
     ) -> tuple[set[DatabaseId], bool]:
-        """Do some databases; those whose heads are in doubt, and whether a store was away."""
+        """Process some databases; returns (those with a doubtful head, whether a store was unavailable)."""
         doubtful: set[DatabaseId] = set()
         was_away = False
         batch = list(databases)
@@ -295,7 +306,7 @@ class Upkeep:
             return None
 
     def _tend(self, database: DatabaseId, *, now_ms: int | None, accept_loss: bool) -> _Outcome:
-        """Compact a database, and delete what it does not need unless `now_ms` is None."""
+        """Compact a database, and sweep it unless `now_ms` is None."""
         compacted = False
         try:
             compacted = self.compact(database)
@@ -303,6 +314,7 @@ class Upkeep:
                 return _Outcome(compacted, 0, 0, is_doubtful=False, error=None)
             most_bytes = self._most_bytes(database)
             swept = self._databases.sweep(database, now_ms, accept_loss=accept_loss, most_bytes=most_bytes)
+            # Only if it has not changed since: else the next run covers it again.
             self._heads.settle(database, swept.chain_revision)
         except StorageError as exc:
             return _Outcome(compacted, 0, 0, is_doubtful=isinstance(exc, DeletionUnsafe), error=exc)
@@ -318,9 +330,9 @@ class Upkeep:
         *,
         accept_loss: bool,
     ) -> int:
-        """Delete contents of media that no database names; how many are named."""
+        """Delete media contents to which no database refers; returns the number of those that are in use."""
         databases, unrecorded = list(recorded), set[DatabaseId]()
-        # A listing of the records may be incomplete for a moment; one of the objects is not.
+        # A listing of head records may be incomplete for a moment (DynamoDB's index); one of objects is not.
         for database, has_record in list_unlisted(self._heads, self._objects, frozenset(recorded)):
             if has_record or not accept_loss:
                 databases.append(database)
@@ -354,10 +366,11 @@ class Upkeep:
 
 
 def _planned(last: Run, now_ms: int, *, is_full: bool) -> Run:
-    """The run that was broken off, or a new one."""
+    """The run that was interrupted, or a new one."""
     is_full = is_full or now_ms - last.full_ms >= FULL_EVERY_MS
     if last.started_ms and last.is_full == is_full:
         return last
+    # Overlaps with the last run, as clocks differ.
     since_ms = max(0, last.finished_ms - _CLOCKS_MS)
     return replace(last, started_ms=now_ms, is_full=is_full, since_ms=since_ms, after="")
 

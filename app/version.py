@@ -1,4 +1,4 @@
-"""The version of this program, as the installed package has it (pyproject.toml)."""
+"""The version of this program, from the installed package (pyproject.toml)."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Final
 
 VERSION: Final = version("ankisyncd")
 HEADER: Final = "X-Ankisyncd-Version"
-"""The header of `/health` that tells it; the body stays empty, as with the official server."""
+"""The header of `/health` with the version; the body is empty, as the official server's."""

@@ -1,4 +1,4 @@
-"""gunicorn's entry for those who start it themselves; `ankisyncd` does the same and more."""
+"""The WSGI application, for operators who start gunicorn themselves instead of `ankisyncd`."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import os
 from app.config import Settings
 from app.main import build
 
-os.umask(0o077)  # what is made is for the owner alone
+os.umask(0o077)  # new files are readable by their owner only
 application = build(Settings.from_env(os.environ))

@@ -1,1 +1,1 @@
-"""Keeps versioned SQLite files and blobs; knows no HTTP and no Flask."""
+"""Versioned SQLite databases and media on an object store and a head store; independent of HTTP and `app`."""

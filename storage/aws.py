@@ -1,7 +1,4 @@
-"""What the errors of the AWS SDK mean to the storage, for the backends that use it.
-
-Refuses everything else: clients are made by the composition root and given to the backends.
-"""
+"""Maps errors of the AWS SDK to storage errors; used by all backends on AWS."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ _REFUSED: Final = frozenset(
         "SignatureDoesNotMatch", "UnrecognizedClientException", "403",
     }
 )  # fmt: skip
-"""What an operator can put right: the server waits for it as for an outage, and says so."""
+"""Faults that an operator can repair (rights, bucket, table, clock): treated as an outage, and logged."""
 _GAVE_UP: Final = frozenset({"MaxAttemptsReached", "RetryQuotaReached"})
 _THROTTLED: Final = frozenset(
     {
@@ -37,14 +34,14 @@ _THROTTLED: Final = frozenset(
 
 @contextmanager
 def mapped(what: str) -> Iterator[None]:
-    """Raise what the storage knows instead of the SDK's errors; `what` names the object or record."""
+    """Raise storage errors in place of the SDK's within the block; `what` names the object or record."""
     try:
         yield
     except ClientError as exc:
         raise _meaning(what, exc) from exc
     except ParamValidationError:
         raise
-    except (BotoCoreError, ResponseParserError, binascii.Error) as exc:  # the last one of a garbled record
+    except (BotoCoreError, ResponseParserError, binascii.Error) as exc:  # the last: damaged base64 in an item
         raise Unavailable(f"{what}: {exc}") from exc
 
 
@@ -54,20 +51,17 @@ def code_of(exc: ClientError) -> str:
 
 
 def status_of(exc: ClientError) -> int:
-    """The HTTP status that came with the error; 0 where none did."""
+    """The HTTP status of the error; 0 if there was no answer."""
     return int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def gave_up(answer: dict[str, Any]) -> bool:
-    """Whether the SDK would have sent the request again, had it not done so too often.
-
-    It then gives the last answer on as it is, be it one of which the checksum was wrong.
-    """
+    """Whether the SDK gave up retrying. It then returns the last answer even if its checksum is wrong."""
     return not _GAVE_UP.isdisjoint(answer.get("ResponseMetadata", ()))
 
 
 def was_repeated(answer: dict[str, Any]) -> bool:
-    """Whether the SDK sent the request more than once, so that an earlier one may have landed."""
+    """Whether the SDK sent the request more than once, so that an earlier attempt may have been applied."""
     return bool(answer.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 

@@ -1,17 +1,16 @@
-"""The few calls of DynamoDB and S3 that every sync makes, without the SDK's machinery for each call.
+"""Faster clients for the calls of DynamoDB and S3 that every sync makes, with the SDK as their fallback.
 
-`DirectDynamoDB` and `DirectS3` stand in for the SDK's clients, with the same calls, arguments, answers
-and errors. The SDK shows the way and mends what fails:
+`app.cloud` uses `DirectDynamoDB` and `DirectS3` in place of the SDK's clients; calls, arguments, answers
+and errors are the same. They work together with the SDK:
 
-- The first call goes through the SDK. Its request tells the endpoint, the addressing of buckets, the
-  region and the kind of signature, however they were set.
-- From then on the first attempt of a call is a bare request, signed with the SDK's credentials.
-- Where that attempt is not a plain success (no connection, a time-out, any status but 200 or 206, a
-  wrong checksum), the SDK makes the call, and is given what came of the attempt as its own first one.
-  So retries, back-off, quota, redirects and errors are the SDK's, and no request is sent more often.
+- The first call goes through the SDK. Endpoint, bucket addressing, region and kind of signature are read from
+  its request, so all ways of configuring them work.
+- After that, the first attempt of a call is a direct request, signed with the SDK's credentials.
+- If that attempt is no plain success (no connection, a timeout, any status but 200 or 206, a wrong checksum),
+  the SDK makes the call, with the outcome of the direct request in place of its own first attempt. So
+  retries, back-off, retry quota, redirects and errors are the SDK's, and no request is sent more often.
 
-What the bare request does not serve stays with the SDK: other calls and arguments, proxies, other
-signatures than version 4, large bodies.
+The SDK handles everything else: other calls and arguments, proxies, other signatures, large bodies.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from urllib3 import HTTPHeaderDict, HTTPResponse
 from storage.awshttp import Answer, Connections, Headers, Signer, Tls
 
 _LARGE_BYTES: Final = 1 << 20
-"""Larger bodies are sent by the SDK, which lets the server refuse them before they are sent."""
+"""Larger bodies are sent by the SDK, which waits for `100 Continue` before it sends them."""
 _MOST_REFUNDS: Final = 500
-"""The SDK's quota of retries holds no more."""
+"""The size of the SDK's retry quota."""
 _EMPTY_SHA256: Final = sha256(b"").hexdigest()
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(slots=True)
 class _SdkCall:
-    """One call of the SDK: what came of the attempt before it, and the last request that it sent."""
+    """One call of the SDK: the outcome of the direct attempt before it, and the last request that it sent."""
 
     first: Answer | BotoCoreError | None
     request: Any = None
@@ -58,7 +57,7 @@ _CURRENT: ContextVar[_SdkCall | None] = ContextVar("aws call", default=None)
 
 
 def is_handed_over() -> bool:
-    """Whether the SDK is about to take a bare attempt as its own. For hooks in tests."""
+    """Whether the SDK is about to use the outcome of a direct attempt. For hooks in tests."""
     call = _CURRENT.get()
     return call is not None and call.first is not None
 
@@ -67,8 +66,9 @@ class _Route:
     """Where requests go and how they are signed, as read from a request of the SDK."""
 
     def __init__(self, client: Any, request: Any, signer: Any) -> None:
-        """Raises: ValueError for a request that cannot be imitated."""
+        """Raises: ValueError if only the SDK can make such a request."""
         url = urlsplit(request.url)
+        # The header has the algorithm, and a credential of key, day, region, service and a constant.
         scope = _text(request.headers.get("Authorization", "")).partition("Credential=")
         _, _, self._region, self._service, _ = scope[2].partition(",")[0].rsplit("/", 4)
         proxies = client.meta.config.proxies or get_environ_proxies(request.url)
@@ -88,7 +88,7 @@ class _Route:
         self._agent = _text(request.headers["User-Agent"])
         self._request_signer = signer
         self._signer = Signer(self._service, self._region)
-        # The one look into the SDK's inside: no setting tells how it verifies servers.
+        # The only use of private attributes of the SDK: there is no public way to its TLS settings.
         session = client._endpoint.http_session  # noqa: SLF001
         tls = Tls(session._verify, session._cert_file, session._key_file)  # noqa: SLF001
         config = client.meta.config
@@ -102,15 +102,13 @@ class _Route:
         )
 
     def send(self, method: str, path: str, headers: Headers, body: bytes, body_sha256: str) -> Answer:
-        """One attempt. `headers` by lower-case names.
-
-        Raises: BotoCoreError.
-        """
+        """Make one attempt; `headers` have lower-case names. Raises: BotoCoreError."""
         headers["host"] = self.host
-        # Looks up new credentials where those at hand are about to expire.
+        # Fetches new credentials if the present ones are about to expire.
         auth = self._request_signer.get_auth_instance(self._service, self._region, "v4")
         self._signer.sign(auth.credentials, method, path, headers, body_sha256)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        # GET and HEAD have no body.
         length = f"content-length: {len(body)}\r\n" if method in {"PUT", "POST"} else ""
         head = (
             f"{method} {path} HTTP/1.1\r\n{lines}user-agent: {self._agent}\r\n"
@@ -120,12 +118,12 @@ class _Route:
 
 
 class _Direct:
-    """What both clients share; every call that is not written here is the SDK's."""
+    """The common part of both clients. Calls that are not defined in a client go to the SDK's."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._successes = 0
-        """Of bare requests since the SDK's quota of retries was last told of them."""
+        """Successful direct requests that are not in the SDK's retry quota yet."""
         client.meta.events.register_last("before-sign", _note_signer)
         client.meta.events.register_last("before-send", _note_request)
 
@@ -133,13 +131,13 @@ class _Direct:
         return getattr(self._client, name)
 
     def _send(self, route: _Route, *request: Any) -> Answer:
-        """All bare requests of the client pass here, as those of the SDK pass the event `before-send`."""
+        """Send a direct request. Tests replace this, as they hook the SDK's event `before-send`."""
         return route.send(*request)
 
     def _by_sdk(
         self, operation: str, parameters: dict[str, Any], first: Answer | BotoCoreError | None = None
     ) -> tuple[dict[str, Any], _SdkCall]:
-        """Let the SDK make the call, with what came of the first attempt."""
+        """Let the SDK make the call, with the outcome of the direct attempt as its first."""
         self._refund()
         call = _SdkCall(first)
         token = _CURRENT.set(call)
@@ -150,7 +148,7 @@ class _Direct:
         return answer, call
 
     def _refund(self) -> None:
-        """Each success adds to the SDK's quota of retries."""
+        """Report direct successes to the SDK, as each one adds to its retry quota."""
         count, self._successes = min(self._successes, _MOST_REFUNDS), 0
         service = self._client.meta.service_model.service_id.hyphenize()
         for _ in range(count):
@@ -168,11 +166,13 @@ def _note_signer(request_signer: Any, **_: Any) -> None:
 
 
 def _note_request(request: Any, **_: Any) -> AWSResponse | None:
-    """The event `before-send`: an answer from here is taken for that of the server."""
+    """Hook of the SDK's event `before-send`: an answer returned here replaces the request to the server."""
     call = _CURRENT.get()
     if call is None:
         return None
+    # Called for each attempt; the last one counts.
     call.request = request
+    # Used once: the SDK's next attempts go to the server.
     first, call.first = call.first, None
     if isinstance(first, BotoCoreError):
         raise first
@@ -223,7 +223,7 @@ _items: Final = msgspec.json.Decoder(_Items)
 
 
 class DirectDynamoDB(_Direct):
-    """A client of DynamoDB; single items are read and updated directly, and batches are read so."""
+    """A client of DynamoDB with direct `get_item`, `batch_get_item` and `update_item`."""
 
     def __init__(self, client: Any) -> None:
         super().__init__(client)
@@ -234,7 +234,7 @@ class DirectDynamoDB(_Direct):
         first: Answer | BotoCoreError | None = None
         if route is not None:
             try:
-                body = _encode(parameters)  # bytes become base64, as the protocol has them
+                body = _encode(parameters)  # msgspec encodes bytes as base64, as the protocol wants them
                 first = self._attempt(route, target, body)
                 if first.status == 200 and _is_sound(first):
                     found: dict[str, Any] = {**_items.decode(first.body), "ResponseMetadata": _ONCE}
@@ -243,7 +243,7 @@ class DirectDynamoDB(_Direct):
             except BotoCoreError as exc:
                 first = exc
             except (msgspec.MsgspecError, TypeError):
-                pass  # the SDK will say what is wrong with the arguments, or with the answer
+                pass  # the SDK raises the right error for the arguments, or for the answer
         answer, call = self._by_sdk(operation, parameters, first)
         self._learn(call)
         return answer
@@ -265,28 +265,32 @@ class DirectDynamoDB(_Direct):
             return
         with suppress(ValueError):
             route = _Route(self._client, request, call.signer)
-            # The SDK may come to speak another of DynamoDB's protocols, or to sign another payload.
+            # A later SDK may use another protocol of DynamoDB: then there is no route, and it makes all
+            # calls.
             if route.path == "/" and "X-Amz-Target" in request.headers:
                 self._route = route
 
 
 def _is_sound(answer: Answer) -> bool:
-    """Source: special.py in botocore.retries; the SDK repeats a call whose answer has a wrong checksum."""
+    """Whether the answer's checksum is right; the SDK retries a call if it is not.
+
+    Source: special.py in botocore.retries.
+    """
     told = answer.headers.get("x-amz-crc32")
     return told is None or told == str(crc32(answer.body))
 
 
 class DirectS3(_Direct):
-    """A client of S3; reading, looking for and putting small objects is done directly.
+    """A client of S3 with direct `get_object`, `head_object` and `put_object` (of small objects).
 
-    Answers hold ETag, ContentLength, ContentRange, LastModified and the headers only; the body of an
-    object was received as a whole.
+    Answers have only ETag, ContentLength, ContentRange, LastModified and the headers; the body of an
+    object has been received completely.
     """
 
     def __init__(self, client: Any) -> None:
         super().__init__(client)
         self._routes: dict[str, tuple[_Route, str]] = {}
-        """Of each bucket, with what stands before the keys in the path."""
+        """Bucket -> (route, the part of the path before the key)."""
 
     def _call(self, operation: str, method: str, **parameters: Any) -> dict[str, Any]:
         bucket, key = parameters["Bucket"], parameters["Key"]
@@ -301,7 +305,7 @@ class DirectS3(_Direct):
             except BotoCoreError as exc:
                 first = exc
             else:
-                if first.status == 404 and method == "HEAD":  # the usual answer; it has no body to be parsed
+                if first.status == 404 and method == "HEAD":  # a frequent answer, and it has no body to parse
                     raise ClientError(_NOT_THERE, "HeadObject")
         answer, call = self._by_sdk(operation, parameters, first)
         self._learn(bucket, key, call)
@@ -312,6 +316,8 @@ class DirectS3(_Direct):
     put_object = partialmethod(_call, "put_object", "PUT")
 
     def _learn(self, bucket: str, key: str, call: _SdkCall) -> None:
+        # The SDK made the call: keep the route if it is the same, else learn the new one (a redirect, for
+        # example).
         known = self._routes.get(bucket)
         if known is not None and call.request.url == known[0].url + known[1] + _quoted(key):
             return
@@ -334,7 +340,7 @@ _HEADERS: Final = {
 
 
 def _request_of(method: str, parameters: dict[str, Any]) -> tuple[Headers, bytes, str] | None:
-    """Headers, body and the body's SHA-256 in hex; None for what the SDK is to do."""
+    """(headers, body, SHA-256 of the body in hex) of a direct request; None if only the SDK can make it."""
     body = parameters.get("Body", b"")
     if not isinstance(body, bytes) or len(body) > _LARGE_BYTES:
         return None
@@ -347,7 +353,7 @@ def _request_of(method: str, parameters: dict[str, Any]) -> tuple[Headers, bytes
     if method != "PUT":
         digest = _EMPTY_SHA256
     elif "ChecksumSHA256" in parameters:
-        digest = b64decode(parameters["ChecksumSHA256"]).hex()  # so the body is hashed but once
+        digest = b64decode(parameters["ChecksumSHA256"]).hex()  # the caller has hashed the body already
     else:
         digest = sha256(body).hexdigest()
     headers["x-amz-content-sha256"] = digest

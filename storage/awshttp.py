@@ -1,7 +1,7 @@
-"""Signed HTTP requests to AWS over kept connections, at a tenth of what the SDK spends on one.
+"""Signed HTTP requests to AWS over a pool of connections, for a tenth of the CPU that the SDK needs.
 
-Used by `storage.awsclient` alone. One request is one attempt: what to do about a failure is left to
-the SDK, so failures are raised as the SDK raises them.
+Used by `storage.awsclient` only. It makes one attempt per request and raises the SDK's exceptions; retries
+are left to the SDK.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from botocore.httpsession import create_urllib3_context, get_cert_path
 from urllib3.util.wait import wait_for_read
 
 _CHECKED_AFTER_S: Final = 1.0
-"""A connection idle for longer may have been closed by the server, which is looked for before it is used."""
+"""A connection that was idle for longer is checked before use, as the server may have closed it."""
 
 _IDLE_S: Final = 60.0
 """A connection idle for longer is closed when another one becomes idle."""
@@ -38,7 +38,7 @@ Headers = dict[str, str]
 
 
 class Answer(NamedTuple):
-    """A whole answer. Names of headers are found in any case."""
+    """A complete answer. Header names are case-insensitive."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -46,14 +46,14 @@ class Answer(NamedTuple):
 
 
 class Tls(NamedTuple):
-    """How the SDK verifies servers: its settings `verify` and `client_cert`."""
+    """The SDK's TLS settings `verify` and `client_cert`."""
 
     verify: bool | str
     certificate: str | None
     key: str | None
 
     def context(self) -> ssl.SSLContext:
-        """As the SDK makes it for its own connections."""
+        """A context like the one of the SDK's own connections."""
         context: ssl.SSLContext = create_urllib3_context()
         if self.verify:
             context.load_verify_locations(get_cert_path(self.verify))
@@ -68,9 +68,9 @@ class Tls(NamedTuple):
 
 
 class Connections:
-    """Kept connections to one host, for threads or greenlets; as many as there are requests at once.
+    """A pool of connections to one host, for threads or greenlets.
 
-    `most` are kept for later; the others are closed after use.
+    Opens as many connections as there are concurrent requests; keeps up to `most` of them for later requests.
     """
 
     def __init__(  # noqa: PLR0913 - by name
@@ -92,9 +92,9 @@ class Connections:
         weakref.finalize(self, _close, self._idle)
 
     def send(self, method: str, head: bytes, body: bytes) -> Answer:
-        """Send one request and read its whole answer.
+        """Send one request, and read the complete answer.
 
-        Raises: BotoCoreError, of the kinds that the SDK's own HTTP session raises.
+        Raises: subclasses of BotoCoreError, as the SDK's own HTTP session does.
         """
         try:
             connection = self._take() or self._connect()
@@ -104,9 +104,10 @@ class Connections:
             raise SSLError(endpoint_url=self._url, error=exc) from exc
         except OSError as exc:
             raise EndpointConnectionError(endpoint_url=self._url, error=exc) from exc
+        # Set only after a complete answer.
         keep = False
         try:
-            # One packet for small requests; a large body is not copied.
+            # A small request is sent as one packet; a large body is not copied for that.
             if len(body) <= _ONE_PACKET_BYTES:
                 connection.sendall(head + body)
             else:
@@ -120,7 +121,7 @@ class Connections:
         except (OSError, http.client.HTTPException) as exc:
             raise HTTPClientError(error=exc) from exc
         finally:
-            # Also when a greenlet is killed: the rest of an answer must not meet the next request.
+            # Also if the greenlet is killed: the rest of an answer must not be read by the next request.
             if keep and len(self._idle) < self._most:
                 self._keep(connection)
             else:
@@ -128,7 +129,7 @@ class Connections:
         return answer
 
     def _keep(self, connection: socket.socket) -> None:
-        """For the next request, and close those that were not needed for long."""
+        """Put a connection into the pool, and close those that were idle for too long."""
         now_s = time.monotonic()
         with suppress(IndexError):  # another thread was faster
             while self._idle and now_s - self._idle[0][1] > _IDLE_S:
@@ -136,12 +137,13 @@ class Connections:
         self._idle.append((connection, now_s))
 
     def _take(self) -> socket.socket | None:
-        """The connection used last, so that those which are not needed grow old."""
+        """The connection used last, or None; so the ones that are not needed reach their idle limit."""
         while self._idle:
             try:
                 connection, since_s = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
+            # Data on an idle connection can only be the server's close.
             if time.monotonic() - since_s < _CHECKED_AFTER_S or not wait_for_read(connection, timeout=0):
                 return connection
             connection.close()
@@ -170,7 +172,7 @@ def _close(idle: deque[tuple[socket.socket, float]]) -> None:
 
 
 def _read_answer(connection: socket.socket, method: str) -> tuple[Answer, bool]:
-    """The answer, and whether the connection may be used again."""
+    """(answer, whether the connection can be used again)."""
     response = http.client.HTTPResponse(connection, method=method)
     try:
         response.begin()
@@ -181,7 +183,7 @@ def _read_answer(connection: socket.socket, method: str) -> tuple[Answer, bool]:
 
 
 class Signer:
-    """Signatures of AWS, version 4, for one service in one region.
+    """AWS Signature Version 4 for one service in one region.
 
     Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
@@ -191,16 +193,17 @@ class Signer:
         self._key: tuple[tuple[str, str], bytes] = (("", ""), b"")
 
     def sign(self, credentials: Any, method: str, path: str, headers: Headers, payload_sha256: str) -> None:
-        """Add the headers that prove who asks.
+        """Add the date, token and signature headers.
 
-        `headers` must be all that are signed, by lower-case names in alphabetical order; `path` is
-        percent-encoded and without a query. `credentials` are the SDK's.
+        `headers` are those to be signed, by lower-case names; `path` is percent-encoded and without a query.
+        `credentials` are the SDK's.
         """
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         headers["x-amz-date"] = now
         if credentials.token:
             headers["x-amz-security-token"] = credentials.token
         ordered = sorted(headers.items())
+        # The canonical request: method, path, query, headers, names of signed headers, hash of the body.
         names = ";".join([name for name, _ in ordered])
         lines = "".join([f"{name}:{value}\n" for name, value in ordered])
         request = f"{method}\n{path}\n\n{lines}\n{names}\n{payload_sha256}"
@@ -213,9 +216,10 @@ class Signer:
         )
 
     def _key_of(self, secret: str, day: str) -> bytes:
-        """Derived once a day and secret. Taken and set as a whole, so threads need no lock."""
+        """The signing key, derived once per day and secret. No lock: the tuple is replaced as a whole."""
         of, key = self._key
         if of != (secret, day):
+            # HMAC chain: secret, day, region, service, constant.
             key = b"AWS4" + secret.encode()
             for part in (day, self._region, self._service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")

@@ -1,4 +1,7 @@
-"""What an operating-system error says about the disk, by meaning: the numbers differ between file systems."""
+"""Classifies errors of the operating system, whose numbers differ between file systems.
+
+Used by the local object store, the cache of bases and working copies.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ _NAMES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryEr
 
 
 def is_full(exc: OSError) -> bool:
-    """Whether there is no room left: trying it in another way would not help."""
+    """Whether the disk, the quota or the file-size limit is full."""
     return exc.errno in _FULL
 
 
 def is_disk_fault(exc: OSError) -> bool:
-    """Whether the disk, or this process's access to it, is at fault, and not a name.
+    """Whether the disk, or this process's access to it, is at fault.
 
-    Everything that is not about a name counts: a full or failing disk, one that is mounted read-only or has
-    gone away, missing rights, no more descriptors.
+    True for all errors except missing, existing or wrong kinds of files: a full, failing, read-only or
+    removed disk, missing permissions, no free descriptors.
     """
     return exc.errno is not None and not isinstance(exc, _NAMES)

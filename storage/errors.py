@@ -1,24 +1,26 @@
-"""What can go wrong in the storage, by meaning. No HTTP status is known here.
+"""The errors of the storage, by meaning; `app/http/errors.py` maps them to HTTP statuses.
 
 StorageError
-|-- NotFound                an object or record that must be there is not
-|-- Conflict                somebody else was first
+|-- NotFound                an object or record that must exist does not
+|-- Conflict                another writer was first
 |   |-- HeadMoved           the head is at another version, token or chain revision
-|   `-- SessionLost         the session was ended or taken over
-|       `-- SessionAhead    the session is ours, but another worker is further in it
+|   `-- SessionLost         the session has ended, or another one has replaced it
+|       `-- SessionAhead    the session is the caller's, but another worker has written to it
 |-- Corrupt                 stored bytes are not what was written
-|-- InvalidDatabase         bytes offered by a client are no sound database
+|-- InvalidDatabase         a client's file is not a valid database
 |-- TooLarge                more bytes than the limit allows
 |-- NotDurable              a write is visible, but may be lost by a power cut: it must not be acknowledged
-|-- DeletionUnsafe          deleting would rest on a clock or on an index that may be wrong
-`-- Unavailable             a backend is away; try again later
+|-- DeletionUnsafe          deleting would rely on a clock or on an index that may be wrong
+`-- Unavailable             a backend is not available; try again later
+
+`storage.collection.errors` adds those of merging rows.
 """
 
 from __future__ import annotations
 
 
 class StorageError(Exception):
-    """Root of all errors that the storage raises on purpose."""
+    """Base class of all errors that the storage raises deliberately."""
 
 
 class NotFound(StorageError):
@@ -34,15 +36,15 @@ class HeadMoved(Conflict):
 
 
 class SessionLost(Conflict):
-    """The session was finished, aborted, or taken over by a later `start`."""
+    """The session was finished, aborted, or replaced by a later `start`."""
 
 
 class SessionAhead(SessionLost):
-    """The session is still ours, but its journal is longer than this worker knows."""
+    """The session is still the caller's, but another worker has written to it since it was read."""
 
 
 class Corrupt(StorageError):
-    """Stored bytes differ from what was written: nothing may be built on them."""
+    """Stored bytes differ from what was written; they must not be used."""
 
     def __init__(self, key: str, expected: object, found: object) -> None:
         super().__init__(f"{key}: expected {expected}, found {found}")
@@ -50,7 +52,7 @@ class Corrupt(StorageError):
 
 
 class InvalidDatabase(StorageError):
-    """A client's file is no sound Anki collection; the text says why, for the log."""
+    """A client's file is not a valid Anki collection; the text is for the log."""
 
 
 class TooLarge(StorageError):
@@ -58,19 +60,20 @@ class TooLarge(StorageError):
 
 
 class NotDurable(StorageError):
-    """A write was made, and the disk then failed to keep it.
+    """A write was made, and syncing it to the disk failed.
 
-    It is visible to readers and may be gone after a power cut. Never to be resolved into success; the
-    store that raises it takes no further writes until the process is started again.
+    It is visible to readers, but may be lost by a power cut, so it must not be reported as a success even
+    if a later read shows it. The store that raises this accepts no more writes until the process is
+    restarted.
     """
 
 
 class DeletionUnsafe(StorageError):
-    """What would be deleted cannot be told from what is needed: a clock or an index may be wrong."""
+    """Nothing was deleted: a clock or an index may be wrong, so needed objects could be lost."""
 
 
 class Unavailable(StorageError):
-    """A backend does not answer. Nothing is known to be lost; `retry_after_s` is a hint."""
+    """A backend does not answer. A write may or may not have been applied; `retry_after_s` is a hint."""
 
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Modules that are imported when they are first used: what is large and not needed to start."""
+"""Imports large modules at their first use, so that a process starts fast (numpy, the `anki` package)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from storage.native import native_threads
 _native = native_threads()
 _import_turn: Final = _native.allocate_lock()
 _importer: list[int] = []
-"""The thread that has the turn, once for each import within an import."""
+"""The thread that imports, once for each nested import."""
 
 
 class LazyModule:
-    """Stands in for a module; its first use imports it, in whichever thread that happens.
+    """Used in place of a module; the first access to an attribute imports it, in the thread of the access.
 
-    One thread at a time imports. Two that import the same module would meet at the import system's own lock
-    of that module, which gevent has replaced: the one that waits there is not always woken up.
+    Only one thread imports at a time. Two native threads that import the same module would wait for each
+    other at the import system's lock, which gevent has replaced, and the waiting one is not always woken
+    up.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,7 +26,7 @@ class LazyModule:
 
     def __getattr__(self, attribute: str) -> Any:
         found = getattr(_import(self._name), attribute)
-        setattr(self, attribute, found)  # so that the next use is a plain attribute
+        setattr(self, attribute, found)  # the next access does not call `__getattr__`
         return found
 
 

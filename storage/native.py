@@ -1,6 +1,7 @@
-"""Real threads, also in a process where a thread is a greenlet.
+"""Native threads in a process whose `threading` module gevent has patched to use greenlets.
 
-Their work must not touch greenlets, nor locks that gevent has replaced.
+Used for blocking work that must not wait for gevent's pool. Code in these threads must not use greenlets, nor
+locks that gevent has replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class NativeThreads(NamedTuple):
 
 
 def native_threads() -> NativeThreads:
-    """Looked up at each use: the replacement may come at any time before."""
+    """The original functions. Call it at each use, as gevent may patch the modules later than the import."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
         return NativeThreads(_thread.start_new_thread, _thread.allocate_lock, _thread.get_ident)

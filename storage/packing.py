@@ -1,6 +1,6 @@
-"""zstd compressors that are used again: to make one costs more than to pack a small message.
+"""A pool of zstd compressors, as creating one costs more than compressing a small message.
 
-Refuses to keep what has grown: large contents get a compressor of their own.
+Used for answers, journal bodies and page blocks.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ _KEPT_BYTES: Final = 128 << 10
 
 
 class Packer:
-    """Packs into frames of one kind. Any number of threads may use it."""
+    """Compresses with fixed options. Any number of threads may use it."""
 
     def __init__(self, level: int, **options: Any) -> None:
-        """`options` as of `zstandard.ZstdCompressor`."""
+        """`options` are those of `zstandard.ZstdCompressor`."""
         self._level, self._options = level, options
         self._free: list[zstandard.ZstdCompressor] = []
 
     def pack(self, content: bytes | bytearray | memoryview) -> bytes:
-        """One frame that tells its size."""
+        """One frame, with the size of its content in the header unless `options` say otherwise."""
         try:
             compressor = self._free.pop()
         except IndexError:
             compressor = zstandard.ZstdCompressor(level=self._level, **self._options)
         frame = compressor.compress(content)
-        if len(content) <= _KEPT_BYTES:
+        if len(content) <= _KEPT_BYTES:  # a compressor grows with its content, and large ones are not kept
             self._free.append(compressor)
         return frame

@@ -1,6 +1,6 @@
-"""Values that all packages of the storage share: ids, the head record, its chain and its session.
+"""Values that all packages share: ids of users and databases, the head record, its chain and its session.
 
-What may be done with a head is in `storage.heads.transitions`.
+How a head may change is in `storage.heads.transitions`; how it is stored in `storage/README.md`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NewType, TypeVar
 import msgspec
 
 UserId = NewType("UserId", str)
-"""The identity provider's stable id of a user; [A-Za-z0-9._-], 1 to 128 characters."""
+"""The stable id of a user from the user directory; 1 to 128 characters of [A-Za-z0-9._-]."""
 
 T = TypeVar("T")
 Offload = Callable[[Callable[[], T]], T]
@@ -20,7 +20,7 @@ Offload = Callable[[Callable[[], T]], T]
 
 
 def run_here(function: Callable[[], T]) -> T:
-    """The offload of a process without an event loop: the command line and the tests."""
+    """The `Offload` of a process without an event loop, such as the command line: calls the function."""
     return function()
 
 
@@ -42,7 +42,7 @@ class DatabaseId(msgspec.Struct, frozen=True, order=True):
 
 
 class EntryKind(StrEnum):
-    """What an object of a chain holds."""
+    """The kind of an object of a chain."""
 
     SNAPSHOT = "s"
     DELTA = "d"
@@ -51,8 +51,8 @@ class EntryKind(StrEnum):
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
     """One object of a chain. Its key follows from these fields (`storage.database.keys`).
 
-    A snapshot has `first == last`. A delta takes any state from version `first - 1` up to
-    `last - 1` to version `last`: pages are whole, so it may be laid over a base in between.
+    A snapshot has `first == last`. A delta has whole pages, so applying it to any version from `first - 1` to
+    `last - 1` gives version `last`.
     """
 
     kind: EntryKind
@@ -65,7 +65,7 @@ class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
     page_size: int
     page_count: int
     checksum: int
-    """Of the whole database after this entry: XOR of a 64-bit hash per page."""
+    """Of the whole database at version `last`: XOR of a 64-bit hash of each page."""
     commit_ids: tuple[str, ...]
     time_ms: int
     """Time of the commit that made version `last`."""
@@ -75,7 +75,7 @@ class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recent(msgspec.Struct, frozen=True, array_like=True):
-    """The answer of a commit, kept so that a lost reply can be told from a failure."""
+    """A commit with its answer, kept so that a client whose answer was lost gets it again."""
 
     commit_id: str
     answer: bytes
@@ -83,67 +83,68 @@ class Recent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One request of the running sync that brings rows, kept until the sync is merged."""
+    """One message of the running sync with rows from the client, kept until the sync is merged."""
 
     method: str
     digest: bytes
     """First 16 bytes of the SHA-256 of method and decoded request body."""
     now_ms: int
-    """The clock when the request came; the merge uses it for rows that it stamps itself."""
+    """The time when the request arrived; the merge uses it as the modification time of rows it changes."""
     body: bytes | None
-    """zstd frame of the request's JSON; None if `key` names the object that holds it."""
+    """zstd frame of the request's JSON; None if it is in the object `key`."""
     key: str | None
     reserved: bytes = b""
-    """Always empty. Version 0.1 kept a digest here and does not read records without the field."""
+    """Always empty. Version 0.1 had a digest here, and cannot read records without the field."""
     size_bytes: int = 0
     """Length of the request's JSON before compression."""
 
 
 class Prepared(msgspec.Struct, frozen=True, array_like=True):
-    """A merged sync whose object is stored; `finish` makes it the next version."""
+    """A prepared commit: a merged sync whose object is stored; `finish` makes it the next version."""
 
     entry: ChainEntry
     commit_id: str
     answer: bytes
-    """Of `finish`."""
+    """The answer to `finish`."""
     time_ms: int
     stamps: dict[str, int | bool]
     checked: bytes
-    """Digest of the sanity check that the merge answered, so that a repeat gets the same answer."""
+    """Digest of the sanity check's request, so that a repeated request gets the same answer."""
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True):
-    """The running sync of a database. The last one to start owns it."""
+    """The running sync of a database; the one that started last."""
 
     id: str
     token: int
     base_version: int
     seq: int
-    """+1 with every write to the session: an appended entry, an update."""
+    """Number of writes to the session: appended entries and updates."""
     merge_revision: int
-    """Revision of the merge code; another revision must not carry the session on."""
+    """Revision of the merge code; a worker with another revision must not continue the session."""
     started_ms: int
     journal: tuple[JournalEntry, ...]
     state: bytes = b""
-    """What the steps of the sync keep, encoded by the caller (`app.sync.session`)."""
+    """State of the steps of the sync, encoded by `app.sync.session`."""
     prepared: Prepared | None = None
-    """Set by the merge, cleared by every other write to the session."""
+    """Set after the merge; removed by every other write to the session."""
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
     """The mutable pointer to the current version of one database."""
 
     version: int
-    """0 before the first commit, then +1 a commit."""
+    """0 before the first commit, then +1 with each commit."""
     token: int
-    """The fencing token: grows with every session and every commit without one; never goes down."""
+    """The fencing token: +1 with every session and every commit without one; it never decreases."""
     chain_revision: int
-    """+1 whenever `chain` changes, by commits and by compaction."""
+    """+1 whenever `chain` changes, by a commit or by compaction."""
     page_size: int
     page_count: int
     checksum: int
     stamps: dict[str, int | bool]
-    """What meta and media begin answer from: see `storage.collection.stamps`, `storage.media.index`."""
+    """A summary of the version, for `meta` and media `begin`: see `storage.collection.stamps` and
+    `storage.media.index`."""
     chain: tuple[ChainEntry, ...]
     """A snapshot, then deltas, contiguous up to `version`; empty at version 0."""
     recent: tuple[Recent, ...]
@@ -151,4 +152,4 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
 
 
 EMPTY_HEAD = Head(0, 0, 0, 0, 0, 0, {}, (), (), None)
-"""What stands for a database that has no record yet."""
+"""Used for a database that has no record yet."""

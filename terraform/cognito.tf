@@ -1,4 +1,4 @@
-# A pool cannot be copied into another region: user_pool_region can put it where it survives the loss of this one.
+# A pool cannot be copied to another region; with user_pool_region it can be in a region of its own.
 resource "aws_cognito_user_pool" "this" {
   count                    = var.user_pool == null ? 1 : 0
   region                   = local.user_pool_region
@@ -57,9 +57,9 @@ resource "aws_cognito_user_pool_client" "server" {
   user_pool_id    = local.user_pool_id
   generate_secret = true
 
-  # A refresh token stands behind each device's key: when it ends, the device has to log in again.
-  # It must not be rotated, since several workers may present it.
-  # The server logs people in with its own role; the client id alone is not enough for a login.
+  # Each device's host key depends on a refresh token: when that expires, the device has to log in again.
+  # It must not be rotated, since several workers may use it.
+  # Logins need the server's own role; the client id alone is not enough.
   explicit_auth_flows           = ["ALLOW_ADMIN_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"]
   prevent_user_existence_errors = "ENABLED"
   enable_token_revocation       = true
@@ -104,7 +104,7 @@ resource "aws_secretsmanager_secret_version" "client" {
 }
 
 # Cognito's own pages: sign-up, forgotten password and, with mfa = "ON", the set-up of time-based codes. They
-# belong to a client without a secret, which has no way to the server's.
+# belong to a client without a secret, which has no access to the server's client.
 resource "aws_cognito_user_pool_domain" "this" {
   count                 = var.managed_login == null ? 0 : 1
   region                = local.user_pool_region
@@ -143,7 +143,7 @@ resource "aws_cognito_managed_login_branding" "this" {
 locals {
   callback_url = try(coalesce(var.managed_login.callback_url), "https://${var.domain_name}/")
 
-  # A name without a dot is a prefix below Cognito's own domain.
+  # A name without a dot is a prefix of Cognito's own domain.
   pages_host = var.managed_login == null ? null : (
     strcontains(var.managed_login.domain, ".") ? var.managed_login.domain : "${var.managed_login.domain}.auth.${local.user_pool_region}.amazoncognito.com"
   )

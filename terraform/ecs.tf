@@ -93,7 +93,7 @@ resource "aws_ecr_repository" "this" {
   }
 }
 
-# A release is one tagged index and the manifests that it names; ECR keeps those as long as their index.
+# A release is one tagged index and the manifests to which it refers; ECR keeps those as long as the index.
 resource "aws_ecr_lifecycle_policy" "this" {
   count      = var.create_repository ? 1 : 0
   region     = var.region

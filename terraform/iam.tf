@@ -31,7 +31,7 @@ locals {
   ))
 }
 
-# What the platform does for a task: fetch the image, read its secret, write its log.
+# For the platform that starts a task: pull the image, read the secret, write the log.
 resource "aws_iam_role" "execution" {
   name_prefix          = "${var.name}-execution-"
   assume_role_policy   = data.aws_iam_policy_document.assume_task.json
@@ -206,7 +206,7 @@ resource "aws_iam_role_policy" "maintain" {
   policy = data.aws_iam_policy_document.maintain.json
 }
 
-# The scheduler starts the maintenance task.
+# For the scheduler, which starts the maintenance task.
 data "aws_iam_policy_document" "assume_scheduler" {
   statement {
     actions = ["sts:AssumeRole"]

@@ -1,5 +1,5 @@
-# Compaction and sweep, once a night, in a task of its own. Watched three ways (observability.tf): a schedule
-# that could not start it, a task that ended with an error, and a day without a run that came to its end.
+# Compaction and sweep, once a night, in a task of its own. There are three alarms (observability.tf): the schedule
+# could not start it, the task ended with an error, and a day without a finished run.
 
 resource "aws_ecs_task_definition" "maintain" {
   region                   = var.region
@@ -83,7 +83,7 @@ resource "aws_scheduler_schedule" "maintain" {
   }
 }
 
-# Also of commands that an administrator runs as such a task, when they fail.
+# Also for commands that an administrator runs as such a task, if they fail.
 resource "aws_cloudwatch_event_rule" "maintain_failed" {
   region      = var.region
   name        = "${var.name}-maintain-failed"

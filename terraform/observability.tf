@@ -129,7 +129,7 @@ resource "aws_sns_topic_subscription" "alarms" {
 
 # Alarms -----------------------------------------------------------------------------------------------
 # tests/terraform/test_alarms.py has the dimensions with which AWS publishes each metric: with any others an
-# alarm looks at nothing and stays green.
+# alarm has no data and never fires.
 
 locals {
   on_lb      = { LoadBalancer = local.load_balancer_suffix }

@@ -54,8 +54,8 @@ resource "aws_s3_bucket_versioning" "store" {
   }
 }
 
-# The server itself deletes what no version of the last history_days names. These rules clear away what a
-# deletion leaves behind: the deleted object is kept for deleted_objects_days more.
+# The server itself deletes objects that no version of the last history_days needs. These rules remove what a
+# deletion leaves in a versioned bucket: the deleted object is kept for deleted_objects_days more.
 resource "aws_s3_bucket_lifecycle_configuration" "store" {
   count      = var.create_bucket ? 1 : 0
   region     = var.region
@@ -177,7 +177,7 @@ resource "aws_dynamodb_table" "heads" {
     projection_type = "KEYS_ONLY"
   }
 
-  # Host keys end by themselves. DynamoDB removes them late, so the server compares the time too.
+  # Unused host keys expire. DynamoDB removes them late, so the server compares the time, too.
   ttl {
     attribute_name = "expires"
     enabled        = true

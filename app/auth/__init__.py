@@ -1,1 +1,1 @@
-"""Who a request belongs to: users, passwords and host keys."""
+"""Authentication: users, passwords, host keys and the limits of login attempts."""

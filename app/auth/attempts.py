@@ -1,6 +1,13 @@
-"""Limits how fast passwords can be tried: by name and network, by network, and by name alone.
+"""Limits the rate of login attempts: per name and network, per network, and per name.
 
-The rules are in `LoginAttempts`; where the counts are kept is behind the port `Counts`.
+`LoginAttempts` has the rules, and is called by `authenticator`; the counts are stored behind the port
+`Counts`.
+
+Each limit is a leaky bucket, stored as the time when it will be empty: each attempt moves that time by
+`pause_ms`.
+
+    now            end_ms                 attempts counted = (end_ms - now) / pause_ms
+    |--|--|--|--|--|                      the next one is allowed while fewer than `burst` are counted
 """
 
 from __future__ import annotations
@@ -22,77 +29,77 @@ from app.errors import RateLimited, ServiceUnavailable
 
 CLOCK_SLACK_MS = 1000
 LONGEST_MS = 24 * 60 * 60 * 1000
-"""Every bucket is empty much earlier."""
+"""All buckets are empty after less than this."""
 _BUCKET_BYTES = 8
 _PREFIXES = (64, 56, 48)
-"""What an IPv6 customer may have as a whole: a home a /64 or /56, a company, a tunnel or a server a /48."""
+"""The IPv6 networks that one customer may have: a /64 or /56 at home, a /48 in a company or by a tunnel."""
 _REGION_PREFIXES = {4: 16, 6: 32}
 
 T = TypeVar("T")
 State = dict[bytes, int]
-"""Bucket -> the time (ms) at which it will be empty; each attempt adds the `pause_ms` of its limit."""
+"""Bucket -> the time (ms) when it will be empty."""
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """So many attempts in a row, and then one in each pause; a pause without attempts gives one back."""
+    """Up to `burst` attempts in a row, then one per `pause_ms`; each unused pause allows one more."""
 
     burst: int
     pause_ms: int
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How many wrong passwords are verified. No limit ever makes anybody wait longer than its pause."""
+    """The limits of wrong passwords. No limit makes a user wait longer than its pause."""
 
     pair: tuple[Limit, ...] = (Limit(10, 20_000), Limit(20, 20_000), Limit(40, 20_000))
     """For one name: from one address (IPv6: a /64), from a /56, from a /48."""
     long: Limit = Limit(60, 90_000)
-    """For one name from one address or /48, over a longer time: 960 in a day."""
+    """For one name from one address or /48, over a longer time: 960 per day."""
     address: tuple[Limit, ...] = (Limit(100, 9_000), Limit(150, 6_000), Limit(200, 4_500))
-    """For all names, from the same networks: a school may be behind one address."""
+    """For all names from these networks; a whole school may share one address."""
     name: Limit = Limit(20, 30_000)
-    """For one name from anywhere. Beyond it attempts are delayed, and never refused."""
+    """For one name from anywhere. Further attempts are delayed, but not rejected."""
     delay_step_ms: int = 100
-    """Each attempt beyond `name` makes the delay longer by this."""
+    """Each attempt over the limit `name` adds this to the delay."""
     longest_delay_ms: int = 3_000
 
     @property
     def most_counted(self) -> int:
-        """Attempts for one name that are counted at most; with one more the delay would not be longer."""
+        """Attempts for one name that are counted at most, as more would not make the delay longer."""
         return self.name.burst + self.longest_delay_ms // self.delay_step_ms
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """An attempt that was counted before its password is looked at."""
+    """An attempt, which is counted before its password is checked."""
 
     place: bytes
-    """Where the counts of its networks are kept."""
+    """The key of the counts of its networks."""
     name: bytes
-    """Where the count of its name is kept."""
+    """The key of the count of its name."""
     pairs: dict[bytes, Limit]
     addresses: dict[bytes, Limit]
     delay_ms: int
-    """How long the caller has to wait before it answers."""
+    """How long the caller must wait before it answers."""
 
 
 class Counts(Protocol):
-    """Where counts are kept, shared by all processes that do so."""
+    """The store of counts, shared by processes."""
 
     def secret(self) -> bytes:
-        """The key of the hashes that stand for names and addresses."""
+        """The secret key of the hashes of names and addresses."""
 
     def change(self, key: bytes, now_ms: int, work: Callable[[State], T]) -> T:
-        """Let `work` change the counts under `key`; its answer. `work` may run several times.
+        """Change the counts under `key` with `work`, which may be called several times; returns its result.
 
-        Atomic over all processes. Counts are forgotten once the last of them is empty; a power cut may
-        forget more. Raises: RateLimited when too many others change the same counts.
+        Atomic across processes. Counts are deleted when all of them are empty; a power cut may lose more.
+        Raises: RateLimited if too many other changes of the same counts are faster.
         """
 
 
 class LoginAttempts:
-    """Counts attempts as failed until they are shown to be good.
+    """Counts each attempt as failed until its password was found to be right.
 
-    So attempts made at the same time do not pass a limit together. Keeps neither names nor addresses in
-    clear: people type passwords into the wrong field.
+    So a limit also holds for attempts made at the same time. Names and addresses are stored as keyed
+    hashes, since users sometimes type a password as the name.
     """
 
     def __init__(self, counts: Counts, clock_ms: Callable[[], int], limits: Limits) -> None:
@@ -101,8 +108,8 @@ class LoginAttempts:
     def admit(self, username: str, address: str) -> Attempt:
         """Count an attempt.
 
-        Raises: RateLimited, also for a right password: an answer would make it a way to guess. A refused
-        attempt is not counted, so a client that keeps asking gets in when the pause is over.
+        Raises: RateLimited, whether the password is right or not, since the difference would help guessing. A
+        rejected attempt is not counted, so a client that keeps trying is let in after the pause.
         """
         limits, secret, now_ms = self._limits, self._counts.secret(), self._clock_ms()
         networks = [network.encode() for network in networks_of(address)]
@@ -111,6 +118,7 @@ class LoginAttempts:
             _bucket(secret, b"pair", network, name): limit
             for network, limit in zip(networks, limits.pair, strict=False)
         }
+        # A second, slower limit for the same pair.
         pairs[_bucket(secret, b"long", widest, name)] = limits.long
         addresses = {
             _bucket(secret, b"address", network): limit
@@ -127,9 +135,10 @@ class LoginAttempts:
         return Attempt(place, name_key, pairs, addresses, self._delay_ms(name_key, now_ms))
 
     def succeeded(self, attempt: Attempt) -> None:
-        """The password was right: forget all attempts of this name from these networks."""
+        """The password was right: delete the counts of this name from these networks."""
 
         def forget(state: State) -> None:
+            # Of this name only: the counts of the networks lose just this attempt.
             for bucket in attempt.pairs:
                 state.pop(bucket, None)
             _give_back(state, attempt.addresses)
@@ -137,25 +146,26 @@ class LoginAttempts:
         self._take_back(attempt, forget)
 
     def withdraw(self, attempt: Attempt) -> None:
-        """The password was not looked at (an outage): forget this attempt."""
+        """The password could not be checked (an outage): uncount this attempt."""
         self._take_back(attempt, lambda state: _give_back(state, attempt.pairs | attempt.addresses))
 
     def _take_back(self, attempt: Attempt, change_place: Callable[[State], None]) -> None:
         now_ms = self._clock_ms()
-        # A login must not fail because its count could not be taken back; it empties by itself.
+        # A login must not fail because its count could not be changed, as counts decrease by themselves.
         with suppress(ServiceUnavailable, RateLimited):
             self._counts.change(attempt.place, now_ms, change_place)
             name_limit = {attempt.name[:_BUCKET_BYTES]: self._limits.name}
             self._counts.change(attempt.name, now_ms, lambda state: _give_back(state, name_limit))
 
     def _delay_ms(self, name_key: bytes, now_ms: int) -> int:
-        """Count an attempt for a name; how long it has to wait because of those before it."""
+        """Count an attempt for a name, and return its delay, which depends on earlier attempts."""
         limit, bucket, most = self._limits.name, name_key[:_BUCKET_BYTES], self._limits.most_counted
         step_ms = self._limits.delay_step_ms
 
         def count(state: State) -> int:
             _forget(state, {bucket: Limit(most, limit.pause_ms)}, now_ms)
             end_ms = state.get(bucket, now_ms)
+            # Attempts in the bucket, rounded up.
             counted = -(-(end_ms - now_ms) // limit.pause_ms)
             if counted < most:
                 state[bucket] = end_ms + limit.pause_ms
@@ -168,7 +178,7 @@ class LoginAttempts:
 
 
 class LocalCounts:
-    """See `Counts`. Kept in the users' file; costs no wait for the disk."""
+    """`Counts` in the users' file; a change does not wait for the disk."""
 
     def __init__(self, file: UsersFile) -> None:
         self._file = file
@@ -181,6 +191,7 @@ class LocalCounts:
 
     def change(self, key: bytes, now_ms: int, work: Callable[[State], T]) -> T:
         def transaction(connection: apsw.Connection) -> T:
+            # Empty ones, and those of a clock that was far ahead.
             over = "DELETE FROM counts WHERE ends_ms <= ? OR ends_ms > ?"
             connection.execute(over, (now_ms, now_ms + LONGEST_MS))
             row = connection.execute("SELECT state FROM counts WHERE key = ?", (key,)).fetchone()
@@ -196,20 +207,20 @@ class LocalCounts:
 
 
 def packed(state: State) -> bytes:
-    """Counts as bytes: MessagePack."""
+    """Counts as MessagePack."""
     return msgspec.msgpack.encode(state)
 
 
 def unpacked(stored: bytes) -> State:
-    """What `packed` has packed."""
+    """The counts in a result of `packed`."""
     return msgspec.msgpack.decode(stored, type=State)
 
 
 def networks_of(address: str) -> tuple[str, ...]:
-    """The networks that an address is counted with, the smallest first; one for IPv4."""
+    """The networks for which an address is counted, the smallest first; only the address itself for IPv4."""
     try:
         parsed = ipaddress.ip_address(address)
-    except ValueError:  # a server that knows no addresses counts all clients as one
+    except ValueError:  # without addresses all clients count as one
         return ("",)
     if isinstance(parsed, ipaddress.IPv4Address):
         return (str(parsed),)
@@ -217,7 +228,7 @@ def networks_of(address: str) -> tuple[str, ...]:
 
 
 def region_of(address: str) -> str:
-    """A wide network around an address, to tell a flood from others; limits do not count by it."""
+    """A wide network around an address, for the queue of logins (`turns`); limits do not use it."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -226,13 +237,13 @@ def region_of(address: str) -> str:
 
 
 def counted_name(username: str) -> bytes:
-    """One spelling of a name for counting: a Cognito pool may take it in any case."""
+    """The name in one spelling for counting, as a Cognito pool may ignore case."""
     folded = unicodedata.normalize("NFC", normal_name(username).casefold())
     return folded.encode("utf-8", "surrogatepass")
 
 
 def _hash(secret: bytes, *parts: bytes) -> bytes:
-    """What is stored instead of names and addresses."""
+    """A keyed hash, stored in place of names and addresses."""
     return hmac.digest(secret, b"\0".join(parts), hashlib.sha256)[:16]
 
 
@@ -241,16 +252,17 @@ def _bucket(secret: bytes, *parts: bytes) -> bytes:
 
 
 def _forget(state: State, buckets: dict[bytes, Limit], now_ms: int) -> None:
-    """Drop what is empty, and what can only come from a clock that was ahead: it would limit for as long."""
+    """Delete buckets that are empty, or that end too late and so come from a clock that was ahead."""
     for bucket, end_ms in list(state.items()):
         limit = buckets.get(bucket)
+        # A bucket never ends later than after `burst` pauses.
         longest_ms = limit.burst * limit.pause_ms + CLOCK_SLACK_MS if limit else LONGEST_MS
         if not now_ms < end_ms <= now_ms + longest_ms:
             del state[bucket]
 
 
 def _count(state: State, buckets: dict[bytes, Limit], now_ms: int) -> int:
-    """Count an attempt in all buckets, or in none; how long it must wait (ms), 0 when it was counted."""
+    """Count an attempt in all buckets and return 0, or count nothing and return the time to wait (ms)."""
     _forget(state, buckets, now_ms)
     wait_ms = max(
         state.get(bucket, now_ms) - now_ms - (limit.burst - 1) * limit.pause_ms

@@ -1,6 +1,6 @@
-"""Login and admission: passwords in, host keys out; host keys in, users out.
+"""Logs users in (password to host key), and authenticates requests (host key to user).
 
-The blueprints call `Authenticator` for every request. Users and keys are kept behind the ports
+`app.http` calls `Authenticator` for every request. Users and keys are behind the ports
 `app.auth.users.UserDirectory` and `app.auth.hostkeys.HostKeys`.
 """
 
@@ -29,11 +29,11 @@ _LOG: Final = logging.getLogger("ankisyncd")
 _TOUCH_AFTER_MS = 60 * 60 * 1000
 _ASK_AGAIN_AFTER_MS = 15 * 1000
 _PATIENCE_S = 1.0
-"""How long a request waits for the directory while its last answer may still serve."""
+"""How long a request waits for the directory if the last answer may still be used."""
 _LONGEST_WAIT_S = 20.0
-"""How long a request waits when it may not; clients give up after 30 s."""
+"""How long a request waits otherwise; clients give up after 30 s."""
 _SESSION_MS = 30 * 1000
-"""How long a running sync goes on without reading its key: a revocation is that late."""
+"""How long a running sync needs no read of its key; a revocation takes effect that late."""
 _SKEW_MS = 5 * 1000
 _CLIENT_LENGTH = 100
 _LONGEST_INPUT = 4096
@@ -42,20 +42,20 @@ _CONFIRMED_KEPT = 4000
 _PUT_OFF_KEPT = 4000
 
 _Confirmed = dict[bytes, tuple[UserId, int]]
-"""Hash of a host key -> whose it is, and until when that need not be asked again."""
+"""Hash of a host key -> (its user, until when it need not be checked again)."""
 
 
 class KeyProof(msgspec.Struct, frozen=True):
-    """That a host key was found good. A running sync stores hash and time in its session record."""
+    """The result of checking a host key. A running sync stores hash and time in its session."""
 
     user: UserId
     key_hash: bytes
     until_ms: int
-    """Until then a request of a sync that was begun with this key needs no other proof; 0: never."""
+    """Until this time requests of a sync that was started with this key need no other check; 0: never."""
 
 
 class Admission:
-    """A request's host key before it is proven; `prove` must be called before anything is read or written."""
+    """The host key of a request, not checked yet; `prove` must be called before user data are used."""
 
     __slots__ = ("_authenticator", "_key", "_proof", "key_hash", "user")
 
@@ -64,7 +64,7 @@ class Admission:
     ) -> None:
         self._authenticator, self._key, self._proof = authenticator, key, proof
         self.user, self.key_hash = user, key_hash
-        """The user is what the key claims, until `prove` has returned."""
+        """The user in the key; unchecked until `prove` has returned."""
 
     @property
     def is_proven(self) -> bool:
@@ -72,10 +72,9 @@ class Admission:
         return self._proof is not None
 
     def prove(self, session_key_hash: bytes = b"", session_until_ms: int = 0) -> KeyProof:
-        """Make sure that the key is the user's.
+        """Check the key: by the data in the user's session if they fit, without any call; else by its record.
 
-        By what the session record of that user carries, where it carries something: without any call.
-        Else by the key's own record. Raises: AuthError, ServiceUnavailable.
+        Raises: AuthError, ServiceUnavailable.
         """
         if self._proof is None:
             session = KeyProof(self.user, session_key_hash, session_until_ms)
@@ -91,7 +90,7 @@ class _Login(msgspec.Struct, frozen=True):
 
 
 class _Check:
-    """A question to the directory that is on its way."""
+    """A call to the directory that is in progress."""
 
     __slots__ = ("done", "error", "record")
 
@@ -99,16 +98,16 @@ class _Check:
         self.done = threading.Event()
         self.error: Exception | None = None
         self.record = record
-        """As it is after the check."""
+        """The record after the check."""
 
 
 def in_thread(work: Callable[[], None]) -> None:
-    """Run beside the caller; a greenlet in a worker, whose threads gevent has patched."""
+    """Run a function in a thread; in a worker, where gevent has patched threads, in a greenlet."""
     threading.Thread(target=work, daemon=True, name="beside").start()
 
 
 class Authenticator:
-    """`login` for hostKey; `authenticate`, or `admit` within a running sync, for every other request."""
+    """`login` for `hostKey`; `authenticate`, or `admit` in a running sync, for all other requests."""
 
     def __init__(  # noqa: PLR0913 - by name
         self,
@@ -122,9 +121,9 @@ class Authenticator:
         beside: Callable[[Callable[[], None]], None] = in_thread,
         patience_s: float = _PATIENCE_S,
     ) -> None:
-        """`revision` is another number whenever a user or a key may have changed, in any process.
+        """`revision` returns another number after each change of users or keys, by any process.
 
-        Without one every request asks.
+        Without it every request reads its key from the store.
         """
         self._directory, self._keys, self._attempts = directory, keys, attempts
         self._clock_ms, self._sleep, self._beside = clock_ms, sleep, beside
@@ -135,7 +134,7 @@ class Authenticator:
         self._touch_after_ms = directory.recheck_after_ms or _TOUCH_AFTER_MS
         self._checks: dict[bytes, _Check] = {}
         self._opened: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
-        # Not asked again before this time: all keys, and single ones.
+        # The directory is not called before this time: for all keys, and for single ones.
         self._directory_away_until_ms = 0
         self._put_off_until_ms: dict[bytes, int] = {}
         self._warn_again_ms = 0
@@ -195,6 +194,7 @@ class Authenticator:
                 raise
             except AuthError as exc:
                 refusal = exc
+        # Outside of the queue: a delayed attempt holds no place.
         if attempt.delay_ms:
             self._sleep(attempt.delay_ms / 1000)
         if refusal is not None:
@@ -227,13 +227,13 @@ class Authenticator:
         return self._directory.knows(username)
 
     def authenticate(self, key: str) -> UserId:
-        """Whose key it is. Raises: AuthError, ServiceUnavailable."""
+        """The user of a key. Raises: AuthError, ServiceUnavailable."""
         return self._prove(key, _hash_of(key)).user
 
     def admit(self, key: str) -> Admission:
-        """Whose key it claims to be, without any call; `Admission.prove` has to follow.
+        """The admission of a key, whose `prove` must be called later.
 
-        A key that names no user, and one that is cheaply proven here, is proven at once.
+        A key without a user id, and any key if checking is fast (with a `revision`), is checked at once.
         Raises: AuthError, ServiceUnavailable.
         """
         key_hash = _hash_of(key)
@@ -243,9 +243,9 @@ class Authenticator:
         return Admission(self, key, proof.user, key_hash, proof)
 
     def prove_by_session(self, key: str, key_hash: bytes, session: KeyProof) -> KeyProof:
-        """See `Admission.prove`; `session` is what the record of the user `session.user` carries."""
+        """See `Admission.prove`; `session` has the data from the session of the user `session.user`."""
         now_ms = self._clock_ms()
-        # A time that lies further ahead was written by a clock that differs too much from ours.
+        # A later time was written by a machine whose clock differs too much from this one's.
         is_recent = now_ms < session.until_ms <= now_ms + _SESSION_MS + _SKEW_MS
         if is_recent and hmac.compare_digest(session.key_hash, key_hash):
             return session
@@ -259,7 +259,7 @@ class Authenticator:
         if self._revision is None:
             record = self._authenticate(key, key_hash, now_ms)
             return KeyProof(record.user, key_hash, self._session_until_ms(record, now_ms))
-        # Asked before the key is looked at: what changes after that is another revision.
+        # The revision is read before the key: a change after that leads to another revision.
         confirmed = self._confirmed_at(self._revision())
         user, until_ms = confirmed.get(key_hash, (None, 0))
         if user is None or now_ms >= until_ms:
@@ -275,7 +275,10 @@ class Authenticator:
         return until_ms
 
     def _confirmed_at(self, revision: int) -> _Confirmed:
-        """The keys found good at this revision. Who waits meanwhile keeps to what was so at theirs."""
+        """The cache of keys that were found valid at this revision.
+
+        A new revision gets a new dict; requests that began with an older revision keep using theirs.
+        """
         known, confirmed = self._confirmed
         if revision != known or len(confirmed) >= _CONFIRMED_KEPT:
             confirmed = {}
@@ -304,18 +307,20 @@ class Authenticator:
         return None
 
     def _authenticate(self, key: str, key_hash: bytes, now_ms: int) -> KeyRecord:
-        """The key's record, which the directory has confirmed, now or not long ago."""
+        """The record of a key whose login the directory has confirmed, now or recently enough."""
         record = self._keys.find(key_hash)
         if record is None:
             raise AuthError("unknown host key")
         since_ms = now_ms - record.checked_ms
+        # Confirmed recently enough.
         if since_ms < self._directory.recheck_after_ms:
             return record
         proof = self._proof_of(key, record)
+        # The local directory answers at once.
         if not self._directory.outage_grace_ms:
             return self._ask(key, record, proof, now_ms)
-        # While its last answer may serve, one request of a key asks, not all that come meanwhile, and
-        # none for a while after an outage was noticed: else each would wait for the directory.
+        # As long as the last answer may be used, only one request of a key calls the directory at a time, and
+        # none for a while after an outage: otherwise each of them would wait for it.
         may_serve = since_ms < self._directory.recheck_after_ms + self._directory.outage_grace_ms
         check = self._checks.get(key_hash)
         if may_serve and (check is not None or now_ms < self._ask_again_ms(key_hash)):
@@ -329,12 +334,13 @@ class Authenticator:
             self._put_off(key_hash, error, now_ms)
         if error is None:
             return check.record
+        # An outage of the directory: the last answer still counts.
         if may_serve and isinstance(error, ServiceUnavailable):
             return record
         raise error
 
     def _proof_of(self, key: str, record: KeyRecord) -> bytes:
-        """What the record seals; kept for the next requests: opening costs more than asking."""
+        """The decrypted proof of a record; cached, as decrypting costs more than the directory's check."""
         name = (record.hash, record.sealed)
         proof = self._opened.get(name)
         if proof is None:
@@ -350,7 +356,7 @@ class Authenticator:
         return max(self._directory_away_until_ms, self._put_off_until_ms.get(key_hash, 0))
 
     def _ask_beside(self, key: str, record: KeyRecord, proof: bytes, now_ms: int) -> _Check:
-        """Ask the directory in a thread of its own: a request need not wait until it answers."""
+        """Call the directory in a thread of its own, so that a request can stop waiting for it."""
         check = self._checks[record.hash] = _Check(record)
 
         def ask() -> None:
@@ -368,9 +374,9 @@ class Authenticator:
         return check
 
     def _ask(self, key: str, record: KeyRecord, proof: bytes, now_ms: int) -> KeyRecord:
-        """Ask the directory whether the login still stands; the record as it is then.
+        """Let the directory confirm the login, and return the record after that.
 
-        Raises: AuthError if it does not: the key has ended. ServiceUnavailable.
+        Raises: AuthError if the login is not valid any more, which ends the key; ServiceUnavailable.
         """
         try:
             identity = self._directory.confirm(Identity(record.user, proof))
@@ -378,15 +384,16 @@ class Authenticator:
             self._put_off(record.hash, exc, now_ms)
             raise
         if identity is None:
-            # Gone for good: a password that is changed back must not bring old keys back. A key that
-            # cannot be deleted now is refused all the same, and asked about the next time.
+            # The key is deleted, so that it stays invalid even if the password is changed back. If that fails
+            # now, the request is rejected all the same, and the next one tries again.
             with suppress(ServiceUnavailable):
                 self._keys.revoke(record.hash)
             raise AuthError("the login behind this host key no longer stands")
+        # Not with every request, as it is a write.
         if now_ms - record.used_ms >= self._touch_after_ms:
             sealed = record.sealed if identity.proof == proof else seal(key, record.user, identity.proof)
             record = msgspec.structs.replace(record, used_ms=now_ms, checked_ms=now_ms, sealed=sealed)
-            with suppress(ServiceUnavailable):  # a full disk must not keep people from downloading
+            with suppress(ServiceUnavailable):  # downloads must work with a full disk
                 self._keys.touch(record)
         return record
 
@@ -398,7 +405,7 @@ class Authenticator:
             self._put_off_until_ms[key_hash] = until_ms
         else:
             self._directory_away_until_ms = until_ms
-        # Requests go on meanwhile, so nothing else would tell the operator.
+        # Requests still succeed, so this log line is the only sign for the operator.
         if now_ms >= self._warn_again_ms:
             self._warn_again_ms = until_ms
             _LOG.warning("logins cannot be confirmed, their host keys go on for a while: %s", error)

@@ -1,6 +1,6 @@
-"""Who the users are where this server keeps no list of them: SYNC_USERn alone, or a Cognito pool.
+"""The users of `ankisyncctl` if the server has no user list: only SYNC_USERn, or a Cognito pool.
 
-Refuses every change: it is made in the environment, or in the pool.
+All changes raise UserListError, as users are changed in the environment or in the pool.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNOREC
 
 
 class UserList(Protocol):
-    """What the admin command asks of users. See `app.auth.local.LocalUsers`."""
+    """The port of users for the admin command. See `app.auth.local.LocalUsers`."""
 
     def find(self, name: str) -> ListedUser | None:
         """The user of that name."""
 
     def shadowed(self) -> list[str]:
-        """Names that are in two places."""
+        """Names of SYNC_USERn that are in the user list, too."""
 
     def list(self) -> Iterator[ListedUser]:
-        """All users that are known here, by name."""
+        """All users that the server can list, ordered by name."""
 
     def add(self, name: str, password: str, *, user: UserId | None = None) -> ListedUser:
-        """A new user."""
+        """Add a user."""
 
     def change_password(self, name: str, password: str) -> ListedUser:
-        """Another password."""
+        """Change a user's password."""
 
     def remove(self, name: str) -> ListedUser:
-        """Forget a user."""
+        """Remove a user."""
 
 
 class NoUsersFile(UsersFile):
-    """An empty user list for `LocalUsers`, so that there are SYNC_USERn and no others."""
+    """An empty user list for `LocalUsers`, so that there are only SYNC_USERn."""
 
     def __init__(self) -> None:
         """There is no file."""

@@ -1,7 +1,7 @@
-"""Users of an Amazon Cognito user pool. Asks the pool at every login; keeps nothing between requests.
+"""The user directory of an Amazon Cognito user pool. Used by `authenticator`; every login calls the pool.
 
-Only what Cognito says about the user ends a login, never an outage or a fault of the settings.
-Messages name Cognito's error, never what was typed.
+A login ends only if Cognito's answer is about the user, never because of an outage or wrong settings.
+Messages have Cognito's error, never the user's input.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 CODE_SEPARATOR = "/"
-"""Between password and time-based code, for Anki has two fields only: `password/123456`."""
+"""The character between password and time-based code, as Anki has only two fields: `password/123456`."""
 
 _WITH_CODE = re.compile(rf"(.+){re.escape(CODE_SEPARATOR)}(\d{{6}})", re.DOTALL)
 _LOCKED_S = 60
@@ -44,15 +44,15 @@ _USER_FAULTS = {
     "CodeMismatchException",
     "ExpiredCodeException",
 }
-"""Codes by which a login is refused because of the user, or of a Lambda trigger that looks at users."""
+"""Errors that are due to the user, or to a Lambda trigger that checks users."""
 
 _ENDED = {"UserNotFoundException", "UserNotConfirmedException", "PasswordResetRequiredException"}
 _ENDED_WORDS = re.compile(
     r"(refresh|access) token has (been revoked|expired)|invalid refresh token"
     r"|user is disabled|user does not exist"
 )
-"""Codes, and messages of NotAuthorizedException, by which Cognito says that a login is over. That exception
-is also the answer to faults of the app client."""
+"""Errors, and messages of NotAuthorizedException, that mean that a login has ended. The message is needed,
+as the same exception is also raised for faults of the app client."""
 
 _SETTINGS = {
     "AccessDeniedException",
@@ -66,7 +66,7 @@ _SETTINGS = {
     "ResourceNotFoundException",
     "UnrecognizedClientException",
 }
-"""Codes of faults that last until somebody changes a setting."""
+"""Errors that last until a setting is changed."""
 
 _CHALLENGES = {
     "NEW_PASSWORD_REQUIRED": "the password is a temporary one: sign in to the user pool and choose your own",
@@ -79,20 +79,20 @@ _CHALLENGES = {
 
 
 class WrongPassword(AuthError):
-    """Name and password do not belong together, as far as Cognito says."""
+    """Cognito's answer is that name or password is wrong."""
 
 
 class PoolMisconfigured(ServiceUnavailable):
-    """Pool, app client, credentials or rights are not as the server needs them."""
+    """Pool, app client, credentials or permissions are not as the server needs them."""
 
 
 class _Proof(msgspec.Struct, frozen=True):
-    """What lies sealed beside the host key. Global sign-out shows in nothing but the refresh token."""
+    """The proof of a login. Only the refresh token shows whether there was a global sign-out."""
 
     name: str
     refresh_token: str
     client_id: str = ""
-    """The app client that the token was made for; empty in proofs from before this was kept."""
+    """The app client of the token; empty in old proofs."""
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -103,8 +103,8 @@ class _Claims(msgspec.Struct, frozen=True):
 class CognitoDirectory:
     """See `app.auth.users.UserDirectory`. `client`: a boto3 client "cognito-idp" with short timeouts.
 
-    A login is two tries at most: `password/123456` may be a password and a code, or a password that looks
-    so. See `_readings`.
+    A login makes at most two attempts, as `password/123456` may be a password with a code, or a password
+    of this form: see `_readings`.
     """
 
     verify_at_once = 16
@@ -121,10 +121,11 @@ class CognitoDirectory:
         self.recheck_after_ms, self.outage_grace_ms = recheck_after_ms, outage_grace_ms
 
     def verify(self, username: str, password: str) -> Identity:
-        """As the port says; LoginRefused when the password is right and Cognito wants more."""
+        """See the port. Raises: LoginRefused if the password is right and Cognito needs more."""
         if not _is_sendable(username, password):
             raise WrongPassword("wrong user name or password")
         readings = self._readings(username, password)
+        # Only a WrongPassword leads to the next reading; all other errors are final.
         for reading in readings[:-1]:
             with suppress(WrongPassword):
                 return self._log_in(username, *reading)
@@ -141,7 +142,7 @@ class CognitoDirectory:
         return True
 
     def confirm(self, identity: Identity) -> Identity | None:
-        """As the port says: the refresh token must still be good, and the user enabled."""
+        """See the port: the refresh token must be valid, and the user enabled."""
         try:
             proof = msgspec.msgpack.decode(identity.proof, type=_Proof)
         except msgspec.MsgspecError:
@@ -154,7 +155,7 @@ class CognitoDirectory:
             answer = self._initiate("REFRESH_TOKEN_AUTH", parameters, proof.name)
             self._ask("get_user", AccessToken=answer["AuthenticationResult"]["AccessToken"])
         except ClientError as exc:
-            # moto names the token that it does not take, and says nothing else.
+            # moto's only sign of an invalid token is that its message contains it.
             is_named = proof.refresh_token in exc.response["Error"].get("Message", "")
             if is_named or _is_over(exc, client_is_known=bool(proof.client_id)):
                 return None
@@ -165,9 +166,9 @@ class CognitoDirectory:
         return Identity(identity.user, msgspec.msgpack.encode(renewed))
 
     def check(self) -> str | None:
-        """What is wrong with the settings, found by a login that must fail; None when it fails well.
+        """The fault of the settings, or None. Found by a login with random values, which must fail.
 
-        Raises: ServiceUnavailable when the pool does not answer.
+        Raises: ServiceUnavailable if the pool does not answer.
         """
         try:
             self._log_in(f"ankisyncd-{secrets.token_hex(8)}", secrets.token_urlsafe(24), None)
@@ -178,10 +179,10 @@ class CognitoDirectory:
         return "Cognito accepted a password made up at random"
 
     def _readings(self, username: str, password: str) -> list[tuple[str, str | None]]:
-        """As what a password is tried: (password, code), in this order.
+        """The possible (password, code) of an input, in the order in which they are tried.
 
-        One that ends like a code is tried first as what fits the user, as each wrong try counts for
-        Cognito's own lock. Without the right to ask for the user it is a password first.
+        If the input ends like a code, the user's settings decide, since each wrong attempt counts for
+        Cognito's own lock. Without the permission to read these, it is first tried as a password.
         """
         with_code = _WITH_CODE.fullmatch(password)
         if with_code is None:
@@ -203,6 +204,7 @@ class CognitoDirectory:
             answer = self._initiate(self._pool.flow.value, parameters, username)
         except ClientError as exc:
             raise _refusal_of(exc) from exc
+        # The password is right, and Cognito asks for the code.
         if code is not None and answer.get("ChallengeName") == "SOFTWARE_TOKEN_MFA":
             answer = self._answer_with_code(answer, username, code)
         if "AuthenticationResult" not in answer:
@@ -241,14 +243,14 @@ class CognitoDirectory:
             return self._ask("admin_respond_to_auth_challenge", UserPoolId=self._pool.pool_id, **common)
         except ClientError as exc:
             error = _refusal_of(exc)
-            if isinstance(error, WrongPassword):  # which would be tried in another way
+            if isinstance(error, WrongPassword):  # `verify` would try the other reading after a WrongPassword
                 error = AuthError(f"the time-based code was refused: {error}")
             raise error from exc
 
     def _secret_hash(self, name: str) -> dict[str, str]:
-        """Proves that the app client's secret is known.
+        """The parameter SECRET_HASH, if the app client has a secret.
 
-        Source: AWS, "Computing secret hash values": HMAC-SHA256 under the secret, of name + client id.
+        Source: AWS, "Computing secret hash values": HMAC-SHA256 with the secret, of name + client id.
         """
         if self._pool.client_secret is None:
             return {}
@@ -257,7 +259,7 @@ class CognitoDirectory:
         return {"SECRET_HASH": base64.b64encode(digest).decode()}
 
     def _ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Raises: ClientError, which means different things at a login and later; ServiceUnavailable."""
+        """Call the SDK. Raises: ClientError, whose meaning depends on the operation; ServiceUnavailable."""
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
         except (HTTPClientError, NoConnectionError) as exc:
@@ -268,7 +270,7 @@ class CognitoDirectory:
 
 
 def _refusal_of(error: ClientError) -> AppError:
-    """What Cognito's answer to a login means."""
+    """The error that Cognito's answer to a login means."""
     code, words = _code_and_words(error)
     if code == "NotAuthorizedException":
         if "attempts exceeded" in words:
@@ -288,12 +290,13 @@ def _refusal_of(error: ClientError) -> AppError:
 
 
 def _is_over(error: ClientError, *, client_is_known: bool) -> bool:
-    """Whether Cognito's answer to a refresh token says that the login is over.
+    """Whether Cognito's answer to a refresh token means that the login has ended.
 
-    A token of another app client is an "Invalid Refresh Token" too. `GetUser` is asked with a token that was
-    made just before, and with nothing of the settings.
+    A token of another app client gives "Invalid Refresh Token", too. `GetUser` is called with a token that
+    was just created, and without settings, so its errors are about the user.
     """
     code, words = _code_and_words(error)
+    # Wrong scopes are a fault of the app client.
     if code == "NotAuthorizedException" and error.operation_name == "GetUser":
         return "scope" not in words
     if code == "NotAuthorizedException":
@@ -303,7 +306,7 @@ def _is_over(error: ClientError, *, client_is_known: bool) -> bool:
 
 
 def _outage_of(error: ClientError) -> ServiceUnavailable:
-    """An answer that says nothing against the user."""
+    """The error for an answer that is not about the user."""
     code, words = _code_and_words(error)
     said = f"{code} {error.response['Error'].get('Message', '')}".strip()
     if code == "NotAuthorizedException" and "secret" in words:
@@ -322,13 +325,13 @@ def _code_and_words(error: ClientError) -> tuple[str, str]:
 
 
 def _claims_of(id_token: str) -> _Claims:
-    """The claims; their signature needs no check, for Cognito itself has just sent them over TLS."""
+    """The claims. Their signature is not checked, as they come directly from Cognito over TLS."""
     payload = id_token.split(".")[1]
     return msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=_Claims)
 
 
 def _is_sendable(username: str, password: str) -> bool:
-    """Whether Cognito would look at them at all; what it finds malformed it answers like our own faults."""
+    """Whether Cognito accepts this form; its errors for malformed values look like wrong settings."""
     return (
         0 < len(username) <= _LONGEST_NAME
         and 0 < len(password) <= _LONGEST_PASSWORD

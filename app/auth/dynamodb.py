@@ -1,7 +1,7 @@
-"""Host keys and the counts of login attempts in a DynamoDB table, for many machines.
+"""Host keys and counts of login attempts in a DynamoDB table.
 
-Every write is a conditional update of one item. Items carry the time-to-live attribute `expires` (s);
-DynamoDB removes them days late, so the code compares the time itself.
+Every write is a conditional update of one item. Items have the time-to-live attribute `expires` (s);
+DynamoDB may delete them days later, so the code also compares the time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _COUNT_PREFIX = "logins#"
 _SECRET_ITEM = "login-secret"  # noqa: S105 - the name of an item
 _DAY_MS = 24 * 60 * 60 * 1000
 IDLE_MS = 400 * _DAY_MS
-"""A key that was not used for so long ends."""
+"""A key that was not used for so long expires."""
 TTL_ATTRIBUTE = "expires"
 MOST_KEYS = 1000
-"""Of one user: who logs in more often loses the keys that were used longest ago, a quarter at a time."""
+"""Keys of one user, at most; if there are more, the quarter that was used the longest ago is deleted."""
 _LOGIN_MS = _DAY_MS
-"""So long after its time of creation no login is still about to make its key."""
+"""Longer than this after the creation of an entry, its key cannot be still going to be stored."""
 _CHANGES = 6
-"""Tries at one change; each that is lost is another's success."""
+"""Attempts of one change; each that fails means that another process succeeded."""
 _LONGEST_PAUSE_S = 0.02
 _SEEN_KEPT = 1000
 
@@ -42,11 +42,11 @@ T = TypeVar("T")
 
 
 class DynamoHostKeys:
-    """See `app.auth.hostkeys.HostKeys`. A process may know of a revocation `remember_ms` late.
+    """See `app.auth.hostkeys.HostKeys`. A process sees a revocation up to `remember_ms` late.
 
-    That is what keeps a sync of seven requests at one read; a key not used for `idle_ms` ends.
-    Keys are listed by `app.auth.keyrings`; one from before there were rings is entered when it is next
-    touched, and works before that too.
+    This is due to the cache, with which a sync of seven requests reads its key once. A key that is not
+    used for `idle_ms` expires. Keys are listed by `app.auth.keyrings`; a key from before that index
+    existed is valid, and is added to it by the next `touch`.
     """
 
     def __init__(  # noqa: PLR0913 - by name
@@ -65,8 +65,9 @@ class DynamoHostKeys:
         self._remembered = RememberedKeys(remember_ms, remember_count)
 
     def add(self, record: KeyRecord) -> None:
+        # The index first: see `app.auth.keyrings`.
         entries = self._rings.enter(record)
-        # An item that is there already is our own, from a try whose answer was lost.
+        # An existing item is the same one, from an attempt whose answer was lost.
         self._table.put(self._item_of(record))
         if len(entries) > self._most_keys:
             with contextlib.suppress(ServiceUnavailable):  # the next login does it
@@ -98,6 +99,7 @@ class DynamoHostKeys:
             self._remembered.forget(record.hash)
             return
         self._remembered.add(record, self._clock_ms())
+        # A key from before the index existed.
         if "listed" not in item:
             self._rings.enter(record)
             listed = {":yes": {"BOOL": True}}
@@ -122,7 +124,7 @@ class DynamoHostKeys:
         now_s = self._clock_ms() // 1000
         items = self._items_of(entry for entries in rings.values() for entry in entries)
         for owner, entries in rings.items():
-            with contextlib.suppress(ServiceUnavailable):  # who may only read can list all the same
+            with contextlib.suppress(ServiceUnavailable):  # listing must work with read-only permissions
                 self._rings.leave(owner, [entry for entry in entries if self._is_over(entry, items)])
         records = [_record_of(item) for item in items.values() if int(item["expires"]["N"]) > now_s]
         return iter(sorted(records, key=lambda record: (record.created_ms, record.hash)))
@@ -134,11 +136,11 @@ class DynamoHostKeys:
         return self._table.find_many(_key_of(entry.hash) for entry in entries)
 
     def _is_over(self, entry: RingEntry, items: dict[str, Item]) -> bool:
-        """Whether the key of an entry, which was looked for, has gone and cannot be about to come."""
+        """Whether the key of an entry is not in `items`, and cannot be still going to be stored."""
         return _key_of(entry.hash) not in items and entry.created_ms + _LOGIN_MS < self._clock_ms()
 
     def _revoke(self, user: UserId, entries: Iterable[RingEntry]) -> int:
-        """End keys; their entries leave but those of which the key may be about to come."""
+        """Delete keys and their entries, except entries whose key may be still going to be stored."""
         count, over = 0, []
         for entry in entries:
             self._remembered.forget(entry.hash)
@@ -150,7 +152,7 @@ class DynamoHostKeys:
         return count
 
     def _thin_out(self, user: UserId, entries: Sequence[RingEntry]) -> None:
-        """End the keys that were used longest ago, so that the user's item stays small."""
+        """Delete the keys that were used the longest ago, so that the user's item stays small."""
         items = self._items_of(entries)
         self._rings.leave(user, [entry for entry in entries if self._is_over(entry, items)])
         records = sorted((_record_of(item) for item in items.values()), key=lambda record: record.used_ms)
@@ -185,7 +187,7 @@ class DynamoHostKeys:
 class DynamoCounts:
     """See `app.auth.attempts.Counts`. Each change is one conditional update, on a version number.
 
-    The counts as they were last seen are remembered, so most changes need no read before.
+    The last seen counts are cached, so most changes need no read.
     """
 
     def __init__(self, table: DynamoTable) -> None:
@@ -198,12 +200,13 @@ class DynamoCounts:
         return self._secret
 
     def change(self, key: bytes, now_ms: int, work: Callable[[State], T]) -> T:
-        # Nothing is remembered of most keys, as most have no item.
+        # Not in the cache: the first attempt assumes that there is no item, which is right for most keys.
         version, before = self._seen.pop(key, (0, {}))
         is_read = False
         for attempt in range(_CHANGES):
             state = dict(before)
             answer = work(state)
+            # `work` changed nothing, based on counts that were just read.
             if state == before and is_read:
                 return answer
             if state != before and self._store(key, version, state, now_ms):
@@ -219,7 +222,7 @@ class DynamoCounts:
         return (int(item["version"]["N"]), unpacked(bytes(item["state"]["B"]))) if item else (0, {})
 
     def _store(self, key: bytes, version: int, state: State, now_ms: int) -> bool:
-        """Store counts over those of a version; False if they are of another by now."""
+        """Replace the counts of a version; False if the item has another version by now."""
         names = {"#state": "state", "#version": "version", "#expires": TTL_ATTRIBUTE}
         values = {
             ":state": {"B": packed(state)},
@@ -232,6 +235,7 @@ class DynamoCounts:
             _count_key(key),
             "SET #state = :state, #version = :version, #expires = :expires",
             values,
+            # Version 0: there must be no item.
             condition="#version = :before" if version else "attribute_not_exists(#version)",
             names=names,
         )
@@ -243,7 +247,7 @@ class DynamoCounts:
         return True
 
     def _shared_secret(self) -> bytes:
-        """Made by whichever process needs it first."""
+        """The secret, which the first process that needs it creates."""
         fresh = secrets.token_bytes(32)
         if self._table.put({"pk": {"S": _SECRET_ITEM}, "value": {"B": fresh}}):
             return fresh

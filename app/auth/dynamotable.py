@@ -1,6 +1,6 @@
-"""The table of host keys and login attempts: items by one string key, single conditional writes.
+"""Reads and writes items of the DynamoDB table by one string key. Used by `dynamodb` and `keyrings`.
 
-Refuses the SDK's errors: they become the app's.
+Errors of the SDK become `ServiceUnavailable`; a failed condition is a result, not an error.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class DynamoTable:
         self._client, self._table = client, table
 
     def find(self, key: str) -> Item | None:
-        """The item, consistently read."""
+        """The item, by a consistent read, or None."""
         answer = self._call("get_item", Key=_at(key), ConsistentRead=True)
         item: Item | None = answer.get("Item") if answer else None
         return item
 
     def find_many(self, keys: Iterable[str]) -> dict[str, Item]:
-        """Those items that there are, each consistently read."""
+        """Key -> item, for the existing ones, by consistent reads."""
         found: dict[str, Item] = {}
         rest = iter(dict.fromkeys(keys))
         while batch := list(itertools.islice(rest, _AT_ONCE)):
@@ -52,7 +52,7 @@ class DynamoTable:
         return found
 
     def _read_some(self, wanted: list[Item], found: dict[str, Item]) -> list[Item]:
-        """Add what one answer brings; the keys that it left out."""
+        """Make one request, and add its items to `found`; returns the keys that were not processed."""
         request = {self._table: {"Keys": wanted, "ConsistentRead": True}}
         answer = self._call("batch_get_item", RequestItems=request) or {}
         for item in answer["Responses"].get(self._table, ()):
@@ -61,7 +61,7 @@ class DynamoTable:
         return left
 
     def list_keys(self, listing: str) -> Iterator[str]:
-        """The keys of all items listed under a name; late by moments, as the index is."""
+        """The keys of all items with this value of `listing`; the index is eventually consistent."""
         start: dict[str, Any] = {}
         while True:
             answer = self._call(
@@ -78,7 +78,7 @@ class DynamoTable:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def put(self, item: Item) -> bool:
-        """Write an item; False if there is one of that key."""
+        """Create an item; False if one with its key exists."""
         condition = "attribute_not_exists(pk)"
         answer = self._call("put_item", Item=item, ConditionExpression=condition)
         return answer is not None
@@ -86,7 +86,7 @@ class DynamoTable:
     def delete(
         self, key: str, condition: str = "attribute_exists(#pk)", names: dict[str, str] | None = None
     ) -> Item | None:
-        """Delete an item and return it; None where the condition does not hold."""
+        """Delete an item and return it; None if the condition failed."""
         answer = self._call(
             "delete_item",
             Key=_at(key),
@@ -106,7 +106,7 @@ class DynamoTable:
         condition: str | None = None,
         names: dict[str, str] | None = None,
     ) -> Item | None:
-        """Change an item, or make it; the item then, or None where the condition does not hold."""
+        """Update or create an item and return it; None if the condition failed."""
         optional = {"ConditionExpression": condition, "ExpressionAttributeNames": names}
         answer = self._call(
             "update_item",
@@ -120,7 +120,7 @@ class DynamoTable:
         return item
 
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
-        """The answer; None where the condition does not hold."""
+        """The answer; None if the condition failed."""
         if operation != "batch_get_item":
             parameters["TableName"] = self._table
         try:

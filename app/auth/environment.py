@@ -1,6 +1,6 @@
-"""Users named by SYNC_USERn, as the official server has them: name and password come with each start.
+"""Users from the variables SYNC_USERn, as on the official server. Used by `local` and `app.main`.
 
-Refuses to store anything: ids follow from the names, and passwords stay in the environment.
+Nothing is stored: the id of a user is derived from the name, and passwords are in the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from storage.types import UserId
 
 
 class EnvironmentUser:
-    """One of them; `stamp` changes when the password does."""
+    """One user; `stamp` changes with the password."""
 
     __slots__ = ("id", "name", "password_hash", "stamp")
 
@@ -28,10 +28,10 @@ class EnvironmentUser:
 
 
 class EnvironmentUsers:
-    """All of them, by name and by id. Cheap to make: nothing is hashed slowly at the start.
+    """All users, by name and by id.
 
-    `credentials`: (name, password) or, where `hashed`, (name, PHC hash).
-    Raises: ValueError naming the user whose hash cannot be used.
+    `credentials`: (name, password) or, if `hashed`, (name, PHC hash).
+    Raises: ValueError, with the name of the user whose hash cannot be used.
     """
 
     def __init__(self, credentials: Iterable[tuple[str, str]] = (), *, hashed: bool = False) -> None:
@@ -43,13 +43,13 @@ class EnvironmentUsers:
 
 
 def environment_id(name: str) -> UserId:
-    """The id of a SYNC_USERn: follows from the name, so the data is found again at each start."""
+    """The id of a SYNC_USERn, derived from the name, so that it is the same at each start."""
     digest = hashlib.sha256(b"ankisyncd environment user\0" + normal_name(name).encode())
     return UserId(f"env-{digest.hexdigest()[:32]}")
 
 
 def stamp_of(password: str) -> bytes:
-    """What a plain password is compared by; in memory only, for it is quick to guess from."""
+    """The hash by which a plain password is compared. It is a fast one: never store it unencrypted."""
     return hashlib.sha256(b"ankisyncd password\0" + normal_password(password).encode()).digest()
 
 

@@ -38,19 +38,19 @@ class KeyKind(StrEnum):
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One login of one device. Nothing in it lets anybody log in."""
+    """One login of one device. The key cannot be derived from it."""
 
     hash: bytes
     user: UserId
     client: str
-    """The client's own words about itself, cut short."""
+    """The client's description of itself, truncated."""
     created_ms: int
     used_ms: int
-    """Last use, to the hour or so: not every request writes."""
+    """The last use, within about an hour, as not every request writes it."""
     checked_ms: int
     """When the user directory last confirmed this login."""
     sealed: bytes
-    """The directory's proof, readable only with the host key."""
+    """The directory's proof, encrypted with the host key."""
     kind: KeyKind = KeyKind.DEVICE
     name: str = ""
     """Of a browser: the name that its user signed in with. Of a password: what its user called it. Of a
@@ -60,45 +60,44 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def id(self) -> str:
-        """Names the key in lists and commands."""
+        """The id of the key in lists and commands: the start of its hash."""
         return self.hash.hex()[:ID_LENGTH]
 
 
 class HostKeys(Protocol):
-    """Where keys are kept. All methods raise ServiceUnavailable when that place is away.
+    """The store of host keys. All methods raise ServiceUnavailable if it is not available.
 
-    A key added is found, and a key removed is not, by every process once the method has returned;
-    a backend that caches says for how long it may be late.
+    After a method has returned, all processes see its effect; a backend with a cache documents the delay.
     """
 
     def add(self, record: KeyRecord) -> None:
-        """Keep a new key; durable on return."""
+        """Store a new key; durable on return."""
 
     def find(self, key_hash: bytes) -> KeyRecord | None:
-        """The key's record; None where it never was, was revoked or is too old. Every request asks."""
+        """The record of a key; None if it is unknown, revoked or too old. Called by every request."""
 
     def touch(self, record: KeyRecord) -> None:
-        """Store `used_ms`, `checked_ms` and `sealed` of a key that still is there; never revives one."""
+        """Update `used_ms`, `checked_ms` and `sealed` of a key, unless it has been revoked meanwhile."""
 
     def revoke(self, key_hash: bytes) -> bool:
-        """Forget a key; False where there was none."""
+        """Delete a key; returns whether it existed."""
 
     def revoke_all(self, user: UserId) -> int:
-        """Forget all keys of a user; how many there were."""
+        """Delete all keys of a user; returns their number."""
 
     def list(self, user: UserId | None = None) -> Iterator[KeyRecord]:
         """The keys of one user or of all, oldest first."""
 
 
 def new_key(user: UserId) -> str:
-    """A key to hand out: 256 random bits, a dot, and the user's id; letters, digits, `-`, `_` and `.`."""
+    """A new key: 256 random bits, a dot, and the user's id; characters [A-Za-z0-9._-]."""
     return f"{secrets.token_urlsafe(KEY_BYTES)}.{user}"
 
 
 def claimed_user(key: str) -> UserId | None:
-    """The user that a key names; None for keys made before keys named one, and for what is no key.
+    """The user id in a key; None for older keys without one, and for invalid keys.
 
-    It is a claim and proves nothing: anybody can write such a text.
+    It is unchecked: a client can send any text.
     """
     user = UserId(key.partition(".")[2])
     try:
@@ -127,13 +126,13 @@ def key_id(key: str) -> str:
 
 
 def seal(key: str, user: UserId, proof: bytes) -> bytes:
-    """Encrypt `proof` under the host key and bind it to the user: AES-256-GCM, nonce in front."""
+    """Encrypt `proof` with the host key: nonce, then AES-256-GCM with the user id as associated data."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return nonce + _cipher(key).encrypt(nonce, proof, user.encode())
 
 
 def unseal(key: str, user: UserId, sealed: bytes) -> bytes | None:
-    """The proof; None when it was not sealed with this key for this user."""
+    """Decrypt a proof; None if it was not encrypted with this key for this user."""
     try:
         return _cipher(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], user.encode())
     except (InvalidTag, ValueError):

@@ -1,7 +1,8 @@
-"""Which keys a user has: one item per user, so that they are listed and revoked without a scan.
+"""The index of host keys by user, in DynamoDB: one item per user, so that keys are listed without a scan.
 
-A key is entered here before it is made, and leaves after it has ended. So a process that dies
-between two writes leaves an entry without a key, which harms nobody, and never a key without entry.
+Used by `dynamodb`. An entry is added before its key is stored, and removed after the key was deleted. If a
+process dies between the two writes, there is an entry without a key, which is harmless, but never a key
+without an entry.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ _TIME_BYTES: Final = 8
 
 
 class RingEntry(NamedTuple):
-    """One key, by its hash, and when it was made."""
+    """One key: its hash, and when it was created."""
 
     created_ms: int
     hash: bytes
 
 
 class KeyRings:
-    """Each change is one update of a set: it needs no condition, and repeated it does nothing."""
+    """The index. Each change is one update of a set, which is idempotent and needs no condition."""
 
     def __init__(self, table: DynamoTable) -> None:
         self._table = table
 
     def enter(self, record: KeyRecord) -> list[RingEntry]:
-        """Add a key that is about to be made; all that the user has then."""
+        """Add the entry of a key that is going to be stored; returns all entries of the user."""
         values = {":entry": _packed([entry_of(record)]), ":listing": {"S": _LISTING}}
         names = {"#keys": "keys", "#listing": "listing"}
         change = "ADD #keys :entry SET #listing = :listing"
         return _entries_of(self._table.update(_PREFIX + record.user, change, values, names=names))
 
     def leave(self, user: UserId, entries: Iterable[RingEntry]) -> None:
-        """Take out keys that have ended; a user without any is forgotten."""
+        """Remove entries; if the user has none left, the item is deleted."""
         packed = _packed(entries)
         if not packed["BS"]:
             return
@@ -52,16 +53,16 @@ class KeyRings:
             self._table.delete(_PREFIX + user, "attribute_not_exists(#keys)", {"#keys": "keys"})
 
     def find(self, user: UserId) -> list[RingEntry]:
-        """All that the user has, and perhaps some that have ended."""
+        """All entries of a user; some of their keys may not exist any more."""
         return _entries_of(self._table.find(_PREFIX + user))
 
     def find_many(self, users: Iterable[UserId]) -> dict[UserId, list[RingEntry]]:
-        """As `find`, of several users."""
+        """As `find`, for several users."""
         items = self._table.find_many(_PREFIX + user for user in users)
         return {_user_of(key): _entries_of(item) for key, item in items.items()}
 
     def list_users(self) -> Iterator[UserId]:
-        """All users that have keys; one that logged in for the first time a moment ago may be missed."""
+        """All users that have keys; one whose first login was a moment ago may be missing."""
         return (_user_of(key) for key in self._table.list_keys(_LISTING))
 
 
@@ -79,7 +80,7 @@ def _packed(entries: Iterable[RingEntry]) -> dict[str, list[bytes]]:
 
 
 def _entries_of(item: Item | None) -> list[RingEntry]:
-    """Oldest first."""
+    """The entries in an item, oldest first."""
     values: list[Any] = (item or {}).get("keys", {}).get("BS", [])
     packed = sorted(bytes(value) for value in values)
     return [RingEntry(int.from_bytes(value[:_TIME_BYTES]), value[_TIME_BYTES:]) for value in packed]

@@ -1,6 +1,6 @@
-"""The local user list, and SYNC_USERn beside it. Changed by any process, seen by all at once.
+"""The user directory of the local user list and SYNC_USERn. Used by `authenticator` and `ankisyncctl`.
 
-`LocalUsers` is the directory of the server and of `ankisyncctl`.
+Changes by one process are visible to all others at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
 class UserListError(AppError):
-    """A change of the user list that cannot be made; the text is for the person at the command."""
+    """A change of the user list that cannot be made; the text is for the user of the command."""
 
 
 class ListedUser(msgspec.Struct, frozen=True):
@@ -40,10 +40,10 @@ class ListedUser(msgspec.Struct, frozen=True):
 
 
 class LocalUsers:
-    """See `app.auth.users.UserDirectory`. A name in the list goes before a SYNC_USERn of that name."""
+    """See `app.auth.users.UserDirectory`. A user in the list hides a SYNC_USERn with the same name."""
 
     verify_at_once = 2
-    """Each takes 32 MiB and a core for 55 ms."""
+    """Each one takes 32 MiB and a core for 55 ms."""
     recheck_after_ms = 0
     outage_grace_ms = 0
 
@@ -60,17 +60,19 @@ class LocalUsers:
         self._dummy_hashes = tuple({_kind(text): text for text in hashes}.values())
 
     def verify(self, username: str, password: str) -> Identity:
-        """As the port says; equal time by construction.
+        """See the port.
 
-        Every login verifies one argon2id hash and one of each kind that SYNC_USERn have, a dummy
-        where the user has none of that kind.
+        To take the same time for all users, every login verifies one argon2id hash, and one hash of each
+        kind that SYNC_USERn have; if the user has no hash of a kind, a dummy is used.
         """
         name = normal_name(username)
         rows = self._file.read("SELECT id, password, stamp FROM users WHERE name = ?", (name,))
         fixed = None if rows else self._environment.by_name.get(name)
+        # None for an unknown user, and for a SYNC_USERn with a plain password.
         own_hash = rows[0][1] if rows else fixed.password_hash if fixed else None
         hashes = self._hashes_to_verify(own_hash)
         answers = dict(zip(hashes, self._passwords.verify(password, hashes), strict=True))
+        # In constant time, and for unknown names, too.
         same_stamp = hmac.compare_digest(stamp_of(password), fixed.stamp if fixed else b"\0" * 32)
         if not (answers[own_hash] if own_hash else fixed is not None and same_stamp):
             raise AuthError("wrong user name or password")
@@ -81,10 +83,10 @@ class LocalUsers:
         return self.find(username) is not None
 
     def confirm(self, identity: Identity) -> Identity | None:
-        """As the port says: the stamp must be that of the present password.
+        """See the port: the stamp must be that of the present password.
 
-        Raises: AuthError for an unknown user, whose key is not ended: a SYNC_USERn may be back at the next
-        start. `remove` itself ends the keys of a user of the list.
+        Raises: AuthError for an unknown user. The key is not deleted, as a SYNC_USERn may be there again
+        at the next start; the keys of users in the list are deleted by `remove`.
         """
         rows = self._file.read("SELECT stamp FROM users WHERE id = ?", (identity.user,))
         if rows:
@@ -95,9 +97,9 @@ class LocalUsers:
         return identity if hmac.compare_digest(fixed.stamp, identity.proof) else None
 
     def add(self, name: str, password: str, *, user: UserId | None = None) -> ListedUser:
-        """A new user; with `user` one who takes over the data kept under that id.
+        """Add a user; with `user`, one with this id, who gets the data stored under it.
 
-        `environment_id(name)` is the id that the SYNC_USERn of that name has.
+        `environment_id(name)` is the id of the SYNC_USERn with this name.
         """
         name = normal_name(name)
         if fault := fault_of_name(name) or fault_of_password(password):
@@ -121,7 +123,7 @@ class LocalUsers:
         return ListedUser(user, name, "list", now_ms, now_ms)
 
     def change_password(self, name: str, password: str) -> ListedUser:
-        """Another password; all keys of the user die in the same transaction."""
+        """Change a password, and delete all keys of the user, in one transaction."""
         if fault := fault_of_password(password):
             raise UserListError(fault)
         user = self._read_listed(name)
@@ -136,7 +138,7 @@ class LocalUsers:
         return msgspec.structs.replace(user, changed_ms=now_ms)
 
     def remove(self, name: str) -> ListedUser:
-        """Forget a user and its keys in one transaction; its databases are not touched."""
+        """Remove a user and its keys, in one transaction; its data are not touched."""
         user = self._read_listed(name)
 
         def delete(connection: apsw.Connection) -> None:
@@ -147,12 +149,12 @@ class LocalUsers:
         return user
 
     def find(self, name: str) -> ListedUser | None:
-        """The user of that name, from the list or from SYNC_USERn."""
+        """The user with this name, from the list or from SYNC_USERn."""
         name = normal_name(name)
         return next((user for user in self.list() if user.name == name), None)
 
     def shadowed(self) -> list[str]:
-        """Names of SYNC_USERn that the list has too, so that their password there does nothing."""
+        """Names of SYNC_USERn that are in the list, too, so that the variable has no effect."""
         names = {row[0] for row in self._file.read("SELECT name FROM users")}
         return sorted(names & self._environment.by_name.keys())
 
@@ -187,11 +189,11 @@ class LocalUsers:
 
 
 def fault_of_password(password: str) -> str | None:
-    """Why a password cannot be one; None where it can."""
+    """Why a password is invalid; None if it is valid."""
     return None if password else "a password cannot be empty"
 
 
 def _kind(text: str) -> str:
-    """What a hash costs: its algorithm and, but for argon2id, its number of rounds."""
+    """What the time to verify a hash depends on: algorithm and, except for argon2id, iterations."""
     algorithm, parameters = text.split("$")[1:3]
     return algorithm if algorithm == "argon2id" else f"{algorithm} {parameters}"

@@ -1,4 +1,4 @@
-"""Host keys in the users' file. Revoked by any process, dead in all at once: nothing is cached."""
+"""The store of host keys in the users' file. Nothing is cached, so a revocation takes effect at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = "hash, user, client, created_ms, used_ms, checked_ms, sealed, kind, n
 
 
 class LocalHostKeys:
-    """See `app.auth.hostkeys.HostKeys`. `find` is one read of one row, where it is called."""
+    """See `app.auth.hostkeys.HostKeys`. `find` reads one row, on the event loop."""
 
     def __init__(self, file: UsersFile) -> None:
         self._file = file
@@ -52,7 +52,7 @@ class LocalHostKeys:
 
 
 def delete_keys_of(connection: apsw.Connection, user: UserId) -> int:
-    """Inside a transaction that also changes the user: its keys go with it."""
+    """Delete the keys of a user, in a transaction of the caller; returns their number."""
     return _changes(connection, "DELETE FROM keys WHERE user = ?", (user,))
 
 

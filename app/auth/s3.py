@@ -1,7 +1,7 @@
-"""Host keys as small objects of a bucket, for those who host with an S3-compatible store alone.
+"""The store of host keys in a bucket, for installations with an S3-compatible service and no table.
 
-One object per key, `hostkeys/<hash in hex>` below the prefix. It is renewed on condition that it is
-the one that was read, so that a revoked key never comes back; a renewal that fails is left out.
+One object per key, `hostkeys/<hash in hex>` under the prefix. An update is conditional on the ETag that
+was read, so that a revoked key is not stored again; if the condition fails, the update is skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "4
 
 
 class S3HostKeys:
-    """See `app.auth.hostkeys.HostKeys`. A process may know of a revocation `remember_ms` late."""
+    """See `app.auth.hostkeys.HostKeys`. A process sees a revocation up to `remember_ms` late."""
 
     def __init__(  # noqa: PLR0913 - by name
         self,
@@ -59,7 +59,7 @@ class S3HostKeys:
         if found is None:
             return
         body = msgspec.msgpack.encode(record)
-        # Some stores want the ETag spelt without its quotes.
+        # Some services want ETags without quotes.
         for spelt in (etag, etag.strip('"')):
             if self._call("put_object", **self._at(record.hash), Body=body, IfMatch=spelt) is not None:
                 self._remembered.add(record, self._clock_ms())
@@ -105,7 +105,7 @@ class S3HostKeys:
         return msgspec.msgpack.decode(body, type=KeyRecord), answer["ETag"]
 
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
-        """The answer; None where the object is not there, or not the one that was meant."""
+        """The answer; None if the object is missing, or if the condition failed."""
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
         except ClientError as exc:

@@ -1,4 +1,4 @@
-"""The queue in which logins wait to be verified; see `Turns`."""
+"""The queue of logins that wait for the verification of their password. Used by `authenticator`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from app.errors import ServiceUnavailable
 
 _FORGET_S = 5.0
-"""One arrival of a group is forgotten in so many seconds."""
+"""One arrival of a group is forgotten every so many seconds."""
 _GROUPS_KEPT = 20_000
 
 
@@ -23,10 +23,11 @@ class _Waiter:
 
 
 class Turns:
-    """Lets `at_once` callers in; of those that wait, the ones whose groups came least of late go first.
+    """A semaphore of `at_once` places. The waiting caller with the fewest recent arrivals is next.
 
-    A group is whatever callers have in common: a user name, a network. So a flood of logins for one
-    name, or from one network, waits behind everybody else. One per process.
+    Arrivals are counted per group; a group is a property that callers share, such as the user name or the
+    network. So during a flood of logins for one name, or from one network, all other logins go first. One
+    per process.
     """
 
     def __init__(
@@ -36,14 +37,14 @@ class Turns:
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiter] = {}
         self._arrivals = 0
-        # When the arrivals of a group will all be forgotten: each adds _FORGET_S to what is left.
+        # Group -> the time when all its arrivals will be forgotten; each arrival adds _FORGET_S.
         self._forgotten_s: dict[Hashable, float] = {}
 
     @contextmanager
     def turn(self, groups: Sequence[Hashable]) -> Iterator[None]:
         """Hold one of the places within the block.
 
-        Raises: ServiceUnavailable when none became free in time.
+        Raises: ServiceUnavailable if none became free within `wait_s`.
         """
         with self._lock:
             self._count(groups)
@@ -53,9 +54,10 @@ class Turns:
                 self._free -= 1
             else:
                 waiter = self._waiting[number] = _Waiter(groups)
-        # Whoever is no longer among those that wait has been given a place, if only at the last moment.
+        # A caller that is not in `_waiting` any more has been given a place, maybe just after the timeout.
         if waiter and not waiter.called.wait(self._wait_s):
             with self._lock:
+                # Still waiting at the timeout.
                 if self._waiting.pop(number, None):
                     raise ServiceUnavailable("too many logins at once")
         try:
@@ -65,7 +67,7 @@ class Turns:
                 self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give a place to the next caller; a few microseconds for each that waits."""
+        """Give a free place to the next caller; takes a few microseconds per waiting caller."""
         now_s = self._clock_s()
         if not self._waiting:
             self._free += 1
@@ -79,6 +81,8 @@ class Turns:
         self._arrivals += 1
         now_s = self._clock_s()
         if len(self._forgotten_s) + len(groups) > _GROUPS_KEPT:
+            # Drop groups whose arrivals are all forgotten; if there are still too many, start again with
+            # none.
             kept = {group: end_s for group, end_s in self._forgotten_s.items() if end_s > now_s}
             self._forgotten_s = kept if len(kept) < _GROUPS_KEPT // 2 else {}
         for group in groups:

@@ -1,4 +1,7 @@
-"""The port of the user directory: who may log in, and whether a login still stands."""
+"""The port of the user directory, which checks passwords and confirms earlier logins.
+
+Used by `authenticator`; implemented by `local` and `cognito`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ NAME_LENGTH = 128
 
 
 class Identity:
-    """Who a password belonged to, and what that login rests on.
+    """The user of a login, and the directory's proof of it.
 
-    `proof` is the directory's own: whatever it needs to say later whether the login still stands
-    (a stamp of the password, a refresh token). It is stored only sealed under the host key.
+    `proof` is what the directory needs to confirm the login later (a stamp of the password, a refresh
+    token). It is stored only encrypted with the host key.
     """
 
     __slots__ = ("proof", "user")
@@ -28,7 +31,7 @@ class Identity:
 
 
 class CannotConfirm(ServiceUnavailable):
-    """One login cannot be confirmed now; logins of others may well be."""
+    """A login that cannot be confirmed now, while those of other users may be."""
 
 
 class UserDirectory(Protocol):
@@ -45,26 +48,26 @@ class UserDirectory(Protocol):
     process, and `confirm` answers at once."""
 
     def verify(self, username: str, password: str) -> Identity:
-        """Check a password; an unknown name costs the same time. Raises: AuthError."""
+        """Check a password; takes the same time for an unknown name. Raises: AuthError."""
 
     def knows(self, username: str) -> bool | None:
         """Whether there is a user of that name; None if that cannot be told. Never answered to a client."""
 
     def confirm(self, identity: Identity) -> Identity | None:
-        """The identity with its proof as it now is; None once user or password are no longer good.
+        """The identity with its present proof; None if the login has ended (user removed, password changed).
 
-        Raises: CannotConfirm; ServiceUnavailable; AuthError when this request is to be refused. Only None
-        ends the key for good, so it must be certain.
+        None deletes the key, so it must be certain. Raises: CannotConfirm; ServiceUnavailable; AuthError
+        to reject this request without deleting the key.
         """
 
 
 def normal_name(name: str) -> str:
-    """One spelling of a name: two keyboards may compose the same letter differently."""
+    """The name in Unicode normal form C, as keyboards may compose the same letter differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def fault_of_name(name: str) -> str | None:
-    """Why a new user may not be called so; None where it may."""
+    """Why a user name is invalid; None if it is valid."""
     if not name or len(name) > NAME_LENGTH:
         return f"a user name has 1 to {NAME_LENGTH} characters"
     if name != name.strip():

@@ -1,6 +1,6 @@
-"""The SQLite file of the user list, the host keys and the counts of login attempts; shared by all processes.
+"""The SQLite file of user list, host keys and counts of login attempts, shared by all processes of a host.
 
-What the rows mean is known to `app.auth.local`, `localkeys` and `attempts`.
+Used by `app.auth.local`, `localkeys` and `attempts`, which define the meaning of the rows.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ T = TypeVar("T")
 
 
 class UsersFile:
-    """Readers never wait for writers (WAL), and see every write at once, from any process.
+    """The file. Readers never wait for writers (WAL), and see writes of all processes at once.
 
-    `read` runs where it is called, a few microseconds; it must not be called by two threads at a
-    time. `write` runs off the event loop.
+    `read` takes a few microseconds and runs on the event loop; it must not be called by two threads at the
+    same time. `write` runs off the event loop.
     """
 
     def __init__(self, path: Path, offload: Offload[Any]) -> None:
@@ -94,14 +94,14 @@ class UsersFile:
     def read(self, sql: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
         """The rows of one statement."""
         try:
-            # Opened by the first request: a connection must not be carried through a fork.
+            # Opened by the first request, as a connection must not be used across a fork.
             reader = self._reader = self._reader or self._open()
             return reader.execute(sql, bindings).fetchall()
         except _AWAY as exc:
             raise _away(exc) from exc
 
     def revision(self) -> int:
-        """Another number after each write to the file, by any process. See `read` for who may ask."""
+        """A number that changes with each write to the file by any process. Threads: as `read`."""
         ((revision,),) = self.read("PRAGMA data_version")
         return int(revision)
 
@@ -112,6 +112,7 @@ class UsersFile:
             try:
                 connection = self._open()
                 try:
+                    # In WAL mode, NORMAL does not sync a commit.
                     connection.pragma("synchronous", "FULL" if durable else "NORMAL")
                     connection.execute("BEGIN IMMEDIATE")
                     answer = work(connection)
@@ -155,10 +156,10 @@ class UsersFile:
         return connection
 
     def _create(self) -> None:
-        """Make the file, readable by its owner only, whole before it has its name.
+        """Create the file under a temporary name, readable by its owner only, and rename it.
 
-        Made by root, as by a command with sudo, it belongs to the owner of the folder: else the server
-        could not read it. SQLite gives the files that it makes beside it the same owner and mode.
+        If root creates it (a command with sudo), it gets the owner of the folder, so that the server can
+        read it. SQLite gives its -wal and -shm files the same owner and mode.
         """
         folder = self._path.parent
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -173,19 +174,20 @@ class UsersFile:
             connection.execute(
                 f"BEGIN IMMEDIATE; {_SCHEMA} {_COUNTS} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;"
             )
-            connection.close()  # the last one: the log is folded in and goes
+            connection.close()  # the last connection: SQLite checkpoints and removes the WAL
             if os.geteuid() == 0:
                 owner = folder.stat()
                 for made in (new, Path(f"{self._path}.lock")):
                     os.chown(made, owner.st_uid, owner.st_gid)
+            # The file is complete now: other processes never see a partial one.
             new.rename(self._path)
             _sync_folder(folder)
 
 
 def _close_to_others(path: Path) -> None:
-    """A file restored from a backup, or made by hand, may be readable by others."""
+    """Remove permissions of group and others, which a file restored from a backup may have."""
     for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}.lock")):
-        # A file that is not there, or is another user's, stays as it is; what cannot be read is found next.
+        # Files that are missing or belong to another user are skipped.
         with suppress(OSError):
             mode = name.stat().st_mode
             if mode & 0o077:

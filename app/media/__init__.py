@@ -1,1 +1,1 @@
-"""The media protocol: one file per step."""
+"""The media protocol: one module per method."""

@@ -1,4 +1,4 @@
-"""begin: tells the USN of the user's media, out of the head record alone."""
+"""The method `begin`: the USN of the user's media. It reads the head record only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from storage.types import Head
 
 
 def begin(payload: bytes, hkey: str, head: Head) -> bytes:
-    """`{usn, sk}`; `sk` is the host key, which older clients go on with."""
+    """`{usn, sk}`; `sk` is the host key, which older clients use from then on."""
     read_begin(payload)
     return answer(BeginAnswer(usn_of(head), hkey))
 
 
 def usn_of(head: Head) -> int:
-    """The last USN given; 0 for a user who never had media."""
+    """The last USN of a media index; 0 if the user never had media."""
     return head.stamps.get("usn", 0)

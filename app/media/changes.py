@@ -1,4 +1,4 @@
-"""mediaChanges: lists what changed after the client's USN."""
+"""The method `mediaChanges`: lists the changes after the client's USN."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from storage.types import UserId
 
 
 def media_changes(payload: bytes, user: UserId, gate: IndexGate) -> bytes:
-    """`[[name, usn, sha1 or ""], ...]` by ascending USN, at most 1000.
+    """`[[name, usn, sha1 or ""], ...]`, ordered by USN, at most 1000.
 
-    The client asks again from the last row's USN until the list is empty; that last question needs
-    no checkout.
+    The client repeats the request with the last row's USN until the list is empty; an empty answer needs no
+    checkout.
     """
     last_usn = read_changes(payload).last_usn
     head = gate.head(user)
+    # The client is up to date.
     if last_usn >= usn_of(head):
         return answer([])
     return gate.read(user, lambda index: answer(index.changes_since(last_usn)), otherwise=answer([]))

@@ -1,4 +1,4 @@
-"""downloadFiles: gives files in a zip, as many as fit."""
+"""The method `downloadFiles`: sends files in a zip, as many as fit."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from storage.types import UserId
 
 MAX_FILES: Final = 25
 _TARGET_BYTES: Final = 5 * 1024 * 1024 // 2
-"""Once the files have more than this, none is added. Source: rslib/src/sync/media/mod.rs."""
+"""When the files have more than this in total, no more are added. Source: rslib/src/sync/media/mod.rs."""
 
 _BLOCK_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file on its way to a client; nothing can be missing any more once this exists."""
+    """A zip that is sent to a client. All blobs have been found and verified when it is created."""
 
     size_bytes: int
     blocks: Iterator[bytes]
 
 
 def download_files(payload: bytes, user: UserId, gate: IndexGate, blobs: Blobs) -> Download:
-    """A zip of the first files asked for: members "0", "1", ..., then `_meta` = `{"0": name, ...}`.
+    """A zip of the first requested files: members "0", "1", ..., then `_meta` = `{"0": name, ...}`.
 
-    Raises: ProtocolError for more than 25 names. FileMissing for a file that is unknown, removed,
-    or whose blob is lost or has other bytes than were uploaded; the last is then forgotten without a
-    tombstone, so that the loss does not delete it on other devices and any of them may upload it again.
-    Never an empty zip for a non-empty question: clients would ask for ever.
+    Raises: ProtocolError for more than 25 names; FileMissing for a file that is unknown or removed, or
+    whose blob is lost or damaged. The row of a lost file is deleted without a tombstone, so that other
+    devices keep the file and can upload it again. A request with names never gets an empty zip, as clients
+    would repeat it for ever.
     """
     names = read_download(payload).files
     if len(names) > MAX_FILES:
@@ -47,6 +47,7 @@ def download_files(payload: bytes, user: UserId, gate: IndexGate, blobs: Blobs) 
     contents = _contents(rows, blobs)
     lost = [row for row, content in zip(rows, contents, strict=True) if content is None]
     if lost:
+        # So that an upload of the same file is a change, and is stored.
         gate.change(user, lambda index: index.drop_rows(lost))
         names_lost = ", ".join(f"{row.name!r} ({key_of(row.sha256)})" for row in lost)
         raise FileMissing(f"the content of {names_lost} is lost or damaged; devices send it again")
@@ -64,6 +65,7 @@ def _that_fit(names: Sequence[str], found: Sequence[FileRow | None]) -> list[Fil
     rows: list[FileRow] = []
     total_bytes = 0
     for name, row in zip(names, found, strict=True):
+        # The client requests the rest again.
         if total_bytes > _TARGET_BYTES:
             break
         if row is None:
@@ -74,10 +76,10 @@ def _that_fit(names: Sequence[str], found: Sequence[FileRow | None]) -> list[Fil
 
 
 def _contents(rows: Sequence[FileRow], blobs: Blobs) -> list[Iterator[bytes] | None]:
-    """The content of each row, or None where it is lost, with each blob found before this returns.
+    """The content of each row, or None if it is lost or damaged.
 
-    All but the last row have 2.5 MiB together and are read whole; the last may have 100 MiB and, if it is
-    large, is read once to compare it with its hash, and then streamed.
+    All rows but the last have at most 2.5 MiB in total, and are read at once. The last may have 100 MiB:
+    if it is large, it is read once to verify its hash, and then streamed.
     """
     is_last_large = bool(rows) and rows[-1].size_bytes >= LARGE_BYTES
     whole = rows[:-1] if is_last_large else rows

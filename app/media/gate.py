@@ -1,6 +1,6 @@
-"""The one way to a user's media index: checkout, transaction, commit, and another try on conflict.
+"""Reads and changes a user's media index: checkout, transaction, commit, and retry on conflict.
 
-The steps of the protocol pass functions over a `MediaIndex`.
+Used by all methods of the media protocol, which pass functions that work on a `MediaIndex`.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ T = TypeVar("T")
 Stamps = dict[str, int | bool]
 
 _PATIENCE_S = 20.0
-"""From when on no other try is begun. Clients give up when nothing comes for 30 s."""
+"""After this time no other attempt is started. Clients give up after 30 s without an answer."""
 _LEAST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 1.0
 
 
 class Waiting(NamedTuple):
-    """How to wait between two tries."""
+    """How to wait between two attempts."""
 
     sleep: Callable[[float], None]
-    """Lets the process go on."""
+    """Sleeps without blocking the event loop."""
     monotonic_s: Callable[[], float]
 
 
 class Changed(NamedTuple):
-    """What became of a change."""
+    """The result of a change."""
 
     stamps: Stamps
-    """That hold now."""
+    """The current ones, after the change."""
     is_committed: bool
 
 
 class IndexGate:
     """Reads and changes media indexes.
 
-    `locks` gives the lock of a database within this process: two requests of one user would only
-    make each other's commit fail. Between processes the head's guard decides: each conflict means that
-    another process has committed a batch of the same user, and the next try waits for a random time.
+    `locks` gives the lock of a database in this process, as two requests of one user would only make each
+    other's commits fail. Between processes the condition of the head update decides: a conflict means that
+    another process has committed a batch of the same user, and the next attempt starts after a random
+    time.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators by name
@@ -74,11 +75,11 @@ class IndexGate:
         self._waiting = waiting
 
     def head(self, user: UserId) -> Head:
-        """The head record, for what can be answered from it alone."""
+        """The head record, for answers that need nothing else."""
         return self._store.head(DatabaseId(user, DatabaseKind.MEDIA))
 
     def read(self, user: UserId, function: Callable[[MediaIndex], T], *, otherwise: T) -> T:
-        """What `function` finds in the index; `otherwise` for a user who never had media."""
+        """Call `function` with the index, and return its result; `otherwise` if the user never had media."""
 
         def attempt(database: DatabaseId) -> T:
             head = self._store.head(database)
@@ -110,7 +111,7 @@ class IndexGate:
 
         @contextlib.contextmanager
         def putting() -> Iterator[Objects]:
-            """What is still to be put: a commit that lost to another one has put it."""
+            """The objects that are not put yet: a commit that fails with Conflict has put them already."""
             nonlocal left
             try:
                 yield left
@@ -127,8 +128,8 @@ class IndexGate:
             with self._store.discarding(checkout):
                 stamps: Stamps | None = self._offload(lambda: _changed(checkout, function))
             if stamps is not None:
-                # A batch has 25 files at most, whose rows are committed in less time than a hop to a thread
-                # takes. A commit discards on its own.
+                # A batch has at most 25 rows, which are committed in less time than handing the work to a
+                # thread takes. If the commit fails, it discards the checkout itself.
                 commit = self._commit(stamps, origin)
                 with putting() as objects:
                     self._store.commit(checkout, head, commit, beside=objects, way=run_here)
@@ -145,7 +146,7 @@ class IndexGate:
         beside: Objects,
         origin: Origin,
     ) -> Changed:
-        """The first change of a user: a new file becomes the first version."""
+        """Make the first change of a user: a new index becomes version 1."""
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="media-") as folder:
             path = Path(folder, "index")
             stamps: Stamps | None = self._offload(lambda: _created(path, function))
@@ -161,6 +162,7 @@ class IndexGate:
         database = DatabaseId(user, DatabaseKind.MEDIA)
         end_s = self._waiting.monotonic_s() + _PATIENCE_S
         longest_s = _LEAST_PAUSE_S
+        # Held while waiting, too: other requests of this process for the same user wait here.
         with self._locks(database):
             while True:
                 try:
@@ -169,6 +171,7 @@ class IndexGate:
                     if self._waiting.monotonic_s() >= end_s:
                         raise
                 self._waiting.sleep(random.uniform(0, longest_s))  # noqa: S311 - nothing to guess
+                # Exponential back-off with full jitter.
                 longest_s = min(2 * longest_s, _LONGEST_PAUSE_S)
 
 

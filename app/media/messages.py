@@ -1,6 +1,6 @@
-"""The messages of the media protocol: what clients send, and how answers are wrapped.
+"""The messages of the media protocol: requests, and the envelope of answers.
 
-The only home of the media protocol's wire names. Types are as strict as the official server's.
+No other module has wire names of the media protocol. The types are as strict as the official server's.
 Source: rslib/src/sync/media/{begin,changes,upload,download,sanity,protocol}.rs.
 """
 
@@ -18,38 +18,38 @@ UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
 
 class BeginRequest(msgspec.Struct, frozen=True):
-    """Opens a media sync; the version must be there, and is looked at no further."""
+    """Starts a media sync; the client's version is required, and not used."""
 
     client_version: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(name="v")
 
 
 class BeginAnswer(msgspec.Struct, frozen=True):
-    """The last USN given, and the host key in place of the session key of old."""
+    """The last USN, and the host key, which has replaced the session key of older protocol versions."""
 
     usn: int
     host_key: str = msgspec.field(name="sk")
 
 
 class ChangesRequest(msgspec.Struct, frozen=True):
-    """Asks for what changed after a USN."""
+    """Requests the changes after a USN."""
 
     last_usn: Int32 = msgspec.field(name="lastUsn")
 
 
 class DownloadRequest(msgspec.Struct, frozen=True):
-    """Asks for the contents of files, in this order."""
+    """Requests the contents of files, in this order."""
 
     files: list[str]
 
 
 class SanityRequest(msgspec.Struct, frozen=True):
-    """Tells how many files the client has."""
+    """The number of files that the client has."""
 
     local_count: UInt32 = msgspec.field(name="local")
 
 
 UploadEntries = list[tuple[str, str | None]]
-"""`_meta` of an uploaded zip: (file name, name of its member in the zip); no member: removed."""
+"""`_meta` of an uploaded zip: (file name, name of its member in the zip, or None if the file was removed)."""
 
 
 read_begin: Final[Callable[[bytes], BeginRequest]] = reader(BeginRequest)
@@ -70,5 +70,5 @@ def refusal(text: str) -> bytes:
 
 
 def answer(content: Any) -> bytes:
-    """`{"data": content, "err": ""}`: older clients want `err` in every answer."""
+    """`{"data": content, "err": ""}`; older clients need `err` in every answer."""
     return msgspec.json.encode(_Answer(content))

@@ -1,7 +1,8 @@
-"""Zips in memory of the form in which clients write them: stored members, one behind the other, no frills.
+"""A fast parser for zips in memory of the form that clients write: stored members without gaps.
 
-Refuses to judge: anything else is `zipfile`'s to read or to refuse, and never comes out differently here.
-Source: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7, 4.3.12 and 4.3.16.
+Used by `unzip`. A zip of any other form gives None, and is parsed by `zipfile`; for zips of this form both
+give the same result. Source: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7,
+4.3.12 and 4.3.16.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NAME: Final = re.compile(rb"[A-Za-z0-9_]{1,100}").fullmatch
 
 
 class Member(NamedTuple):
-    """Where the content of one member is, and the CRC-32 it should have."""
+    """Position, size and expected CRC-32 of the content of one member."""
 
     start: int
     size_bytes: int
@@ -30,24 +31,31 @@ class Member(NamedTuple):
 
 
 class PlainZip:
-    """The members by name."""
+    """The members of a zip, by name."""
 
     def __init__(self, zipped: bytes, members: dict[str, Member]) -> None:
         self._zipped = zipped
         self.members = members
 
     def size_of(self, name: str) -> int:
-        """Bytes of a member's content, 0 where there is none."""
+        """Size of a member's content; 0 if it is missing."""
         return self.members[name].size_bytes if name in self.members else 0
 
     def read(self, member: Member) -> bytes | None:
-        """A member's content, None if its CRC-32 is another."""
+        """A member's content; None if its CRC-32 is wrong."""
         content = self._zipped[member.start : member.start + member.size_bytes]
         return content if zlib.crc32(content) == member.crc32 else None
 
 
 def find_plain_zip(zipped: bytes) -> PlainZip | None:
-    """The zip in these bytes, if it is of plain form."""
+    """The zip in these bytes, or None if it has another form.
+
+        header | content | header | content | ... | entry | entry | ... | end
+        ^ start of member 0                       ^ `at`: the central directory
+
+    Entries and members are read in step: each member must start where the one before it ends, and the last
+    one must end where the directory starts. So no two members overlap, and no bytes are left over.
+    """
     directory = _find_directory(zipped)
     if directory is None:
         return None
@@ -61,12 +69,13 @@ def find_plain_zip(zipped: bytes) -> PlainZip | None:
         name, member, at = found
         members[name] = member
         end = member.start + member.size_bytes
+    # No gap between the last member and the directory, nor between the last entry and the end.
     is_whole = end == directory_start and at == len(zipped) - _END.size
     return PlainZip(zipped, members) if is_whole else None
 
 
 def _find_directory(zipped: bytes) -> tuple[int, int] | None:
-    """How many members there are, and where the central directory begins."""
+    """(number of members, offset of the central directory), or None."""
     if len(zipped) < _END.size + _LOCATOR_BYTES:
         return None
     mark, disk, first_disk, here, count, size, offset, comment = _END.unpack_from(
@@ -80,14 +89,14 @@ def _find_directory(zipped: bytes) -> tuple[int, int] | None:
         or not 1 <= count <= _MOST_MEMBERS
         or offset + size != before_end
         or zipped[before_end - _LOCATOR_BYTES : before_end - _LOCATOR_BYTES + 4]
-        == b"PK\6\7"  # of the large form
+        == b"PK\6\7"  # the locator of a zip64 directory
     ):
         return None
     return count, offset
 
 
 def _read_member(zipped: bytes, at: int, start: int) -> tuple[str, Member, int] | None:
-    """The member whose entry is at `at` and whose header must be at `start`; where the next entry is."""
+    """(name, member, offset of the next entry) of the entry at `at`; None if its header is not at `start`."""
     if at + _ENTRY.size > len(zipped) or start + _LOCAL.size > len(zipped):
         return None
     entry, local = _ENTRY.unpack_from(zipped, at), _LOCAL.unpack_from(zipped, start)

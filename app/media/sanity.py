@@ -1,4 +1,4 @@
-"""mediaSanity: compares the number of files, out of the head record alone."""
+"""The method `mediaSanity`: compares the number of files. It reads the head record only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from storage.types import Head
 
 
 def media_sanity(payload: bytes, head: Head) -> bytes:
-    """`"OK"`, or `"mediaSanity"`, on which the client forgets its state and lists everything again."""
+    """`"OK"`, or `"mediaSanity"`, after which the client resets its state and lists all changes again."""
     request = read_sanity(payload)
     return answer("OK" if request.local_count == head.stamps.get("count", 0) else "mediaSanity")

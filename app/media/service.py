@@ -1,6 +1,6 @@
-"""The media protocol's methods, free of HTTP: one call per request.
+"""The methods of the media protocol, independent of HTTP: one call per request.
 
-Refuses authentication and framing; the caller has done both.
+Called by `app.http.media`, which has authenticated the user and unpacked the request.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from storage.types import Offload, UserId
 class MediaService:
     """Serves the media of all users.
 
-    `scratch`: a folder for files that live as long as a request. `limit_bytes`: what one uploaded
-    zip may unpack to.
+    `scratch`: a folder for temporary files. `limit_bytes`: the largest total size of the files in an
+    uploaded zip.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators by name
@@ -52,7 +52,7 @@ class MediaService:
         self._limit_bytes = limit_bytes
 
     def call(self, user: UserId, method: str, hkey: str, payload: bytes) -> bytes:
-        """Answer `begin`, `mediaChanges` or `mediaSanity`: JSON on both sides."""
+        """Answer `begin`, `mediaChanges` or `mediaSanity`, whose request and answer are JSON."""
         match method:
             case "begin":
                 return begin(payload, hkey, self._gate.head(user))
@@ -67,7 +67,8 @@ class MediaService:
         return refusal(text)
 
     def upload_changes(self, user: UserId, zipped: bytes | Path, device: str = "") -> bytes:
-        """Answer `uploadChanges`: take a zip, given by its bytes or as a file that stays the caller's."""
+        """Answer `uploadChanges`, with a zip in memory or in a file, which the caller removes."""
+        # Temporary files are removed in any case.
         with contextlib.closing(Batch(self._scratch)) as batch:
             self._offload(lambda: unpack(zipped, batch, self._limit_bytes))
             now_s = self._clock_ms() // 1000
@@ -76,5 +77,5 @@ class MediaService:
             )
 
     def download_files(self, user: UserId, payload: bytes) -> Download:
-        """Answer `downloadFiles`: a zip of known size."""
+        """Answer `downloadFiles` with a zip of known size."""
         return download_files(payload, user, self._gate, self._blobs)

@@ -1,7 +1,7 @@
-"""The zip that downloadFiles answers with: stored members, sizes and sums known beforehand.
+"""Writes the zip of `downloadFiles` as a stream: stored members, whose sizes and CRC-32 are known beforehand.
 
-The local headers carry size and CRC, as clients of all ages read it (no data descriptors), so the
-zip's own size is known before its first byte. Refuses what would need zip64: a batch stays far below.
+Sizes and CRC-32 are in the local headers (no data descriptors), which clients of all versions can read, so
+the size of the zip is known before its first byte. There is no zip64: a batch is far below its limits.
 Source: APPNOTE.TXT 6.3 of PKWARE, sections 4.3.7, 4.3.12, 4.3.16.
 """
 
@@ -18,13 +18,13 @@ _END: Final = struct.Struct("<4s4H2LH")
 _VERSION: Final = 20
 _MADE_BY: Final = 3 << 8 | _VERSION
 _DOS_DATE: Final = 0x21
-"""1980-01-01: the files' times are nobody's business."""
+"""1980-01-01, as the times of files are not sent."""
 
 _REGULAR_FILE: Final = 0o100644 << 16
 
 
 class Member(NamedTuple):
-    """One member: its name in the zip (ASCII), and what is stored."""
+    """One member: its name in the zip (ASCII), and its content."""
 
     name: bytes
     crc32: int
@@ -33,12 +33,12 @@ class Member(NamedTuple):
 
 
 def whole_member(name: bytes, content: bytes) -> Member:
-    """A member whose content is at hand."""
+    """A member whose content is in memory."""
     return Member(name, zlib.crc32(content), len(content), iter((content,)))
 
 
 def zip_size_bytes(members: list[Member]) -> int:
-    """How long the zip of these members is."""
+    """The size of the zip of these members."""
     per_member = sum(_LOCAL.size + _CENTRAL.size + 2 * len(member.name) for member in members)
     return per_member + sum(member.size_bytes for member in members) + _END.size
 
@@ -54,6 +54,7 @@ def zip_blocks(members: list[Member]) -> Iterator[bytes]:
         directory.append(
             _CENTRAL.pack(b"PK\1\2", _MADE_BY, *header, 0, 0, 0, _REGULAR_FILE, offset) + member.name
         )
+        # The position of the next member, computed without its content.
         offset += _LOCAL.size + len(member.name) + member.size_bytes
     central = b"".join(directory)
     count = len(members)
@@ -61,7 +62,7 @@ def zip_blocks(members: list[Member]) -> Iterator[bytes]:
 
 
 def _header(member: Member) -> tuple[int, ...]:
-    """What a local header and a directory entry have in common."""
+    """The fields that local header and directory entry have in common."""
     flags = method = time = extra_bytes = 0
     size_bytes = member.size_bytes
     name_bytes = len(member.name)
@@ -80,7 +81,7 @@ def _header(member: Member) -> tuple[int, ...]:
 
 
 def joined(blocks: Iterator[bytes], at_least_bytes: int) -> Iterator[bytes]:
-    """The same bytes in fewer blocks; none but the last is shorter than `at_least_bytes`."""
+    """The same bytes in fewer blocks; all but the last have at least `at_least_bytes`."""
     pending: list[bytes] = []
     size_bytes = 0
     for block in blocks:

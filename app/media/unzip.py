@@ -1,7 +1,7 @@
-"""Zip bytes of a client -> the batch of changes in it, hashed; refuses all that is not plainly one.
+"""Unpacks and hashes the zip of `uploadChanges`, and checks it. Called by `service`.
 
-A batch holds at most 25 files, of which the large ones are in files; unpacking is bounded whatever
-the zip claims. Nothing here touches the user's data.
+A batch has at most 25 files; large contents are written to temporary files. Time and memory of unpacking are
+limited, whatever the zip says. The user's data are not changed here.
 Source: rslib/src/sync/media/zip.rs (unzip_and_validate_files).
 """
 
@@ -32,7 +32,7 @@ _META: Final = "_meta"
 _META_BYTES: Final = 50 * 1024
 _PIECE_BYTES: Final = 256 * 1024
 _IN_MEMORY_BYTES: Final = 8 * 1024 * 1024
-"""Clients stop filling a zip once it has 2.5 MiB; what goes beyond this is put into files."""
+"""Contents in memory, in total; more go to files. Clients add no more files to a zip once it has 2.5 MiB."""
 
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
@@ -40,7 +40,7 @@ _LOCAL_HEADER_BYTES: Final = 30
 
 
 class Batch:
-    """The changes of one uploaded zip; `close` removes the files that hold large contents."""
+    """The changes of one uploaded zip; `close` removes the temporary files."""
 
     def __init__(self, scratch: Path) -> None:
         self.changes: list[tuple[str, FileFacts | None]] = []
@@ -49,22 +49,23 @@ class Batch:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def new_path(self) -> Path:
-        """Where the next large content may be written."""
+        """The path for the next large content."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(dir=self._scratch, prefix="zip-")
         return Path(self._folder.name, str(len(self.blobs)))
 
     def close(self) -> None:
-        """Remove what was written and not moved away."""
+        """Remove the temporary files that were not moved away."""
         if self._folder is not None:
             self._folder.cleanup()
 
 
 def unpack(zipped: bytes | Path, batch: Batch, limit_bytes: int) -> None:
-    """Fill `batch` with the changes in a zip (its bytes, or a file), which unpack to `limit_bytes` at most.
+    """Fill `batch` with the changes in a zip (in memory, or a file) of at most `limit_bytes` unpacked.
 
-    Raises: ProtocolError for anything but a sound zip of valid names and contents.
+    Raises: ProtocolError if the zip, a name or a content is invalid.
     """
+    # Nearly all zips of clients have this form, for which `zipfile` is not needed.
     plain = find_plain_zip(zipped) if isinstance(zipped, bytes) else None
     if plain is not None and plain.size_of(_META) <= _META_BYTES:
         _take_plain(plain, batch, limit_bytes)
@@ -75,7 +76,7 @@ def unpack(zipped: bytes | Path, batch: Batch, limit_bytes: int) -> None:
 
 
 def _take_plain(archive: PlainZip, batch: Batch, limit_bytes: int) -> None:
-    """The same for a zip of plain form, in memory."""
+    """Fill `batch` from a zip of the form that clients write."""
 
     def read(name: str) -> tuple[bytes, int]:
         member = archive.members.get(name)
@@ -101,7 +102,7 @@ def _take_plain(archive: PlainZip, batch: Batch, limit_bytes: int) -> None:
 
 
 class _Unpacking:
-    """Takes the members that `_meta` names out of one archive."""
+    """Unpacks the members that `_meta` lists, from a zip of any other form."""
 
     def __init__(self, archive: zipfile.ZipFile, batch: Batch, limit_bytes: int) -> None:
         self._archive = archive
@@ -115,22 +116,24 @@ class _Unpacking:
             self._batch.changes.append((name, self._take(member) if member else None))
 
     def _take(self, member: str) -> FileFacts:
-        """The facts of a member; several files may have one member in common."""
+        """The facts of a member; several files may have the same member."""
         if member not in self._facts:
             self._facts[member] = self._unpack(_checked(self._archive.getinfo(member)))
         return self._facts[member]
 
     def _unpack(self, info: zipfile.ZipInfo) -> FileFacts:
-        size_bytes = info.file_size  # never exceeded by what is read, whatever is packed
+        size_bytes = info.file_size  # `zipfile` never gives more than this, whatever the member contains
+        # Checked before a member is read.
         self._left_bytes -= size_bytes
         if self._left_bytes < 0:
             raise ProtocolError("the zip unpacks to more than the limit")
         content: bytes | Path
         with self._archive.open(info) as packed:
+            # Small members stay in memory, as long as there are not too many.
             if size_bytes < LARGE_BYTES and size_bytes <= self._memory_bytes:
                 self._memory_bytes -= size_bytes
                 content = b"".join(_pieces(packed))
-                facts = facts_of(content, info.CRC)  # which has been compared when the last piece was read
+                facts = facts_of(content, info.CRC)  # `zipfile` has compared it after the last piece
             else:
                 content = self._batch.new_path()
                 digester = Digester()
@@ -146,7 +149,7 @@ class _Unpacking:
 
 
 def _pieces(packed: IO[bytes]) -> Iterator[bytes]:
-    """Never all at once: what a member says of its size binds only those who ask for pieces."""
+    """The content in pieces: `zipfile` enforces the size of a member only if it is read so."""
     while piece := packed.read(_PIECE_BYTES):
         yield piece
 
@@ -175,6 +178,7 @@ def fault_of_name(name: str, *, is_removed: bool = False) -> str | None:
     """
     if len(name.encode()) > MAX_NAME_BYTES:
         return "a file name is too long"
+    # Clients use a flat folder.
     if "/" in name:
         return "a file name with a separator"
     if not unicodedata.is_normalized("NFC", name):
@@ -193,7 +197,7 @@ def _checked(info: zipfile.ZipInfo, *, check_size: bool = True) -> zipfile.ZipIn
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> None:
-    """Every member must have bytes of its own, so that a small zip cannot be read over and over."""
+    """Members must not overlap, so that a small zip cannot have many large members (a zip bomb)."""
     end = 0
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         if info.header_offset < end:
@@ -208,14 +212,14 @@ def _opened(zipped: bytes | Path) -> _BoundedFile | _BoundedBytes:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A file that gives little at a time, so that a directory of a million members is not read at all."""
+    """A file that rejects large reads, so that `zipfile` cannot read a directory of a million members."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(_bounded(size))
 
 
 class _BoundedBytes(io.BytesIO):
-    """The same of a zip in memory."""
+    """The same for a zip in memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(_bounded(size))
@@ -229,7 +233,7 @@ def _bounded(size: int | None) -> int | None:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Whatever `zipfile` says of broken input is the client's fault; a full disk is not."""
+    """Errors of `zipfile` for invalid input become ProtocolError; errors of the disk do not."""
     try:
         yield
     except KeyError as exc:
@@ -245,6 +249,6 @@ def _refusing() -> Iterator[None]:
     ) as exc:
         raise ProtocolError(f"no sound zip: {exc}") from exc
     except OSError as exc:
-        if exc.errno != errno.EINVAL:  # a seek to before the file's beginning
+        if exc.errno != errno.EINVAL:  # EINVAL: a seek to before the start of the file
             raise
         raise ProtocolError("no sound zip: an offset outside of it") from exc

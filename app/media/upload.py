@@ -1,4 +1,4 @@
-"""uploadChanges: takes a batch of added, replaced and removed files. All of it, or nothing."""
+"""The method `uploadChanges`: stores a batch of added, replaced and removed files, all of it or nothing."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def upload_changes(  # noqa: PLR0913 - one caller, by name
     changed = gate.change(user, change, beside=small, origin=Origin(Kind.MEDIA, device))
     if refusal is not None:
         raise refusal
+    # Nothing changed in the index, but an older version may refer to these contents: renew them.
     if not changed.is_committed:
         blobs.put_rest(small)
     return answer((len(batch.changes), changed.stamps.get("usn", 0)))

@@ -1,1 +1,1 @@
-"""The collection protocol: one file per step, and the gate that a step passes."""
+"""The collection protocol: its messages, the life of a sync, and full uploads and downloads."""

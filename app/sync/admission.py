@@ -1,8 +1,9 @@
-"""Who sends a request of a sync, as far as that is known before the head record is read.
+"""The port by which a sync checks the host key of a request. Implemented by `app.auth.authenticator`.
 
-`app.auth` implements it: a host key names its user, and is proven by its own record in the key store. A step
-of a running sync has a cheaper proof. The session in the head record was begun with the same key a short
-while ago, so the step needs no read of the key on each worker that meets the sync.
+A host key contains the id of its user, and is valid if it has a record in the key store. A step of a
+running sync needs no read of that record: if the session in the head record was started with the same key
+a short while ago, the key is valid. So a worker that serves a sync for the first time reads one record,
+the head.
 """
 
 from __future__ import annotations
@@ -14,38 +15,38 @@ from storage.types import UserId
 
 
 class Proof(Protocol):
-    """That a host key was found good."""
+    """The result of checking a host key."""
 
     @property
     def until_ms(self) -> int:
-        """Until then a step of a sync that was begun with this key needs no other proof; 0: never."""
+        """Until this time steps of a sync that was started with this key need no other check; 0: never."""
 
 
 class Admission(Protocol):
-    """A request's host key."""
+    """The host key of a request."""
 
     @property
     def user(self) -> UserId:
-        """Whose the key is; only a claim until `prove` has returned."""
+        """The user in the key; unchecked until `prove` has returned."""
 
     @property
     def key_hash(self) -> bytes:
-        """Tells keys apart."""
+        """The hash of the key."""
 
     @property
     def is_proven(self) -> bool:
         """Whether `prove` has returned."""
 
     def prove(self, session_key_hash: bytes = b"", session_until_ms: int = 0) -> Proof:
-        """Make sure that the key is the user's: by a session that the same key began, or by the key store.
+        """Check that the key is valid, by the session's data if they fit, else by the key store.
 
-        Asked again, it costs nothing. Raises: AuthError, ServiceUnavailable.
+        Calling it again costs nothing. Raises: AuthError, ServiceUnavailable.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A user whose key was proven before."""
+    """An admission whose key has been checked already."""
 
     user: UserId
     key_hash: bytes = b""
@@ -53,6 +54,6 @@ class Admitted:
     is_proven: bool = True
 
     def prove(self, session_key_hash: bytes = b"", session_until_ms: int = 0) -> Proof:
-        """Nothing is left to prove."""
+        """Return itself, as the key has been checked."""
         del session_key_hash, session_until_ms
         return self

@@ -1,4 +1,4 @@
-"""Notetypes, decks, deck options, tags and the config, between the wire's form and the collection's."""
+"""Converts notetypes, decks, deck options, tags and config between messages and `storage.collection`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NONE = ChangesMessage(notetypes=[], decks_and_options=([], []), tags=[])
 
 
 def to_storage(changes: ChangesMessage) -> Changes:
-    """The wire's form to the collection's."""
+    """From a message to the type of `storage.collection`."""
     decks, configs = changes.decks_and_options
     return Changes(
         models=changes.notetypes,
@@ -22,7 +22,7 @@ def to_storage(changes: ChangesMessage) -> Changes:
 
 
 def to_wire(changes: Changes) -> ChangesMessage:
-    """The collection's form to the wire's."""
+    """From the type of `storage.collection` to a message."""
     return ChangesMessage(
         notetypes=changes.models,
         decks_and_options=(changes.decks, changes.configs),

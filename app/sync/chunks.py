@@ -1,4 +1,7 @@
-"""`chunk`: our revlog entries, cards and notes that are new to the client, some at a time."""
+"""The step `chunk`: revlog entries, cards and notes that are new to the client, some with each answer.
+
+Called by `app.sync.session`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from storage.collection.records import ChunkIds, ChunkPosition, RowPosition
 from storage.collection.unseen import Unseen
 
 BATCH_ROWS = 250
-"""A batch is full with so many rows; only one that is not full is the last."""
+"""Rows of a full batch; the last batch is the one that is not full."""
 
 CHUNK_BATCHES = 4
-"""The official server sends one batch at a time. Clients take any number of rows and ask until `done`,
-so more of them save round trips: a day's 500 reviews are 1000 rows, one answer in place of five."""
+"""Batches per answer. The official server sends one, but clients accept any number of rows and ask until
+`done`, so more save round trips: 500 reviews of a day are 1000 rows, one answer instead of five."""
 
 CHUNK_CHARACTERS = 1 << 19
-"""No further batch goes into a chunk whose notes are longer than this; a note may be a book."""
+"""If the notes of an answer are longer than this, no more batches are added to it: notes can be very long."""
 
 _FIELDS = 6
 """Column of a note row."""
@@ -25,12 +28,13 @@ _REVLOG_USN, _CARD_USN, _NOTE_USN = 2, 5, 4
 
 
 def next_chunk(unseen: Unseen, sent: ChunkPosition) -> tuple[ChunkMessage, ChunkPosition]:
-    """The rows behind a position, and the position after them."""
-    # A batch may hold two rows more than it should.
+    """The rows after a position, and the position after those rows."""
+    # A batch may have two rows more: see `_take`.
     waiting = unseen.chunk_ids(sent, CHUNK_BATCHES * (BATCH_ROWS + 2))
     for kind in (waiting.revlog, waiting.cards, waiting.notes):
         kind.reverse()  # so that the next one can be popped
     message, characters = ChunkMessage(done=False), 0
+    # Build the answer batch by batch, so that the size of notes can be checked in between.
     for _ in range(CHUNK_BATCHES):
         ids, message.done = _take(waiting)
         rows = unseen.read_chunk(ids)
@@ -52,9 +56,9 @@ def _last(rows: Sequence[Sequence[Any]], usn_at: int, before: RowPosition | None
 
 
 def _take(waiting: ChunkIds) -> tuple[ChunkIds, bool]:
-    """One of each kind in turn until the batch is full; whether it is the last.
+    """(ids of one batch, whether it is the last): one of each kind in turn until the batch is full.
 
-    A round is never broken off, so a batch may hold two rows more.
+    A round of the three kinds is always completed, so a batch may have two rows more.
     """
     taken = ChunkIds([], [], [])
     kinds = (

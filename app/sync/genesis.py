@@ -1,4 +1,4 @@
-"""The first version of a collection: an empty one, made when a new user first needs a file."""
+"""Makes the first version of a collection, an empty one, when a new user starts a sync or a download."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.types import DatabaseId, Head, Offload
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """Makes first versions. `folder` is for temporary files."""
+    """Makes first versions; `folder` is for temporary files."""
 
     store: DatabaseStore
     folder: Path
@@ -28,10 +28,11 @@ class Genesis:
     nonce: Callable[[], str]
 
     def make(self, database: DatabaseId, head: Head) -> Head:
-        """Commit an empty collection as version 1; whoever loses a race takes the winner's."""
+        """Commit an empty collection as version 1, unless another worker was first; returns the head."""
         path = self.folder / f"empty-{self.nonce()}"
         try:
             stamps = self.offload(lambda: _create(path))
+            # Without a session: this also ends a sync that has started meanwhile.
             commit = Commit(self.nonce(), b"", self.clock_ms(), stamps, None)
             return self.store.replace(database, head, path, commit)
         except Conflict:
@@ -42,7 +43,7 @@ class Genesis:
 
 def _create(path: Path) -> Stamps:
     create_empty(path)
-    # immutable: reading must not leave a log beside the file
+    # With `immutable` SQLite does not create a -wal file.
     uri = f"{path.absolute().as_uri()}?immutable=1"
     connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     try:

@@ -1,4 +1,4 @@
-"""Deletions, between the wire's form and the collection's."""
+"""Converts deletions between messages and `storage.collection`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ NONE = messages.Graves([], [], [])
 
 
 def to_storage(graves: messages.Graves) -> Graves:
-    """The wire's form to the collection's."""
+    """From a message to the type of `storage.collection`."""
     return Graves(cards=graves.cards, notes=graves.notes, decks=graves.decks)
 
 
 def to_wire(graves: Graves) -> messages.Graves:
-    """The collection's form to the wire's."""
+    """From the type of `storage.collection` to a message."""
     return messages.Graves(cards=graves.cards, decks=graves.decks, notes=graves.notes)

@@ -1,4 +1,7 @@
-"""The journal of a running sync: the messages that bring the client's rows, until they are merged."""
+"""Encodes the entries of the journal, and the state of a session. Used by `session` and `merge`.
+
+The journal keeps the messages with rows from the client until `sanityCheck2` merges them.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,29 @@ from storage.packing import Packer
 from storage.types import JournalEntry, Session
 
 MERGE_REVISION = 2
-"""Raise it whenever the same journal would be merged otherwise than before, or means something else.
+"""Increase it whenever the merge of a given journal has another result than before, or its format changes.
 
-A worker of another revision ends the sync with 409, and the client starts anew.
+A worker with another revision ends the sync with 409, and the client starts again.
 """
 
 DIGEST_BYTES = 16
 COMPRESSION_LEVEL = 1
 
 JOURNALLED = (APPLY_GRAVES, APPLY_CHANGES, APPLY_CHUNK)
-"""The methods whose requests are kept."""
+"""The methods whose requests are added to the journal."""
 
 
 class SyncState(msgspec.Struct, frozen=True, array_like=True):
-    """What the head record keeps of a sync beside its journal."""
+    """The state of a sync in the head record, besides its journal."""
 
     client_usn: int
-    """The lowest USN of ours that the client does not know."""
+    """The lowest USN of the server that the client has not seen."""
     client_is_newer: bool
-    """Whose config wins."""
+    """Whether the client's config replaces the server's; else the other way round."""
     sent: ChunkPosition = ChunkPosition()
-    """Up to where `chunk` has given our rows."""
+    """The last rows that `chunk` has sent."""
     key_until_ms: int = 0
-    """Until when the host key that began the sync needs no other proof than the session."""
+    """Until this time the host key that started the sync needs no other check: see `admission`."""
     device: str = ""
     """The id of that host key, for the operator."""
 
@@ -45,7 +48,7 @@ _decode_state = msgspec.msgpack.Decoder(SyncState).decode
 
 
 def decode_state(state: bytes) -> SyncState:
-    """The state of a session of this revision."""
+    """The state of a session whose `merge_revision` is MERGE_REVISION."""
     return _decode_state(state)
 
 
@@ -61,22 +64,23 @@ def step_and_device(session: Session) -> tuple[str, str]:
 
 
 def digest(method: str, body: bytes) -> bytes:
-    """Tells two requests apart."""
+    """A digest that identifies a request, to recognise one that arrives twice."""
     return hashlib.sha256(method.encode() + b"\0" + body).digest()[:DIGEST_BYTES]
 
 
 class JournalWriter:
-    """Makes the entries of requests."""
+    """Makes journal entries."""
 
     def __init__(self) -> None:
         self._packer = Packer(COMPRESSION_LEVEL)
 
     def entry(self, method: str, body: bytes, now_ms: int) -> JournalEntry:
         """The entry of one request, its body compressed."""
+        # Compressed, as all of the journal is in the head record.
         packed = self._packer.pack(body)
         return JournalEntry(method, digest(method, body), now_ms, packed, None, size_bytes=len(body))
 
 
 def read_body(frame: bytes) -> bytes:
-    """The request's JSON of an entry's zstd frame."""
+    """Decompress the body of an entry: the request's JSON."""
     return zstandard.ZstdDecompressor().decompress(frame)

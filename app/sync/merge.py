@@ -1,4 +1,4 @@
-"""The one place where the messages of a sync are merged into its collection."""
+"""Merges the journal of a sync into a checkout of its collection. Called by `session` for `sanityCheck2`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from storage.database.checkout import Checkout, local_disk
 from storage.types import Head, JournalEntry, Offload, Session, run_here
 
 SHORT_BYTES = 16 * 1024
-"""Messages of so many bytes have about a hundred rows. They are merged in less time than it takes to hand the
-work to a native thread and back; more of them must not hold the event loop."""
+"""Messages up to this size in total have about a hundred rows, and are merged on the event loop: that
+takes less time than handing the work to a native thread."""
 
 SMALL_COLLECTION_CARDS = 10_000
 """Cards are unburied on the event loop in a collection of at most so many: usually few of them are buried."""
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Merge:
-    """One sync on its way into a checkout of the version that it is based on."""
+    """The merge of one sync, in a checkout of the version that the sync is based on."""
 
     checkout: Checkout
     head: Head
@@ -40,7 +40,7 @@ class Merge:
     codec: Codec
     offload: Offload[Any]
     way: Offload[Any] = run_here
-    """Where the work is done: on the event loop while it is short."""
+    """Runs the work: on the event loop if it is short, else `offload`."""
     _collection: Collection = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,10 +55,11 @@ class Merge:
         size_bytes = sum(entry.size_bytes for entry in self.session.journal)
         if size_bytes > SHORT_BYTES or (unburying.is_due and not self._is_small()):
             self.way = self.offload
+        # First, as the official server does it when a sync starts.
         self._do(lambda: self._collection.unbury(unburying, now_s))
         last = b""
         for entry, frame in journal:
-            if entry.digest != last:  # a message that came twice, as its first answer was lost
+            if entry.digest != last:  # else it arrived twice, as the answer to the first was lost
                 self._do(partial(self._apply, entry, frame, usn))
             last = entry.digest
 
@@ -80,6 +81,7 @@ class Merge:
             collection.apply_graves(graves.to_storage(deleted), usn)
         elif entry.method == APPLY_CHANGES:
             changed = changes.to_storage(messages.read_apply_changes(body).changes)
+            # If the server's config was newer, it has been sent to the client.
             sent_config = not self.state.client_is_newer
             collection.apply_changes(changed, usn, entry.now_ms // 1000, sent_config=sent_config)
         else:
@@ -87,16 +89,17 @@ class Merge:
             collection.apply_chunk(Chunk(rows.revlog, rows.cards, rows.notes), self.state.client_usn)
 
     def check(self, request: SanityRequest) -> SanityAnswer:
-        """Compare the counts of the merged collection."""
+        """Compare the row counts of the merged collection with the client's."""
         if not sanity.is_settled_by_carried_counts(request, self._collection):
             self.way = self.offload
         return self._do(lambda: sanity.sanity_check(request, self._collection))
 
     def stamp(self, now_ms: int) -> tuple[int, Stamps]:
-        """Set the time of modification; returns it, in ms, and the stamps. The client takes the time over.
+        """Set the collection's modification time; returns it (ms) and the stamps. The client adopts the time.
 
-        It is later than the last one also if this machine's clock is behind another's.
+        It is later than the last one even if this machine's clock is behind.
         """
+        # Clients compare this time with theirs to find out whether there are changes.
         mod_ms = max(now_ms, int(self.head.stamps["mod"]) + 1)
 
         def work() -> Stamps:

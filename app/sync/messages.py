@@ -1,9 +1,9 @@
-"""The messages of the collection protocol: the only home of its wire names.
+"""The messages of the collection protocol, and how they are decoded. No other module has wire names.
 
-Refuses what the official server refuses, and wraps and rounds numbers where it does: the types are
-those of the structs under rslib/src/sync/collection of ankitects/anki. Two forms that its JSON
-library takes and no client sends are refused: rows as objects, and structs as arrays. A key that is
-there twice, which it refuses, counts once.
+The types are those of the structs under rslib/src/sync/collection of ankitects/anki, so messages are
+accepted or rejected, and numbers wrapped and rounded, as by the official server. There are two
+differences. Rows as objects and structs as arrays, which its JSON library accepts and no client sends, are
+rejected; and a key that occurs twice, which it rejects, is accepted.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ JsonObject = dict[str, Any]
 META, START, ABORT = "meta", "start", "abort"
 APPLY_GRAVES, APPLY_CHANGES, APPLY_CHUNK = "applyGraves", "applyChanges", "applyChunk"
 CHUNK, SANITY_CHECK, FINISH = "chunk", "sanityCheck2", "finish"
-"""The methods, as the last part of the path names them."""
+"""The methods: the last part of the request's path."""
 
 DEEPEST = 127
-"""How many arrays and objects may stand in each other: as many as official clients can read."""
+"""The deepest nesting of arrays and objects that official clients can parse."""
 
 
 class EmptyRequest(Struct, forbid_unknown_fields=True):
-    """The `{}` of the methods without arguments; other keys are refused."""
+    """The `{}` of methods without arguments; keys are rejected."""
 
     pad: None = field(name="_pad", default=None)
 
@@ -48,14 +48,14 @@ class _EmptyArray(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class MetaRequest(Struct):
-    """What the client is."""
+    """Protocol version and name of the client."""
 
     version: U8 = field(name="v")
     client: str = field(name="cv")
 
 
 class MetaAnswer(Struct):
-    """What the client needs to choose between no sync, a normal one and a full one."""
+    """The data by which the client chooses between no sync, a normal one and a full one."""
 
     mod_ms: int = field(name="mod")
     schema_ms: int = field(name="scm")
@@ -85,7 +85,7 @@ class _StringGraves(Struct):
 
 
 class StartRequest(Struct):
-    """Since when the client knows our changes. `graves` are sent along by AnkiDroid."""
+    """The start of a sync. AnkiDroid sends its `graves` with it."""
 
     client_usn: I32 = field(name="minUsn")
     client_is_newer: bool = field(name="lnewer")
@@ -105,7 +105,7 @@ class ApplyGravesRequest(Struct):
 
 
 class ChangesMessage(Struct, omit_defaults=True):
-    """All changed objects that are not sent in chunks, in either direction."""
+    """All changed objects that are not sent in chunks, of either side."""
 
     notetypes: list[JsonObject] = field(name="models")
     decks_and_options: tuple[list[JsonObject], list[JsonObject]] = field(name="decks")
@@ -133,7 +133,7 @@ NoteRow = tuple[I64, str, I64, I64, I32, str, str, str, str, U32, str]
 
 
 class ChunkMessage(Struct, omit_defaults=True):
-    """Some of our changed rows; empty lists are left out."""
+    """Some of the server's changed rows; empty lists are omitted."""
 
     done: bool
     revlog: Sequence[Sequence[Any]] = []
@@ -142,7 +142,7 @@ class ChunkMessage(Struct, omit_defaults=True):
 
 
 class ReceivedChunk(Struct):
-    """Some of the client's changed rows; every key may be left out."""
+    """Some of the client's changed rows; all keys are optional."""
 
     done: bool = False
     revlog: list[RevlogRow] = []
@@ -157,7 +157,7 @@ class ApplyChunkRequest(Struct):
 
 
 class SanityCounts(Struct, array_like=True, forbid_unknown_fields=True):
-    """Row counts of one side; the due counts differ by design and are zeroed."""
+    """Row counts of one side. The due counts always differ, and are set to 0."""
 
     due: tuple[U32, U32, U32]
     cards: U32
@@ -176,7 +176,7 @@ class SanityRequest(Struct):
 
 
 class SanityAnswer(Struct):
-    """Whether both sides hold the same number of rows; `server` is None if ours cannot be told."""
+    """Whether both sides have the same numbers of rows; `server` is None if a row has USN -1."""
 
     status: str
     client: SanityCounts = field(name="c")
@@ -192,7 +192,7 @@ _LooseCardRow = tuple[
 
 
 class _LooseChunk(Struct):
-    """What old clients may send: floats and numbers out of range where the official server takes them."""
+    """A chunk of old clients, with floats and numbers out of range where the official server accepts them."""
 
     done: bool = False
     revlog: list[_LooseRevlogRow] = []
@@ -205,7 +205,7 @@ class _LooseChunkRequest(Struct):
 
 
 encode: Callable[[object], bytes] = msgspec.json.Encoder(order="deterministic").encode
-"""The JSON of an answer: the same bytes for the same answer, whatever order its dicts are in."""
+"""Encode an answer as JSON; equal answers give equal bytes, whatever the order of their dicts."""
 
 
 read_meta = reader(MetaRequest)
@@ -222,7 +222,7 @@ _read_loose_chunk = reader(_LooseChunkRequest)
 
 
 def read_empty(payload: bytes) -> EmptyRequest:
-    """The request of a method without arguments; an empty array will do."""
+    """Read the request of a method without arguments: `{}` or `[]`."""
     try:
         return _read_object(payload)
     except ProtocolError:
@@ -231,14 +231,14 @@ def read_empty(payload: bytes) -> EmptyRequest:
 
 
 def read_apply_changes(payload: bytes) -> ApplyChangesRequest:
-    """The client's changed objects, none nested so deeply that other clients could not read it."""
+    """Read the client's changed objects; they must not be nested more deeply than other clients can parse."""
     if is_deeper(payload, DEEPEST):
         raise ProtocolError("objects are nested too deeply")
     return _read_changes(payload)
 
 
 def read_start(payload: bytes) -> StartRequest:
-    """The start of a sync; graves may be absent, null, integers, or strings (old AnkiMobile)."""
+    """Read the start of a sync; ids of graves may be integers or strings (old AnkiMobile)."""
     try:
         return _read_start(payload)
     except ProtocolError:
@@ -249,6 +249,7 @@ def read_start(payload: bytes) -> StartRequest:
 
 
 def _numbers(words: list[str]) -> list[int]:
+    # Limited in length: int() of a very long string is slow.
     if not all(re.fullmatch(r"[+-]?[0-9]{1,40}", word) for word in words):
         raise ProtocolError("graves are no numbers")
     numbers = [int(word) for word in words]
@@ -258,7 +259,7 @@ def _numbers(words: list[str]) -> list[int]:
 
 
 def read_apply_chunk(payload: bytes) -> ApplyChunkRequest:
-    """Rows of the client. Most are sound as they stand; the others are made so, one by one."""
+    """Read rows of the client. If they are not of the exact types, they are converted one by one."""
     try:
         return _read_chunk(payload)
     except ProtocolError:
@@ -269,17 +270,19 @@ def read_apply_chunk(payload: bytes) -> ApplyChunkRequest:
 
 
 def _tighten_card(row: tuple[Any, ...]) -> CardRow:
+    # The columns that old clients may send as floats or out of range.
     mod, due, interval, old_due = row[4], row[8], row[9], row[14]
     numbers = (*row[:4], _whole(mod), *row[5:8], _to_i32(due), _to_u32(interval), *row[10:14])
     return (*numbers, _to_i32(old_due), *row[15:])
 
 
 def _tighten_revlog(row: list[Any]) -> RevlogRow:
-    """The kind, which is last, may be missing or nonsense: the official server then takes 0."""
+    """The last column, the kind, may be missing or invalid: the official server then uses 0."""
     if len(row) not in {8, 9} or not all(
         isinstance(x, _Loose) and x is not True and x is not False for x in row[:8]
     ):
         raise ProtocolError("revlog row is no row of numbers")
+    # A row of 8 columns has no kind.
     kind = row[8] if len(row) == 9 and type(row[8]) is int and 0 <= row[8] <= 5 else 0
     intervals = (_to_i32(row[4]), _to_i32(row[5]), _to_u32(row[6]), _to_u32(row[7]))
     try:
@@ -289,7 +292,7 @@ def _tighten_revlog(row: list[Any]) -> RevlogRow:
 
 
 def _whole(number: float) -> int:
-    """As Rust's `as i64`: towards zero, at most the limits."""
+    """As Rust's `as i64`: rounded towards zero, and limited to the range."""
     return max(-(2**63), min(2**63 - 1, int(number)))
 
 
@@ -299,5 +302,5 @@ def _to_i32(number: float) -> int:
 
 
 def _to_u32(number: float) -> int:
-    """As `_to_i32`; below zero is 0."""
+    """As Rust's `as u32` of an i64, but 0 for negative numbers."""
     return max(0, _whole(number)) % 2**32

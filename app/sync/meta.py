@@ -1,4 +1,7 @@
-"""`meta`: what a client needs to know before it syncs. Read from two head records, no file."""
+"""The step `meta`: what a client needs to choose between no sync, a normal and a full one.
+
+Called by `service`; it reads the heads of collection and media, and no database.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,7 @@ def meta(request: MetaRequest, collection: Head, media: Head, now_ms: int, limit
         message = complaint or over_quota(size_bytes, limits.quota_bytes)
     return MetaAnswer(
         mod_ms=stamps.get("mod", 0),
+        # No device has this schema time, so it asks for a one-way sync.
         schema_ms=now_ms if is_too_large else stamps.get("scm", 0),
         usn=stamps.get("usn", 0),
         now_s=now_ms // 1000,
@@ -71,7 +75,7 @@ def refusal(text: str, now_ms: int) -> MetaAnswer:
 
 
 def _complaint(client_version: int, stamps: dict[str, int | bool]) -> str:
-    """A collection that was never used is as the engine makes them: with the v2 scheduler."""
+    """Why the client cannot sync this collection, or "". A new one has no stamps, and scheduler v2."""
     if stamps.get("v2", True) and client_version < version.V2_SCHEDULER:
         return NO_V2_SCHEDULER
     if stamps.get("timezone") and client_version < version.V2_TIMEZONE:

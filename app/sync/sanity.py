@@ -1,7 +1,7 @@
-"""`sanityCheck2`: compare the number of rows that each side holds.
+"""The comparison of row counts in `sanityCheck2`. Called by `merge` and `session`.
 
-The counts are carried along with the rows. They are counted anew only when the two sides differ,
-so that an error of ours in carrying them costs time, not a full sync.
+The server's counts come from the stamps and the merge. Only if the two sides differ are the rows counted,
+so that an error in the stamps costs time, but no full sync.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ BAD = "bad"
 
 
 def sanity_check(request: SanityRequest, collection: Collection) -> SanityAnswer:
-    """Due counts and graves are left out: the one is never equal, the other only since schema 18."""
+    """Compare all counts except those of due cards and graves.
+
+    Due counts are never equal, and the numbers of graves only since schema 18.
+    """
     theirs = _comparable(request.client)
+    # A row with USN -1 would never be sent to other devices.
     if collection.has_unsynced():
         return SanityAnswer(BAD, request.client, None)
     ours = _ours(collection.counts())
+    # Count before a full sync is forced: the tally could be wrong.
     if ours != theirs:
         ours = _ours(collection.recount())
     return SanityAnswer(OK if ours == theirs else BAD, theirs, ours)
 
 
 def agreed(request: SanityRequest) -> SanityAnswer:
-    """The answer to a check that found both sides equal."""
+    """The answer for equal counts."""
     counts = _comparable(request.client)
     return SanityAnswer(OK, counts, counts)
 
@@ -45,7 +50,7 @@ def _words(counts: SanityCounts) -> str:
 
 
 def is_settled_by_carried_counts(request: SanityRequest, collection: Collection) -> bool:
-    """Whether the check reads no table."""
+    """Whether the check can be answered without reading tables."""
     return not collection.maybe_unsynced and _ours(collection.counts()) == _comparable(request.client)
 
 

@@ -1,4 +1,7 @@
-"""The collection's side of the server, free of any web framework: bytes in, bytes or a file out."""
+"""The methods of the collection protocol, independent of HTTP: bytes in, bytes or a file out.
+
+Called by `app.http.collection`; the commands for imports use uploads, too.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,20 @@ from storage.errors import InvalidDatabase
 from storage.types import DatabaseId, DatabaseKind, Offload, UserId
 
 INLINE_BYTES = 1 << 16
-"""Larger requests are read off the event loop."""
+"""Larger requests are decoded off the event loop."""
 
 NULL = b"null"
 
 
 Run = Callable[[Sync, Any, bytes], bytes]
-"""Answers a request: which sync it is for, the message, and the message's bytes."""
+"""Answers a request, from its sync, the decoded message and the message's bytes."""
 
 
 class Method(NamedTuple):
     """One method of a running sync."""
 
     read: Callable[[bytes], Any]
-    """Checks the form of the message. Raises: ProtocolError."""
+    """Decodes the message. Raises: ProtocolError."""
     run: Run
 
 
@@ -81,7 +84,7 @@ class SyncService:
         }
 
     def _keep(self, name: str) -> Run:
-        """A method that brings rows, and is answered by null."""
+        """The `run` of a method that only appends its message to the journal, and answers null."""
 
         def run(sync: Sync, _message: Any, body: bytes) -> bytes:
             self._sessions.append(sync, name, body)
@@ -90,12 +93,14 @@ class SyncService:
         return run
 
     def call(self, admission: Admission, method: str, skey: str, version: int, payload: bytes) -> bytes:
-        """Answer a method that has JSON on both sides. Nothing is told before the host key is proven.
+        """Answer a method whose request and answer are JSON.
 
-        Raises: AppError, storage.errors.StorageError.
+        Nothing about a user's data is revealed before the host key was checked: the methods of a running sync
+        check it themselves. Raises: AppError, storage.errors.StorageError.
         """
         del version  # `meta` brings its own, the others are alike in all
         known = self._methods.get(method)
+        # A step of a running sync: it checks the host key together with the session.
         if known is not None and skey:
             message = self._read(admission, known.read, payload)
             return known.run(_sync_of(admission, skey), message, payload)
@@ -111,7 +116,7 @@ class SyncService:
         raise ProtocolError("the session key is missing")
 
     def _meta(self, user: UserId, payload: bytes) -> bytes:
-        """Leaves running syncs alone, unlike the official server's."""
+        """Answer `meta`. Unlike on the official server, a running sync goes on."""
         request = messages.read_meta(payload)
         collection, media = self._store.sessions.heads(
             [_collection_of(user), DatabaseId(user, DatabaseKind.MEDIA)]
@@ -126,7 +131,7 @@ class SyncService:
         return messages.encode(refusal(text, self._clock_ms()))
 
     def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
-        """Always null; ends the sync of this key only, unlike the official server's."""
+        """Answer `abort` with null. Unlike on the official server, other sessions of the user go on."""
         messages.read_empty(payload)
         if skey:
             self._sessions.abort(_sync_of(admission, skey))
@@ -137,6 +142,7 @@ class SyncService:
 
         `device` and `kind` tell people later how the version came to be.
         """
+        # Clients show these texts, so they come with status 200.
         if path.stat().st_size >= self._limit_bytes:
             return transfer.TOO_LARGE
         try:
@@ -153,7 +159,7 @@ class SyncService:
         return transfer.OK
 
     def download(self, user: UserId, version: int, payload: bytes, device: str = "") -> Download:
-        """Give the collection as a file; ends a running sync."""
+        """The collection as a file; ends a running sync."""
         messages.read_empty(payload)
         return self._transfer.give(_collection_of(user), version, device)
 
@@ -163,7 +169,7 @@ class SyncService:
                 return read(payload)
             return self._offload(lambda: read(payload))
         except ProtocolError:
-            admission.prove()  # a key that is not good is told before a message that is not
+            admission.prove()  # an invalid key is reported first, before an invalid message
             raise
 
 

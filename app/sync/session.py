@@ -1,13 +1,14 @@
-"""The life of a sync: `start`, steps that bring or give rows, `sanityCheck2`, `finish`.
+"""The steps of a running sync, from `start` to `finish`.
 
-Between two requests a sync is nothing but its record: any worker serves any of its requests.
+Called by `service`. Between two requests a sync exists only as the session in its head record, so any
+worker can serve any of its requests.
 
-- Steps that bring rows (`applyGraves`, `applyChanges`, `applyChunk`) check the message and append it to
-  the journal in the head record.
-- Steps that give rows (`start`, `applyChanges`, `chunk`) read the version that the sync began with. If the
-  head's stamps show that nothing is new for the client, they open no database.
-- `sanityCheck2` merges the journal, stores the object of the next version, and notes it as prepared.
-- `finish` makes the prepared version the head: one conditional write.
+- Steps with rows from the client (`applyGraves`, `applyChanges`, `applyChunk`) append their message to the
+journal. - Steps with rows for the client (`start`, `applyChanges`, `chunk`) read the version that the sync
+started with. If
+  the head's stamps show that nothing is new for the client, they open no database.
+- `sanityCheck2` merges the journal, stores the object of the next version, and writes a prepared commit.
+- `finish` makes the prepared commit the head, with one conditional write.
 """
 
 from __future__ import annotations
@@ -63,15 +64,15 @@ from storage.types import DatabaseId, Head, JournalEntry, Offload, Session, User
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-"""How often a step is tried again because another request of the same sync was faster."""
+"""Attempts of a step, if another request of the same sync is faster each time."""
 
 T = TypeVar("T")
 
 
 def session_id(user: UserId, skey: str, key_hash: bytes = b"") -> str:
-    """The name of a sync in the head record: from the key that the client made up for it, and its host key.
+    """The id of a sync in the head record: a digest of user, session key and the host key's hash.
 
-    So who names a running session has the host key that began it.
+    So a request with the id of a running session comes from a client with the host key that started it.
     """
     return hashlib.sha256(f"{user}\0{skey}\0".encode() + key_hash).hexdigest()[:32]
 
@@ -83,7 +84,7 @@ def commit_id(session: str, token: int, device: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Which sync a request is for, and whose request it is."""
+    """The sync that a request belongs to, and the request's host key."""
 
     database: DatabaseId
     id: str
@@ -95,7 +96,7 @@ class Sync:
         return device_of(self.admission.key_hash)
 
     def prove(self, state: SyncState | None = None) -> Proof:
-        """Make sure that the host key is good; the state of the session that it began may tell."""
+        """Check the host key, by the state of its session if given. Raises: AuthError, ServiceUnavailable."""
         if state is None:
             return self.admission.prove()
         return self.admission.prove(self.admission.key_hash, state.key_until_ms)
@@ -103,7 +104,7 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Begins, carries on and ends syncs. Methods raise SessionConflict if the sync does not run."""
+    """Runs the steps of syncs. All methods raise SessionConflict if the sync is not running."""
 
     store: DatabaseStore
     codec: Codec
@@ -114,9 +115,10 @@ class Sessions:
     journal: JournalWriter = field(default_factory=JournalWriter)
 
     def start(self, sync: Sync, request: StartRequest) -> bytes:
-        """Take the database over from whatever sync is running; answer our deletions.
+        """Start a sync, which ends another one of the user; answers deletions that the client has not seen.
 
-        Old clients send their own deletions along; they are journalled as by `applyGraves`.
+        Old clients send their own deletions with `start`; they are appended to the journal as by
+        `applyGraves`.
         """
         until_ms = sync.prove().until_ms
         state = SyncState(
@@ -125,6 +127,8 @@ class Sessions:
         session = NewSession(sync.id, MERGE_REVISION, self.clock_ms(), (), encode_state(state))
         try:
             head = self.store.sessions.open(sync.database, session)
+            # A new user: the steps below need a file, so the empty collection is committed. That ends the
+            # session.
             if head.version == 0:
                 self.genesis.make(sync.database, head)
                 head = self.store.sessions.open(sync.database, session)
@@ -132,6 +136,7 @@ class Sessions:
             raise SessionConflict("this sync has gone on since its start") from exc
         self.known.started(sync.database, head)
         answer = graves.NONE
+        # Else the client has seen all rows, and the database need not be opened.
         if has_news(head.stamps, state.client_usn):
             answer = graves.to_wire(self._read(sync, head, lambda unseen: unseen.graves()))
         if request.graves is not None:
@@ -140,7 +145,7 @@ class Sessions:
         return encode(answer)
 
     def append(self, sync: Sync, method: str, body: bytes) -> Head:
-        """Keep a message of the client until the merge."""
+        """Append a message of the client to the journal; returns the head."""
         entry = self.journal.entry(method, body, self.clock_ms())
         try:
             head = self.store.sessions.append(sync.database, sync.id, entry)
@@ -152,7 +157,7 @@ class Sessions:
         return head
 
     def apply_changes(self, sync: Sync, body: bytes) -> bytes:
-        """Keep the client's changes, and answer ours. The config goes to the client if ours is newer."""
+        """Append the client's changes, and answer the server's; with its config if that is newer."""
         head = self.append(sync, APPLY_CHANGES, body)
         state = decode_state(self._session_of(sync, head).state)
         answer: ChangesMessage = changes.NONE
@@ -163,13 +168,14 @@ class Sessions:
         return encode(answer)
 
     def chunk(self, sync: Sync) -> bytes:
-        """The next of our rows. Where they are in the record is written before they are answered.
+        """Answer the next rows for the client. The position after them is written to the session first.
 
-        The last chunk writes nothing, so it can be asked for again if its answer is lost. Nothing would tell
-        then that a known head is outdated, and it may lack deletions that another worker has journalled: it
-        serves only if there are no rows to give.
+        The last chunk writes nothing, so that it can be requested again if its answer is lost. As no
+        conditional write would detect that a cached head is outdated, and as it may lack deletions that
+        another worker has appended, a cached head is used only if there are no rows to send.
         """
         known = self.known.find(sync.database, sync.id)
+        # The cached head is good enough if there is nothing to send.
         if known is not None and not self._has_news(sync, known):
             return encode(ChunkMessage(done=True))
         for _ in range(ATTEMPTS):
@@ -179,6 +185,7 @@ class Sessions:
             session = self._session_of(sync, head)
             state = decode_state(session.state)
             message, sent = self._read(sync, head, partial(next_chunk, sent=state.sent))
+            # The last chunk is not noted, so that a repeated request gets it again.
             if message.done or self._note_sent(sync, session, state, sent):
                 return encode(message)
         raise SessionConflict("another request of this sync is faster")
@@ -187,7 +194,7 @@ class Sessions:
         return has_news(head.stamps, decode_state(self._session_of(sync, head).state).client_usn)
 
     def _note_sent(self, sync: Sync, session: Session, state: SyncState, sent: ChunkPosition) -> bool:
-        """Write up to where our rows were given; False if the session is not as it was read any more."""
+        """Write the position of `chunk` to the session; False if it has changed since it was read."""
         update = SessionUpdate(state=encode_state(msgspec.structs.replace(state, sent=sent)))
         try:
             head = self.store.sessions.update(sync.database, session, update)
@@ -197,7 +204,7 @@ class Sessions:
         return True
 
     def _read(self, sync: Sync, head: Head, read: Callable[[Unseen], T]) -> T:
-        """What `read` finds in the version that the sync began with."""
+        """Call `read` with the version that the sync started with, and return its result."""
         session = self._session_of(sync, head)
         state, deleted = decode_state(session.state), self._deletions(session)
         now_s = session.started_ms // 1000
@@ -217,8 +224,9 @@ class Sessions:
         return result
 
     def _deletions(self, session: Session) -> Graves:
-        """What the client has deleted in this sync: these rows are not sent back to it."""
+        """The client's deletions in this sync, as these rows must not be sent back to it."""
         found = Graves([], [], [])
+        # An entry may also be a folded one, which may contain deletions.
         if any(entry.method != APPLY_CHANGES for entry in session.journal):
             for entry, frame in self._journal_of(session):
                 if entry.method == APPLY_GRAVES:
@@ -235,20 +243,22 @@ class Sessions:
             raise SessionConflict("the sync was ended meanwhile") from exc
 
     def check(self, sync: Sync, request: SanityRequest, body: bytes) -> bytes:
-        """Merge the sync and compare the counts. `bad` ends it at once, and nothing is stored.
+        """Merge the sync, and compare the row counts; prepares the commit if they are equal.
 
-        Raises: NotApplicable, and the sync is over.
+        If they differ, the answer is `bad`, and the sync ends. Raises: NotApplicable, which also ends the
+        sync.
         """
         refusal_reason.set("")
         checked = digest(SANITY_CHECK, body)
         for head in self._heads_of(sync):
             session = self._session_of(sync, head)
+            # The same request again: its first answer was lost.
             if session.prepared is not None and session.prepared.checked == checked:
                 return encode(sanity.agreed(request))
             try:
                 answer = self._check(sync, head, request, checked)
             except SessionLost:
-                continue  # another request was faster, or the head was not the newest
+                continue  # another request was faster, or the cached head is outdated
             except NotApplicable:
                 if self._is_outdated(sync, head):
                     continue
@@ -256,6 +266,7 @@ class Sessions:
                 raise
             if answer.status == sanity.OK:
                 return encode(answer)
+            # With an outdated head the counts may differ only because messages were missing: try again.
             if not self._is_outdated(sync, head):
                 log.warning("sanity check of %s failed: %s, %s", sync.database, answer.client, answer.server)
                 refusal_reason.set(sanity.describe(answer))
@@ -264,13 +275,14 @@ class Sessions:
         raise SessionConflict("another request of this sync is faster")
 
     def finish(self, sync: Sync) -> bytes:
-        """Commit the sync. If its answer was lost and it is asked for again, give the same one.
+        """Commit the sync. A repeated request, whose first answer was lost, gets the same answer.
 
-        A client that sent no sanity check has its sync merged here.
+        If the client sent no sanity check, the sync is merged here.
         """
         for head in self._heads_of(sync, prepared=True):
             session = head.session
             if session is None or session.id != sync.id:
+                # The session is gone, maybe because this commit was done already.
                 return self._kept_answer(sync, head)
             self._session_of(sync, head)
             try:
@@ -295,14 +307,14 @@ class Sessions:
         raise SessionConflict("another request of this sync is faster")
 
     def abort(self, sync: Sync) -> None:
-        """End the caller's sync; another one goes on."""
+        """End this sync; another sync of the user goes on."""
         sync.prove()
         session = self.store.head(sync.database).session
         if session is not None and session.id == sync.id:
             self._end(sync, session)
 
     def _check(self, sync: Sync, head: Head, request: SanityRequest, checked: bytes) -> SanityAnswer:
-        """Merge, and prepare the commit if the counts agree."""
+        """Merge, and prepare the commit if the counts are equal."""
         merge = self._merged(sync, head)
         with self.store.discarding(merge.checkout):
             answer = merge.check(request)
@@ -322,7 +334,7 @@ class Sessions:
         return commit.answer
 
     def _merged(self, sync: Sync, head: Head) -> Merge:
-        """A checkout of the version that the sync began with, and all of the journal in its transaction."""
+        """A checkout of the version that the sync started with, the journal merged in an open transaction."""
         session = self._session_of(sync, head)
         journal = self._journal_of(session)
         checkout = self.store.checkout(sync.database, head)
@@ -336,6 +348,7 @@ class Sessions:
         mod_ms, stamps = merge.stamp(now_ms)
         session = merge.session
         name = commit_id(session.id, session.token, sync.device)
+        # The answer to `finish` is the modification time, which the client adopts.
         return Commit(name, encode(mod_ms), now_ms, stamps, (session.id, session.seq))
 
     def _heads_of(self, sync: Sync, *, prepared: bool = False) -> Iterator[Head]:
@@ -356,14 +369,15 @@ class Sessions:
             yield self.store.head(sync.database)
 
     def _session_of(self, sync: Sync, head: Head) -> Session:
-        """The running session, if it is the caller's.
+        """The running session, if it is the one of `sync`; also checks the host key.
 
-        Raises: AuthError for a host key that is not good, SessionConflict.
+        Raises: AuthError, SessionConflict.
         """
         session = head.session
         if session is None or session.id != sync.id:
             sync.prove()
             raise SessionConflict("no such sync is running")
+        # Another revision could merge the journal differently.
         if session.merge_revision != MERGE_REVISION:
             sync.prove()
             raise SessionConflict("the sync was begun by another revision of the server")
@@ -371,7 +385,7 @@ class Sessions:
         return session
 
     def _is_outdated(self, sync: Sync, head: Head) -> bool:
-        """Whether the sync has gone on or ended since the head was read: a failure then says nothing."""
+        """Whether the session has changed since the head was read; then a failure may be due to that."""
         return self.store.head(sync.database).session != head.session
 
     def _end(self, sync: Sync, session: Session) -> None:

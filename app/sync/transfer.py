@@ -1,7 +1,6 @@
-"""`upload` and `download`: a whole collection at a time.
+"""The methods `upload` and `download`, for whole collections. Called by `service`.
 
-A refused upload leaves everything as it was; an accepted one is a commit like any other, so the
-state before it stays in the history.
+A rejected upload changes nothing; an accepted one is a commit, so the version before it stays in the history.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ TOO_LARGE = "collection exceeds size limit"
 """Texts that clients compare with (OK) or show, all under status 200."""
 
 ATTEMPTS = 5
-"""How often a commit without a session is tried on a fresh head, each time losing to another."""
+"""Attempts of a commit without a session, if another commit is faster each time."""
 
 BLOCK_BYTES = 4 << 20
-"""Each block takes two native threads in turn; larger ones are handed over less often."""
+"""Size of blocks of a download: each is handed to two native threads in turn, so large ones are cheaper."""
 
 T = TypeVar("T")
 
 
 class Blocks(Iterator[bytes]):
-    """A file's blocks. Closing it lets the file go, also before the first block was taken."""
+    """The blocks of a file. `close` closes the file, even if no block was read yet."""
 
     def __init__(self, blocks: Iterator[bytes], close: Callable[[], None]) -> None:
         self._blocks, self._close, self._is_open = blocks, close, True
@@ -55,7 +54,7 @@ class Blocks(Iterator[bytes]):
         return next(self._blocks)
 
     def close(self) -> None:
-        """Harmless when repeated."""
+        """Close the file; calling it again does nothing."""
         self._is_open = False
         self._close()
 
@@ -65,7 +64,7 @@ class Blocks(Iterator[bytes]):
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file on its way out."""
+    """A file that is sent to a client."""
 
     size_bytes: int
     blocks: Blocks
@@ -73,7 +72,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Takes and gives whole collections. `folder` is for temporary files."""
+    """Stores and sends whole collections; `folder` is for temporary files."""
 
     store: DatabaseStore
     codec: Codec
@@ -84,7 +83,7 @@ class Transfer:
     nonce: Callable[[], str]
 
     def admit(self, path: Path) -> tuple[Path, Stamps]:
-        """Make a sound file of what a client sent; the caller removes it.
+        """Check a client's file; returns a valid collection, which the caller removes, and its stamps.
 
         Raises: InvalidDatabase.
         """
@@ -93,12 +92,13 @@ class Transfer:
             return into, self.offload(lambda: admit(path, into, self.codec))
         except BaseException as exc:
             if isinstance(exc, InvalidDatabase):
+                # Only for the log: the client gets a fixed text.
                 refusal_reason.set(str(exc))
             into.unlink(missing_ok=True)
             raise
 
     def replace(self, database: DatabaseId, path: Path, stamps: Stamps, origin: Origin) -> None:
-        """Make a file the user's collection, whatever it was before."""
+        """Make a file the user's collection, whatever its version is."""
         name = name_commit(origin.kind, self.nonce(), origin.device)
 
         def flip() -> None:
@@ -109,12 +109,13 @@ class Transfer:
         _insist(flip)
 
     def give(self, database: DatabaseId, version: int, device: str) -> Download:
-        """The collection as schema 18 or, for legacy clients, 11; its USN and `mod` move on first."""
+        """The collection in schema 18 or, for old clients, 11; increases its USN and `mod` first."""
         checkout = _insist(lambda: self._mark_downloaded(database, device))
         try:
             reader = checkout.reader()
         finally:
             self.store.release(checkout)
+        # Streamed from the working copy, which other requests can use meanwhile.
         if takes_current_schema(version):
             return Download(reader.size_bytes, Blocks(reader.blocks(BLOCK_BYTES), reader.close))
         file = self._downgraded(reader)
@@ -122,7 +123,7 @@ class Transfer:
         return Download(size_bytes, Blocks(self._read_on(file), file.close))
 
     def _downgraded(self, reader: PageReader) -> BinaryIO:
-        """A throw-away copy in schema 11, open for reading and already without a name."""
+        """A temporary copy in schema 11, open for reading and already unlinked."""
         path = self.folder / f"legacy-{self.nonce()}"
         try:
             with reader, path.open("wb") as file:
@@ -140,6 +141,7 @@ class Transfer:
     def _mark_downloaded(self, database: DatabaseId, device: str) -> Checkout:
         now_ms = self.clock_ms()
         head = self.store.head(database)
+        # A new user downloads an empty collection.
         if head.version == 0:
             head = self.genesis.make(database, head)
         checkout = self.store.checkout(database, head)
@@ -158,7 +160,7 @@ class Transfer:
 
 
 def _insist(attempt: Callable[[], T]) -> T:
-    """Try again if another commit was first; the answer does not depend on the state before."""
+    """Repeat an attempt if another commit was first. Raises: SessionConflict after ATTEMPTS."""
     for _ in range(ATTEMPTS - 1):
         try:
             return attempt()

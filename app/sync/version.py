@@ -1,4 +1,4 @@
-"""The versions of the collection protocol: when each came, what it means, and who still sends it.
+"""The versions of the collection protocol: their dates, and what changed. Used by `meta` and `transfer`.
 
 Source: rslib/src/sync/version.rs of ankitects/anki.
 """
@@ -6,16 +6,16 @@ Source: rslib/src/sync/version.rs of ankitects/anki.
 from __future__ import annotations
 
 SESSION_KEY = 8
-"""2013. A session key tells parallel syncs of one user apart. AnkiUniversal stayed here."""
+"""2013. Session keys distinguish parallel syncs of one user. The last version of AnkiUniversal."""
 
 V2_SCHEDULER = 9
-"""January 2018. Same messages; says that the client knows the v2 scheduler."""
+"""January 2018. The same messages; the client supports the v2 scheduler."""
 
 V2_TIMEZONE = 10
-"""March 2020. Same messages; says that the client knows the new time zone handling."""
+"""March 2020. The same messages; the client supports the new time zone handling."""
 
 DIRECT_POST = 11
-"""January 2023. zstd bodies with a header in place of multipart forms with gzip; schema 18 files."""
+"""January 2023. zstd bodies with a header, instead of multipart forms with gzip; files of schema 18."""
 
 OLDEST = SESSION_KEY
 NEWEST = DIRECT_POST

@@ -1,1 +1,1 @@
-"""SQL on Anki's tables, inside a checkout."""
+"""SQL on the tables of a collection, in a checkout; and the checks of uploaded collections."""

@@ -1,4 +1,15 @@
-"""Full uploads: a file of any origin becomes a collection that later steps can rely on, or is refused."""
+"""Checks an uploaded collection, and converts it if needed, so that later steps can rely on it.
+
+Called by `app.sync.transfer` for full uploads and imports. A file that is as clients usually send it
+(schema 18, just vacuumed, no foreign objects, valid values) is checked and used as it is. Any other is
+checked more loosely, and its rows are copied into a new file:
+
+    header, schema ---- as expected ----> pages and values ---- valid ----> the file itself
+        |                                        |
+        | other schema, page size, objects       | values that must be cleaned (`Untidy`)
+        v                                        v
+    tables ----> copy the rows, upgrade the small tables ----> values ----> a new file
+"""
 
 from __future__ import annotations
 
@@ -30,18 +41,17 @@ from storage.errors import InvalidDatabase
 _SHORTEST_LIMIT_BYTES = 1 << 20
 
 _LONGEST_REBUILT_BYTES = 64 << 20
-"""Each value passes through this process's memory when a file is built anew, a few times its size."""
+"""The largest value in a file that is rebuilt: each value takes a few times its size in memory."""
 
 _MOST_STATISTICS = 2_000
 _MOST_STATISTICS_BYTES = 256 << 10
-"""ANALYZE leaves at most 25 rows for each index; every connection to the collection keeps them in memory."""
+"""Limits of the tables of ANALYZE (at most 25 rows per index), which every connection has in memory."""
 
 
 def admit(path: Path, into: Path, codec: Codec) -> Stamps:
-    """Check a file of any origin, and put a sound collection (schema 18, WAL mode) at `into`.
+    """Check an untrusted file, and write a valid collection (schema 18, WAL mode) to `into`.
 
-    The file at `path` may be moved there: the usual upload, which a client vacuumed just before,
-    is taken as it is. Any other is built anew from its rows. Raises: InvalidDatabase.
+    The file at `path` may be moved there. Returns the stamps of the result. Raises: InvalidDatabase.
     """
     try:
         stamps = _admit(path, into, codec, Deadline())
@@ -53,6 +63,8 @@ def admit(path: Path, into: Path, codec: Codec) -> Stamps:
 
 
 def _admit(path: Path, into: Path, codec: Codec, deadline: Deadline) -> Stamps:
+    # The header and the schema decide whether the file may be used as it is; page and value checks may
+    # still forbid it.
     header = read_header(path)
     with open_hostile(path, deadline) as source:
         version = _schema_version(source)
@@ -64,6 +76,7 @@ def _admit(path: Path, into: Path, codec: Codec, deadline: Deadline) -> Stamps:
             and not any(_is_large_statistics(source, name) for _, name, _, _ in objects)
         )
         if not is_tidy:
+            # Rows are going to be read from these tables by name, so they must be what they are called.
             _refuse_foreign_tables(source, version)
     stamps: Stamps = {}
 
@@ -71,6 +84,7 @@ def _admit(path: Path, into: Path, codec: Codec, deadline: Deadline) -> Stamps:
         check_small_tables(connection, codec, deadline)
         stamps.update(read_stamps(connection))
 
+    # The jobs run in two threads, so this one has to return the stamps by a variable.
     value_jobs = [*value_checks(), check_small_tables_and_read_stamps]
     if is_tidy:
         try:
@@ -81,12 +95,13 @@ def _admit(path: Path, into: Path, codec: Codec, deadline: Deadline) -> Stamps:
         shutil.move(path, into)
     else:
         _rebuild(path, into, version, deadline)
+        # The rebuilt file is checked like any other: a value that could not be replaced is found here.
         _run(into, value_jobs, deadline)
     return stamps
 
 
 def _run(path: Path, checks: list[Check], deadline: Deadline) -> None:
-    # no value is longer than the file that it is in
+    # No value can be longer than the file.
     longest_value_bytes = max(_SHORTEST_LIMIT_BYTES, path.stat().st_size)
 
     def job(check: Check) -> None:
@@ -121,14 +136,16 @@ def _refuse_foreign_tables(source: apsw.Connection, version: int) -> None:
 
 
 def _refuse_foreign_table(source: apsw.Connection, name: str, columns: tuple[str, ...]) -> None:
-    """Raise InvalidDatabase for what is no plain table with these columns.
+    """Raises: InvalidDatabase if this is not an ordinary table with these columns.
 
-    Asked by statements, as a table of the file called `pragma_table_list` would answer for the function.
+    Uses PRAGMA statements: the table-valued function could be shadowed by a table called `pragma_table_list`.
     """
+    # A view or a virtual table with this name would run code of the file.
     kinds = [row[2] for row in source.execute(f"PRAGMA main.table_list({name})")]
     if kinds != ["table"]:
         raise InvalidDatabase(f"{name} is no table")
     found: Any = source.execute(f"PRAGMA main.table_xinfo({name})").fetchall()
+    # A generated column would run an expression of the file.
     if any(hidden for *_, hidden in found):
         raise InvalidDatabase(f"{name} has computed columns")
     if not {column.lower() for column in columns} <= {column.lower() for _, column, *_ in found}:
@@ -143,6 +160,7 @@ def _rebuild(path: Path, into: Path, version: int, deadline: Deadline) -> None:
         create(into, LATEST, deadline) as target,
     ):
         for table in tables(LATEST):
+            # Small tables of older schemas are upgraded by the engine first.
             if table.name in BIG_TABLES or version == LATEST:
                 copy_table(source, target, table)
         if version != LATEST:
@@ -160,4 +178,5 @@ def _fill_small_tables(
         usn = target.execute("SELECT usn FROM col").get
         reset_eases(target, reset, usn)
     finally:
+        # The temporary file of the small tables.
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The `data` column of cards: a small JSON object, rewritten on each sync as the engine rewrites it.
+"""Normalises the `data` column of cards, a small JSON object, as the official engine does on each sync.
 
-Only known keys stay, in a fixed order, with rounded 32-bit numbers; anything unreadable becomes `{}`.
-Source: rslib/src/storage/card/data.rs of the official source.
+Used by `cards`. Known keys are kept, in a fixed order, with rounded 32-bit floats; anything unreadable
+becomes `{}`. Source: rslib/src/storage/card/data.rs of the official source.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _CANONICAL = re.compile(
     r"(?:\"cd\":(?!\"\{\}\")\"(?:[^\"\\\x00-\x1f]|\\\")+\")?"
     r"\}"
 )
-"""What clients write as a rule, and what comes out as it went in.
+"""Matches data that is normalised already, which is what clients usually send.
 
-A decimal of so few digits, below 2^22 in units of its last place, survives the rounding in 32 bits and
-is the shortest one for its number.
+A decimal of so few digits (below 2^22 in units of its last place) is not changed by the rounding to a
+32-bit float, and is the shortest one for its number; so it can be recognised by its text.
 """
 
 _decode = msgspec.json.decode
@@ -56,6 +56,7 @@ def canonical(data: str) -> str:
         found = _decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return "{}"
+    # serde, the engine's JSON library, also reads a struct from an array.
     if isinstance(found, list) and len(found) <= len(_KEYS):
         found = dict(zip(_KEYS, found, strict=False))
     if not isinstance(found, dict) or not isinstance(found.get("cd", ""), str):
@@ -81,12 +82,14 @@ def _members(found: dict[str, Any]) -> list[str]:
 
 
 def _rounded(number: Any, places: int) -> str | None:
-    """The number in JSON, rounded in 32-bit arithmetic; None for what is no number."""
+    """The number as JSON, rounded in 32-bit arithmetic; None if it is not a number."""
     if type(number) not in (int, float):
         return None
     factor = 10.0**places
+    # Each operation is rounded to 32 bits, as in Rust's f32 arithmetic.
     product = _as_float32(_as_float32(number) * factor)
     if math.isinf(product):
+        # serde writes infinity as null.
         return "null"
     whole = math.copysign(math.floor(abs(product) + 0.5), product)
     return _shortest(_as_float32(whole / factor))
@@ -100,7 +103,8 @@ def _as_float32(number: float) -> float:
 
 
 def _shortest(number: float) -> str:
-    """The shortest decimal that reads back as this 32-bit float, in the engine's notation."""
+    """The shortest decimal that parses to this 32-bit float, in the engine's notation."""
+    # 9 digits always suffice for a 32-bit float.
     for digits in (6, 7, 8, 9):
         text = f"{number:.{digits - 1}e}"
         if _as_float32(float(text)) == number:

@@ -1,4 +1,7 @@
-"""Cards: rows of 18 columns, (id, nid, did, ord, mod, usn, type, queue, due, ..., odid, flags, data)."""
+"""Reads and merges cards: rows of 18 columns, (id, nid, did, ord, mod, usn, type, queue, ..., flags, data).
+
+Called by `collection` and `unseen`.
+"""
 
 from __future__ import annotations
 
@@ -45,35 +48,38 @@ _UPDATE_IN_PLACE = """
         flags = ?17, data = ?18
     WHERE id = ?1 AND ?2 = nid AND ?16 = odid
 """
-"""Naming a column rewrites its indexes even where the value stays; a review changes neither of two."""
+"""SQLite rewrites the index of a column in SET even if the value is the same, so `nid` and `odid` are left
+out: a review changes neither."""
 
 
 def read(connection: apsw.Connection, ids: Sequence[int]) -> list[Row]:
-    """The cards with these ids, in this order; absent ones are left out."""
+    """The cards with these ids, in this order; missing ones are left out."""
     return [
         (*row[:_DATA], card_data.canonical(row[_DATA])) for row in connection.execute(_READ, (id_list(ids),))
     ]
 
 
 def replace(connection: apsw.Connection, cards: Sequence[Row]) -> None:
-    """Write cards that exist, with the note and home deck they have."""
+    """Write existing cards; their note and original deck must not change."""
     if cards:
         connection.executemany(_UPDATE_IN_PLACE, cards)
 
 
 def merge(connection: apsw.Connection, tally: Tally, cards: Iterable[Row], min_usn: int) -> None:
-    """Write each card, unless ours is unseen by the client and as new."""
+    """Write each card, unless the stored one is unseen by the client and at least as new (`newer.newest`)."""
     cards = list(cards)
     ours: dict[Any, Any] = {
         row[0]: row for row in connection.execute(_OURS, (id_list(card[0] for card in cards),))
     }
     inserts, updates, updates_in_place = [], [], []
     for card in newest(cards, ours, min_usn, _MOD, _USN):
+        # Most data is canonical, and then the row need not be copied.
         data = card_data.canonical(card[_DATA])
         row = card if data is card[_DATA] else (*card[:_DATA], data)
         known = ours.get(card[0])
         if known is None:
             inserts.append(row)
+        # Note and original deck, the indexed columns, are the same.
         elif known[3] == card[1] and known[4] == card[_ODID]:
             updates_in_place.append(row)
         else:

@@ -1,7 +1,7 @@
-"""The translator between the wire's "schema 11" JSON and the protobuf columns of schema 18.
+"""Translates between the "schema 11" JSON of messages and the protobuf columns of schema 18.
 
-The translation is the engine's own: an object is written into a scratch collection by one of its
-calls and read back by another. Nothing of a user's stays there.
+Used for decks, deck options and notetypes. The official engine translates: one of its calls writes an
+object into an empty collection in memory (`Engine`), another one reads it in the other form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from storage.collection.notetype_json import NotetypeRows
 from storage.errors import Corrupt, StorageError
 
 _MOST_IDLE_ENGINES = 2
-"""A scratch collection takes about 10 MB; more than these are let go after use."""
+"""Engines kept for later calls; each takes about 10 MB."""
 
 _HTML = frozenset("<&")
 
@@ -50,9 +50,10 @@ class DeckConfigRow(NamedTuple):
 
 
 class Codec:
-    """May be shared between threads: each call takes an idle engine, or makes one.
+    """A pool of engines; may be shared between threads.
 
-    A pool rather than a lock, as a lock would have to suit greenlets and native threads alike.
+    Each call takes an idle engine or makes one. One engine with a lock would not do: the lock would have
+    to work between greenlets as well as between native threads.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class Codec:
 
     def deck_dicts(self, rows: Iterable[DeckRow]) -> list[dict[str, Any]]:
         """Rows as decks. Raises: Corrupt."""
+        # Blobs are passed as hex: see `Engine`.
         hexed = [(*row[:4], row.common.hex(), row.kind.hex()) for row in rows]
         with self._engine(_corrupt) as engine:
             return [_decode(deck) for deck in engine.deck_jsons(hexed)]
@@ -81,7 +83,7 @@ class Codec:
             return [_decode(config) for config in engine.deck_config_jsons(hexed)]
 
     def notetype_rows(self, notetypes: Iterable[dict[str, Any]]) -> list[NotetypeRows]:
-        """Notetypes as rows, with names and templates exactly as they came. Raises: InvalidChange."""
+        """Notetypes as rows, with names and templates unchanged. Raises: InvalidChange."""
         with self._engine(InvalidChange) as engine:
             return [_notetype_rows(engine, notetype) for notetype in notetypes]
 
@@ -96,8 +98,9 @@ class Codec:
             return [_decode(notetype) for notetype in engine.notetype_jsons(cores, fields, templates)]
 
     def strip_html(self, texts: Iterable[str]) -> list[str]:
-        """Texts as sort fields and checksums see them."""
+        """Texts without HTML, as sort fields and checksums use them."""
         texts = list(texts)
+        # Plain texts, which most are, need no engine.
         if all(_HTML.isdisjoint(text) for text in texts):
             return texts
         with self._engine(InvalidChange) as engine:
@@ -105,8 +108,9 @@ class Codec:
 
     @contextmanager
     def _engine(self, error: type[InvalidChange] | Any) -> Iterator[Engine]:
-        """An engine for one call. One that raised, or that panicked, is dropped with what it holds."""
+        """An engine for one call. An engine that raises or panics is dropped, with all rows in it."""
         try:
+            # A deque is thread-safe, so no lock is needed.
             engine = self._idle.pop()
         except IndexError:
             engine = Engine()
@@ -114,7 +118,7 @@ class Codec:
             yield engine
         except (StorageError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except BaseException as exc:  # the engine's panics are no Exception
+        except BaseException as exc:  # the engine's panics are not subclasses of Exception
             raise error(f"{type(exc).__name__}: {exc}") from exc
         if len(self._idle) < _MOST_IDLE_ENGINES:
             self._idle.append(engine)
@@ -126,7 +130,7 @@ def _corrupt(found: str) -> Corrupt:
 
 def _deck_row(engine: Engine, deck: dict[str, Any]) -> DeckRow:
     row_id, name, common, kind = engine.deck_row(_encode(deck))
-    # the engine may touch these two when it cleans a name
+    # The engine changes these two if it normalises the name.
     mtime_secs, usn = int(deck.get("mod", 0)), deck["usn"]
     return DeckRow(row_id, name, mtime_secs, usn, bytes.fromhex(common), bytes.fromhex(kind))
 
@@ -135,7 +139,7 @@ def _deck_config_row(engine: Engine, config: dict[str, Any]) -> DeckConfigRow:
     if int(config["id"]) == 0:
         raise InvalidChange("deck options with id 0")
     row_id, name, encoded = engine.deck_config_row(_encode(config))
-    # the engine marks deck options as modified now
+    # The engine sets the modification time of deck options to now.
     return DeckConfigRow(row_id, name, int(config["mod"]), config["usn"], bytes.fromhex(encoded))
 
 

@@ -1,4 +1,4 @@
-"""The config table: JSON values by key, replaced as a whole when the client's is newer."""
+"""Reads and writes the config table (JSON values by key). A sync replaces it all if the client's is newer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clear_usns(connection: apsw.Connection) -> None:
 
 
 def replace_all(connection: apsw.Connection, entries: dict[str, Any], usn: int, now_s: int) -> None:
-    """Drop every key and write these."""
+    """Delete all keys, and write these."""
     connection.execute("DELETE FROM config")
     connection.executemany(
         "INSERT OR REPLACE INTO config (key, usn, mtime_secs, val) VALUES (?, ?, ?, ?)",
@@ -38,7 +38,7 @@ def replace_all(connection: apsw.Connection, entries: dict[str, Any], usn: int, 
 
 
 def write(connection: apsw.Connection, key: str, value: Any, usn: int, now_s: int) -> None:
-    """Write one key; nothing happens where the value is the same already."""
+    """Write one key, unless it has this value already."""
     encoded = _encode(value)
     if connection.execute("SELECT val FROM config WHERE key = ?", (key,)).get != encoded:
         connection.execute(
@@ -48,16 +48,17 @@ def write(connection: apsw.Connection, key: str, value: Any, usn: int, now_s: in
 
 
 def find_integer(connection: apsw.Connection, key: str, allowed: range) -> int | None:
-    """The integer kept under a key; None where it is missing, no integer, or out of range."""
+    """The integer under a key; None if it is missing, not an integer, or not in `allowed`."""
     encoded = connection.execute("SELECT val FROM config WHERE key = ?", (key,)).get
     try:
         value = _decode(encoded) if encoded is not None else None
     except msgspec.DecodeError:
         return None
+    # `type` rather than `isinstance`: True is no number here.
     return value if type(value) is int and value in allowed else None
 
 
 def scheduler_version(connection: apsw.Connection) -> int:
-    """1 or 2; anything else counts as 1."""
+    """The scheduler's version, 1 or 2; anything else counts as 1."""
     found = find_integer(connection, "schedVer", UINT8)
     return SCHEDULER_V2 if found == SCHEDULER_V2 else SCHEDULER_V1

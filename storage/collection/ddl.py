@@ -1,6 +1,6 @@
-"""The tables of Anki's schema, by version: their statements, columns and what these may hold.
+"""The tables and indexes of Anki's schema by version: CREATE statements, columns, and rules for values.
 
-What is not named here does not get into a collection that we keep.
+Used for the checks of uploads. Other tables, indexes, triggers and views of an uploaded file are not kept.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from storage.collection.rules import (
 
 LATEST = 18
 OPENABLE = frozenset({11, 14, 15, 16, 17, 18})
-"""12 and 13 were never released; the engine refuses them too."""
+"""Schema versions that can be uploaded. 12 and 13 were never released; the engine rejects them, too."""
 
 BIG_TABLES = ("notes", "cards", "revlog")
-"""The same in all versions; the others are a few MB at most in a real collection."""
+"""Tables that are the same in all versions. All others have a few MB at most in real collections."""
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _SPACE = re.compile(r"\s+")
@@ -49,11 +49,11 @@ class Table(NamedTuple):
     sql: str
     columns: tuple[str, ...]
     rules: Mapping[str, Rule]
-    """By column; the ranges are those of the rows in messages, see `app.sync.messages`."""
+    """Column -> rule; the ranges are those of rows in messages, see `app.sync.messages`."""
     found_by: str = ""
-    """The column by which rows are looked up: those without an integer in it are lost already."""
+    """The column by which the engine finds rows; rows without an integer in it are dropped."""
     ordered_by: str = ""
-    """The name in whose order the rows lie."""
+    """The text column that is the primary key, if there is one."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ _NOTES = Table(
     "notes",
     "CREATE TABLE notes (id integer PRIMARY KEY, guid text NOT NULL, mid integer NOT NULL, "
     "mod integer NOT NULL, usn integer NOT NULL, tags text NOT NULL, flds text NOT NULL, "
-    # integers in the sort field sort as numbers
+    # "integer" affinity: sort fields that are numbers sort as numbers
     "sfld integer NOT NULL, csum integer NOT NULL, flags integer NOT NULL, data text NOT NULL)",
     ("id", "guid", "mid", "mod", "usn", "tags", "flds", "sfld", "csum", "flags", "data"),
     {
@@ -230,7 +230,7 @@ INDEXES = {
     "idx_cards_odid": "CREATE INDEX idx_cards_odid ON cards (odid) WHERE odid != 0",
     "idx_graves_pending": "CREATE INDEX idx_graves_pending ON graves (usn)",
 }
-"""Of schema 18."""
+"""The indexes of schema 18."""
 
 _STATISTICS = {
     "sqlite_stat1": "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
@@ -250,22 +250,24 @@ def tables(version: int) -> tuple[Table, ...]:
 
 
 def normalised(sql: str) -> str:
-    """A statement without comments, needless space and upper case.
+    """A statement in lower case, without comments and superfluous space, to be compared with ours.
 
-    Two statements that come out equal mean the same, as ours hold no quotes: a comment that only
-    looks like one stands in quotes, which stay.
+    Removing text that only looks like a comment inside quotes cannot make a foreign statement equal to one of
+    ours: the quotes stay, and our statements have none.
     """
     spaced = _SPACE.sub(" ", _COMMENT.sub(" ", sql)).strip().lower()
     return _AROUND_PUNCTUATION.sub(r"\1", spaced)
 
 
 def is_latest(objects: list[tuple[str, str, str, str | None]]) -> bool:
-    """Whether a `(type, name, tbl_name, sql)` listing is exactly schema 18, statistics aside."""
+    """Whether a listing of `(type, name, tbl_name, sql)` is exactly schema 18, with or without statistics."""
     wanted = {name: ("table", name, sql) for name, sql in _STATISTICS.items()}
     optional = set(wanted)
+    # Everything that must exist: type, table and statement by name.
     wanted |= {table.name: ("table", table.name, table.sql) for table in tables(LATEST)}
     wanted |= {name: ("index", sql.split(" ON ")[1].split(" ")[0], sql) for name, sql in INDEXES.items()}
     found = {name for _, name, _, _ in objects}
+    # No object twice, none missing, and no others.
     if len(found) != len(objects) or not (wanted.keys() - optional <= found <= wanted.keys()):
         return False
     return all(

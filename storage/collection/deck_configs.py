@@ -1,4 +1,4 @@
-"""Deck options: newer wins; names need not be unique."""
+"""Reads and merges deck options: the newer one wins, and names need not be unique."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def pending(connection: apsw.Connection, codec: Codec, min_usn: int) -> list[dic
 
 
 def merge(connection: apsw.Connection, codec: Codec, tally: Tally, configs: list[dict[str, Any]]) -> None:
-    """Add each, or replace ours where it is not newer. Raises: InvalidChange."""
+    """Write each one, unless the stored one is newer. Raises: InvalidChange."""
     for row in codec.deck_config_rows(configs):
         ours = connection.execute("SELECT mtime_secs FROM deck_config WHERE id = ?", (row.id,)).get
+        # The stored one is newer.
         if ours is not None and ours > row.mtime_secs:
             continue
         connection.execute("INSERT OR REPLACE INTO deck_config VALUES (?, ?, ?, ?, ?)", row)

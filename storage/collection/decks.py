@@ -1,4 +1,4 @@
-"""Decks: newer wins, and names stay unique."""
+"""Reads and merges decks: the newer one wins, and names stay unique. Called by `collection` and `unseen`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def merge(
     decks: list[dict[str, Any]],
     mark: Mark,
 ) -> None:
-    """Add each deck, or replace ours where it is not newer. Raises: InvalidChange."""
+    """Write each deck, unless the stored one is newer. Raises: InvalidChange."""
     for row in codec.deck_rows(decks):
         ours = connection.execute("SELECT mtime_secs FROM decks WHERE id = ?", (row.id,)).get
+        # The stored one is newer.
         if ours is not None and ours > row.mtime_secs:
             continue
         _write(connection, _with_free_name(connection, row, mark), tally)
@@ -50,7 +51,7 @@ def _write(connection: apsw.Connection, row: DeckRow, tally: Tally) -> None:
 
 
 def _with_free_name(connection: apsw.Connection, row: DeckRow, mark: Mark) -> DeckRow:
-    """Renaming is a change of its own."""
+    """The row under a free name; if that is another one, USN and time are `mark`, so that clients get it."""
     name = free_name(connection, "decks", row.id, row.name)
     return row if name == row.name else row._replace(name=name, **mark._asdict())
 

@@ -1,4 +1,7 @@
-"""Schema 11 for clients that know no later one: the engine's own downgrade, on a throw-away copy."""
+"""Converts a copy of a collection to schema 11, with the official engine, for old clients that download it.
+
+Called by `app.sync.transfer`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _SCHEMA = 11
 
 
 def downgrade(path: Path) -> None:
-    """Turn the collection at `path` into schema 11, in place, with no WAL left. Raises: Corrupt."""
+    """Convert the collection at `path` to schema 11 in place; leaves no WAL. Raises: Corrupt."""
     backend = _anki.RustBackend(langs=["en"], server=True)
     try:
         backend.open_collection(collection_path=str(path), media_folder_path="", media_db_path="")
@@ -24,7 +27,7 @@ def downgrade(path: Path) -> None:
     except _errors.AnkiException as exc:
         raise Corrupt(str(path), "a collection that the engine can downgrade", str(exc)) from exc
     found = _schema_version(path)
-    if found != _SCHEMA:  # closing logs its failures and keeps them to itself
+    if found != _SCHEMA:  # `close_collection` logs its errors, and does not raise them
         raise Corrupt(str(path), _SCHEMA, found)
 
 

@@ -1,6 +1,6 @@
-"""A scratch collection of the official engine, in memory: one object goes in, its other form comes out.
+"""An empty collection of the official engine in memory, which converts one object per call. Used by `codec`.
 
-Refuses to keep anything: every call leaves the tables empty. An engine that raised must be dropped.
+Each call deletes its rows at the end. After an exception the rows may still be there: drop the engine.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from typing import Any
 
 from storage.lazy import LazyModule
 
-_anki: Any = LazyModule("anki._backend")  # the only door to the engine without a folder on disk
+_anki: Any = LazyModule("anki._backend")  # a private module: `anki.collection` needs a folder on disk
 _card_rendering: Any = LazyModule("anki.card_rendering_pb2")
 
 _UNIQUE_NAMES = ("idx_decks_name", "idx_notetypes_name", "idx_fields_name_ntid", "idx_templates_name_ntid")
-"""Dropped in the scratch collection: names are made unique in the user's collection, not here."""
+"""Indexes that are dropped here: names must be unique in the user's collection, not in this one."""
 
 
 class Engine:
-    """Not to be used by two threads at a time."""
+    """One engine; not thread-safe."""
 
     def __init__(self) -> None:
         self._backend = _anki.RustBackend(langs=["en"], server=True)
         self._backend.open_collection(collection_path=":memory:", media_folder_path="", media_db_path="")
+        # Start without the default deck, options and notetypes of a new collection.
         for index in _UNIQUE_NAMES:
             self._run(f"DROP INDEX {index}")
+        # A new collection has a default deck, options and notetypes.
         for table in ("decks", "deck_config"):
             self._run(f"DELETE FROM {table}")  # noqa: S608 - our names
         self._wipe_notetypes()
@@ -87,7 +89,7 @@ class Engine:
         return jsons
 
     def strip_html(self, text: str) -> str:
-        """The text as sort fields and checksums see it: no tags, but the names of media files."""
+        """The text as sort fields and checksums use it: without tags, but with the names of media files."""
         mode = _card_rendering.StripHtmlRequest.PRESERVE_MEDIA_FILENAMES
         stripped: str = self._backend.strip_html(text=text, mode=mode)
         return stripped

@@ -1,7 +1,7 @@
-"""What can go wrong in a collection beyond the faults of all storage.
+"""The error of merging, besides those of `storage.errors`.
 
 StorageError
-`-- InvalidChange           a client's rows cannot be merged; its sync is over
+`-- InvalidChange           a client's rows cannot be merged; its sync ends with 400
 """
 
 from __future__ import annotations
@@ -10,4 +10,4 @@ from storage.errors import StorageError
 
 
 class InvalidChange(StorageError):
-    """The rows a client sent cannot be applied to this collection; the text says why."""
+    """Rows from a client cannot be merged into this collection; the text is for the log."""

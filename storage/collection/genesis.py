@@ -1,4 +1,4 @@
-"""The first version of a collection: what the engine makes for a user who never synced."""
+"""Makes the empty collection of a new user, with the official engine. Called by `app.sync.genesis`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _anki: Any = LazyModule("anki._backend")
 
 
 def create_empty(path: Path) -> None:
-    """Make an empty collection at schema 18, in WAL mode, with no WAL beside it."""
+    """Write an empty collection of schema 18, in WAL mode, without a -wal file."""
     backend = _anki.RustBackend(langs=["en"], server=True)
     backend.open_collection(collection_path=str(path), media_folder_path="", media_db_path="")
     backend.close_collection(downgrade_to_schema11=False)

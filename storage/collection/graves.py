@@ -1,4 +1,7 @@
-"""Deletions: what was deleted on either side, by id. Exactly these ids, no orphans' clean-up."""
+"""Reads and applies deletions, by id. Called by `collection` and `unseen`.
+
+Only the objects with these ids are deleted: clients list the cards of a deleted note themselves.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def pending(connection: apsw.Connection, min_usn: int) -> Graves:
 
 
 def apply(connection: apsw.Connection, tally: Tally, graves: Graves, usn: int) -> None:
-    """Delete these objects and remember that they were deleted."""
+    """Delete these objects, and add graves for them."""
     for table, kind, ids in (
         ("notes", _NOTE, graves.notes),
         ("cards", _CARD, graves.cards),
@@ -36,6 +39,7 @@ def apply(connection: apsw.Connection, tally: Tally, graves: Graves, usn: int) -
         if not ids:
             continue
         keys = [(oid,) for oid in ids]
+        # Rows that do not exist are not counted: the tally needs the number of deleted ones.
         before = connection.total_changes()
         connection.executemany(f"DELETE FROM {table} WHERE id = ?", keys)  # noqa: S608 - our names
         between = connection.total_changes()

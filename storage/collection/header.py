@@ -1,4 +1,4 @@
-"""The first hundred bytes of an SQLite file, read before SQLite gets to see it.
+"""Reads the header of an uploaded SQLite file (100 bytes) before SQLite opens it. Used by `admit`.
 
 Source: https://www.sqlite.org/fileformat2.html section 1.3.
 """
@@ -19,16 +19,16 @@ _PAGE_SIZE = 4096
 
 
 class Header(NamedTuple):
-    """What the header tells of the layout of a file."""
+    """The layout of a file by its header."""
 
     page_size: int
     page_count: int
     is_tidy: bool
-    """Pages of 4096 bytes, none of them free, all of the file's bytes in them, text in UTF-8."""
+    """Whether it has pages of 4096 bytes, none of them free, no bytes after them, and text in UTF-8."""
 
 
 def read_header(path: Path) -> Header:
-    """Raises InvalidDatabase for what cannot be an SQLite file, or is shorter than it says."""
+    """The header. Raises: InvalidDatabase if this is no SQLite file, or one that is too short."""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(_SIZE)
@@ -38,9 +38,11 @@ def read_header(path: Path) -> Header:
     def number(offset: int, size: int = 4) -> int:
         return int.from_bytes(start[offset : offset + size])
 
+    # 65536 does not fit into two bytes, and is stored as 1.
     page_size = 1 << 16 if number(16, 2) == 1 else number(16, 2)
     if page_size < 512 or page_size & (page_size - 1):
         raise InvalidDatabase(f"page size {page_size}")
+    # The page count in the header is valid only if these two change counters are equal.
     told = number(24) == number(92) and number(28) > 0
     page_count = number(28) if told else size_bytes // page_size
     if page_count * page_size > size_bytes or page_count == 0:
@@ -62,7 +64,7 @@ def read_header(path: Path) -> Header:
 
 
 def mark_as_wal(path: Path) -> None:
-    """Set the file's format versions to those of a database in WAL mode."""
+    """Set the format versions in the header to those of WAL mode."""
     with path.open("r+b") as file:
         file.seek(_VERSIONS_AT)
         file.write(_WAL_VERSIONS)

@@ -1,4 +1,7 @@
-"""Opening a file of unknown origin: nothing in it is run or written, and time and memory are bounded."""
+"""Opens an untrusted SQLite file read-only, with code in it disabled, and with limits on time and memory.
+
+Used by the checks of uploads.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _CACHE_KIB = 4_096
 
 _MOST_SCHEMA_STEPS = 5_000
 _LONGEST_SCHEMA_VALUE_BYTES = 64 << 10
-"""Room for some hundred tables and indexes; ours are 30, of at most 600 bytes."""
+"""Enough for some hundred tables and indexes; Anki has 30, with statements of at most 600 bytes."""
 
 _PRAGMAS = (
     "trusted_schema = OFF",
@@ -34,22 +37,22 @@ _PRAGMAS = (
 
 
 class Deadline:
-    """When all work on a file must be done."""
+    """The time limit for all work on one file."""
 
     def __init__(self) -> None:
         self._end_s = time.monotonic() + _PATIENCE_S
 
     def is_over(self) -> bool:
-        """Whether to stop; what SQLite asks between its steps."""
+        """Whether the time is over; SQLite's progress handler calls it."""
         return time.monotonic() > self._end_s
 
     def check(self) -> None:
-        """Raises InvalidDatabase once it is over."""
+        """Raises: InvalidDatabase if the time is over."""
         if self.is_over():
             raise InvalidDatabase(f"takes longer than {_PATIENCE_S} s")
 
     def apply_to(self, connection: apsw.Connection) -> None:
-        """Interrupt the connection's statements once it is over."""
+        """Interrupt the connection's statements when the time is over."""
         connection.set_progress_handler(self.is_over, _STEPS_BETWEEN_LOOKS)
 
 
@@ -59,16 +62,18 @@ def open_hostile(
 ) -> Iterator[apsw.Connection]:
     """A read-only connection to a file that no other process writes.
 
-    Whatever SQLite finds wrong with the file while it is open comes out as InvalidDatabase.
+    Within the block, all errors of SQLite and of memory become InvalidDatabase.
     """
     connection = None
     try:
         connection = apsw.Connection(
+            # `immutable`: no locks, no -wal or -shm files, no checks for changes.
             f"file:{quote(str(path))}?immutable=1",
             flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
         )
         _harden(connection)
         _read_schema(connection)
+        # Only now, as it replaces the progress handler that limits reading the schema.
         (deadline or Deadline()).apply_to(connection)
         limit_values(connection, longest_value_bytes)
         _add_functions(connection)
@@ -77,11 +82,12 @@ def open_hostile(
         raise InvalidDatabase(f"{type(exc).__name__}: {exc}") from exc
     finally:
         if connection is not None:
+            # `force`: also if the caller has left statements open.
             connection.close(force=True)
 
 
 def limit_values(connection: apsw.Connection, most_bytes: int) -> None:
-    """Let statements fail on values that are longer."""
+    """Make statements fail on values that are longer."""
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, most_bytes)
 
 
@@ -98,20 +104,21 @@ def _harden(connection: apsw.Connection) -> None:
 
 
 def _read_schema(connection: apsw.Connection) -> None:
-    """Let SQLite read the schema, and little of the statistics that come with it.
+    """Make SQLite read the schema, with limits on the statistics that it reads with it.
 
-    A connection keeps all of `sqlite_stat4` in memory, of whatever size, and reads it with the schema.
-    If the statement that does so is ended or fails, SQLite goes on without statistics.
+    A connection reads all of `sqlite_stat4` into memory, whatever its size. If the statement for that is
+    interrupted or fails, SQLite works without statistics.
     """
+    # A progress handler that returns True interrupts the statement.
     connection.set_progress_handler(lambda: True, _MOST_SCHEMA_STEPS)
     limit_values(connection, _LONGEST_SCHEMA_VALUE_BYTES)
-    for pragma in _PRAGMAS:  # the first one makes SQLite read
+    for pragma in _PRAGMAS:  # the first one makes SQLite read the schema
         connection.execute(f"PRAGMA {pragma}").fetchall()
     connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
 
 
 def _add_functions(connection: apsw.Connection) -> None:
-    """`casefold(text)`, and `readable(blob)`: text that may hold bytes that are none."""
+    """Add `casefold(text)`, and `readable(blob)`, which decodes text and replaces invalid bytes."""
     encoding = connection.execute("PRAGMA encoding").get
 
     def casefold(*values: Any) -> str | None:

@@ -1,4 +1,12 @@
-"""The rule by which incoming cards and notes meet ours: an unseen change of ours yields to a newer one."""
+"""The conflict rule for cards and notes. Used by `cards` and `notes`.
+
+    the stored row        the incoming row is
+    does not exist        written
+    seen by the client    written
+    not seen              written if its `mod` is later than the stored row's
+
+A row of the client is "seen" by itself: the rule decides only about changes of other devices.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +22,17 @@ _HIGHEST = 2**63 - 1
 def newest(
     incoming: Iterable[Row], ours: dict[int, tuple[Any, ...]], min_usn: int, mod_at: int, usn_at: int
 ) -> list[Row]:
-    """The rows to write, the last one of each id.
+    """The rows to write; if an id comes several times, the rule is applied to each in turn.
 
-    `ours` maps the ids that exist to rows that begin with `(id, usn, mod)`.
+    `ours`: id -> stored row, which begins with `(id, usn, mod)`. `mod_at`, `usn_at`: index of these
+    columns in an incoming row.
     """
-    # a row is pending as `schema.pending_clause` has it
+    # A row is unseen if `schema.pending_clause` holds for it.
     highest = PENDING_ON_CLIENT if min_usn == PENDING_ON_CLIENT else _HIGHEST
     writes: dict[int, Row] = {}
     for row in incoming:
         row_id = row[0]
+        # The id was in an earlier row of this chunk: compare with that one.
         if row_id in writes:
             usn, mod = writes[row_id][usn_at], writes[row_id][mod_at]
         elif row_id in ours:

@@ -1,6 +1,7 @@
-"""Notes: rows of 11 columns, (id, guid, mid, mod, usn, tags, flds, sfld, csum, flags, data).
+"""Reads and merges notes: rows of 11 columns, (id, guid, mid, mod, usn, tags, flds, sfld, csum, flags, data).
 
-Sort field and checksum do not travel: whoever stores a note works them out from its fields.
+Called by `collection` and `unseen`. Sort field and checksum are empty in messages; they are computed from
+the fields.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ _UPDATE_IN_PLACE = """
     UPDATE notes SET guid = ?2, mod = ?4, usn = ?5, tags = ?6, flds = ?7, sfld = ?8, flags = 0, data = ''
     WHERE id = ?1 AND mid = ?3 AND csum = ?9
 """
-"""Spares the two indexes whose columns stay, see `storage.collection.cards`."""
+"""Leaves out the indexed columns that stay the same, see `storage.collection.cards`."""
 
 
 def read(connection: apsw.Connection, ids: Sequence[int]) -> list[Row]:
-    """The notes with these ids, in this order; absent ones are left out."""
+    """The notes with these ids, in this order; missing ones are left out."""
     return [
         (*row[:_TAGS], tags.normalised_column(row[_TAGS]), row[_FLDS], "", "", 0, "")
         for row in connection.execute(_READ, (id_list(ids),))
@@ -63,9 +64,9 @@ def read(connection: apsw.Connection, ids: Sequence[int]) -> list[Row]:
 def merge(
     connection: apsw.Connection, codec: Codec, tally: Tally, notes: Iterable[Row], min_usn: int
 ) -> None:
-    """Write each note, unless ours is unseen by the client and as new.
+    """Write each note, unless the stored one is unseen by the client and at least as new (`newer.newest`).
 
-    Raises InvalidChange where a note's notetype is missing or has another number of fields.
+    Raises: InvalidChange if a note's notetype is missing or has another number of fields.
     """
     notes = list(notes)
     ours: dict[Any, Any] = {
@@ -77,6 +78,7 @@ def merge(
         known = ours.get(row[0])
         if known is None:
             inserts.append(row)
+        # Notetype and checksum, the indexed columns, are the same.
         elif known[3] == row[2] and known[4] == row[8]:
             updates_in_place.append(row)
         else:
@@ -98,11 +100,13 @@ def _prepared(connection: apsw.Connection, codec: Codec, notes: list[Row]) -> li
             shape = shapes[note[_MID]] = _shape(connection, note[_MID])
         joined = _NOT_IN_FIELDS.sub("", note[_FLDS])
         fields = joined.split(FIELD_SEPARATOR)
+        # A note of a notetype without fields has one empty field.
         if len(fields) != max(shape.field_count, 1):
             raise InvalidChange(f"note has {len(fields)} fields, its notetype {shape.field_count}")
         cleaned.append(joined)
         firsts.append(fields[0])
         sort_fields.append(fields[shape.sort_field] if shape.sort_field < len(fields) else "")
+    # One call of the engine for all notes, and each text once.
     stripped = dict(zip(texts := {*firsts, *sort_fields}, codec.strip_html(texts), strict=True))
     return [
         (
@@ -117,7 +121,7 @@ def _prepared(connection: apsw.Connection, codec: Codec, notes: list[Row]) -> li
 
 
 def checksum(text: str) -> int:
-    """The number by which a first field without HTML is looked up."""
+    """The `csum` column: a number for finding notes by their first field (`text` is without HTML)."""
     return int.from_bytes(hashlib.sha1(text.encode(), usedforsecurity=False).digest()[:4])
 
 

@@ -1,8 +1,9 @@
-"""What the engine would change in a notetype while it translates it, kept from it and put back.
+"""Hides parts of a notetype's JSON from the engine, and puts them into its result. Used by `codec`.
 
-The call that takes a notetype's JSON cleans names, moves the sort field, and parses every template
-to work out which fields a card needs. A merge must store what came, and parsing a stranger's
-templates could take for ever; so the engine is shown a notetype without them.
+The engine's call normalises names, moves the sort field, and parses all templates to find the fields that
+a card needs. But a merge must store a notetype as it came, and parsing untrusted templates may take very
+long. So the engine gets the notetype without names and templates (`masked`), and they are put into the
+rows (`unmasked`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _TEMPLATE_TEXTS = {
 }
 
 _SOME_FIELD = {"ord": 0, "sticky": False, "rtl": False, "font": "", "size": 0}
-"""The engine takes no notetype without a field; Anki has such notetypes."""
+"""A field for notetypes without any: they exist, but the engine's call does not accept them."""
 
 _REQUIREMENT_KINDS = {"none": "KIND_NONE", "any": "KIND_ANY", "all": "KIND_ALL"}
 
@@ -37,7 +38,7 @@ class Part(NamedTuple):
 
 
 class NotetypeRows(NamedTuple):
-    """A row of `notetypes` and those that belong to it, by ord."""
+    """A row of `notetypes` with its rows of `fields` and `templates`, ordered by `ord`."""
 
     id: int
     name: str
@@ -49,13 +50,13 @@ class NotetypeRows(NamedTuple):
 
 
 def sort_field_index(config: bytes) -> int:
-    """Which field of a note is its sort field, from the `config` column of its notetype."""
+    """The index of the sort field, from the `config` column of a notetype."""
     index: int = _messages.Notetype.Config.FromString(config).sort_field_idx
     return index
 
 
 def masked(notetype: dict[str, Any]) -> dict[str, Any]:
-    """The notetype with stand-ins for its names and templates. Raises: InvalidChange."""
+    """The notetype with placeholders for its names and templates. Raises: InvalidChange."""
     _text(notetype, "name")
     fields = [_masked_part(field, f"f{ord_}") for ord_, field in enumerate(_parts(notetype, "flds"))]
     templates = [
@@ -65,10 +66,12 @@ def masked(notetype: dict[str, Any]) -> dict[str, Any]:
         for key in _TEMPLATE_TEXTS:
             if key in template or key == "qfmt":
                 _text(template, key)
+                # An empty template is parsed at once.
                 template[key] = ""
     return {
         **notetype,
         "name": "n",
+        # At least one field and one template, which the engine requires; `unmasked` drops them again.
         "flds": fields or [{**_SOME_FIELD, "name": "f"}],
         "tmpls": templates or [{"name": "t", "ord": 0, "qfmt": ""}],
     }
@@ -77,7 +80,7 @@ def masked(notetype: dict[str, Any]) -> dict[str, Any]:
 def unmasked(
     notetype: dict[str, Any], core: Sequence[Any], fields: list[str], templates: list[str]
 ) -> NotetypeRows:
-    """The rows of the notetype, from what the engine made of the masked one (blobs as hex)."""
+    """The rows of the notetype, from the engine's rows of the masked one (blobs as hex)."""
     notetype_id, mtime_secs, usn, config = core
     return NotetypeRows(
         notetype_id,
@@ -87,6 +90,7 @@ def unmasked(
         _config(notetype, bytes.fromhex(config)),
         [
             Part(ord_, field["name"], bytes.fromhex(config))
+            # `strict=False`: the result has one more if a placeholder was added.
             for ord_, (field, config) in enumerate(zip(notetype["flds"], fields, strict=False))
         ],
         [
@@ -117,6 +121,7 @@ def _masked_part(part: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _config(notetype: dict[str, Any], encoded: bytes) -> bytes:
     config = _messages.Notetype.Config.FromString(encoded)
+    # The engine may have changed the index.
     config.sort_field_idx = notetype["sortf"]
     del config.reqs[:]
     config.reqs.extend(_requirements(notetype.get("req")))
@@ -133,7 +138,7 @@ def _template_config(template: dict[str, Any], encoded: bytes) -> bytes:
 
 
 def _requirements(requirements: Any) -> list[Any]:
-    """`[[ord, "any" | "all" | "none", [field ord, ...]], ...]`; empty where any of it is no such thing."""
+    """Parse `[[ord, "any" | "all" | "none", [field ord, ...]], ...]`; anything else gives an empty list."""
     if not isinstance(requirements, list):
         return []
     requirement_of, found = _messages.Notetype.Config.CardRequirement, []

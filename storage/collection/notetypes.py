@@ -1,4 +1,7 @@
-"""Notetypes with their fields and templates: newer wins, names stay unique, shapes stay the same."""
+"""Reads and merges notetypes with fields and templates. Called by `collection`, `unseen` and `soundness`.
+
+The newer one wins; names stay unique; the number of fields and templates cannot change by a merge.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from storage.collection.tally import Tally
 
 
 class Shape(NamedTuple):
-    """What a note must know of its notetype."""
+    """The properties of a notetype that merging a note needs."""
 
     field_count: int
     sort_field: int
 
 
 def find_shape(connection: apsw.Connection, notetype_id: int) -> Shape | None:
-    """The shape of a notetype, or None where there is no such notetype."""
+    """The shape of a notetype, or None if it does not exist."""
     config = connection.execute("SELECT config FROM notetypes WHERE id = ?", (notetype_id,)).get
     if config is None:
         return None
@@ -41,7 +44,7 @@ def pending(connection: apsw.Connection, codec: Codec, min_usn: int) -> list[dic
 
 
 def read(connection: apsw.Connection, notetype_id: int) -> NotetypeRows:
-    """The rows of a notetype that exists."""
+    """The rows of a notetype, which must exist."""
     core = connection.execute(
         "SELECT id, name, mtime_secs, usn, config FROM notetypes WHERE id = ?", (notetype_id,)
     ).get
@@ -55,14 +58,15 @@ def merge(
     notetypes: list[dict[str, Any]],
     mark: Mark,
 ) -> None:
-    """Add each notetype, or replace ours where it is not newer.
+    """Write each notetype, unless the stored one is newer.
 
-    Raises InvalidChange where ours has another number of fields or templates: such a change needs
-    a one-way sync.
+    Raises: InvalidChange if the stored one has another number of fields or templates; such a change needs a
+    one-way sync.
     """
     for rows in codec.notetype_rows(notetypes):
         ours = connection.execute("SELECT mtime_secs FROM notetypes WHERE id = ?", (rows.id,)).get
         if ours is not None:
+            # The stored one is newer.
             if ours > rows.mtime_secs:
                 continue
             if _part_counts(connection, rows.id) != (len(rows.fields), len(rows.templates)):
@@ -92,7 +96,7 @@ def _read_parts(connection: apsw.Connection, notetype_id: int) -> tuple[list[Par
 
 
 def _with_free_name(connection: apsw.Connection, rows: NotetypeRows, mark: Mark) -> NotetypeRows:
-    """Renaming is a change of its own."""
+    """The rows under a free name; with `mark` as USN and time if it is a new one, so that clients get it."""
     name = free_name(connection, "notetypes", rows.id, rows.name)
     return rows if name == rows.name else rows._replace(name=name, **mark._asdict())
 
@@ -102,6 +106,8 @@ def _write(connection: apsw.Connection, rows: NotetypeRows, tally: Tally) -> Non
         "INSERT OR REPLACE INTO notetypes (id, name, mtime_secs, usn, config) VALUES (?, ?, ?, ?, ?)",
         rows[:5],
     )
+    # Replaced as a whole: names may have been exchanged between fields, which row by row would violate the
+    # index.
     connection.execute("DELETE FROM fields WHERE ntid = ?", (rows.id,))
     connection.execute("DELETE FROM templates WHERE ntid = ?", (rows.id,))
     try:

@@ -1,4 +1,4 @@
-"""Dates a collection that was brought back, so that every device has to choose a direction."""
+"""Forces a one-way sync of all devices after a version was restored. Called by `app.cli.restoring`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from storage.collection.stamps import Stamps, read_stamps
 
 
 def force_one_way(connection: apsw.Connection, replaced: Mapping[str, int | bool], now_ms: int) -> Stamps:
-    """Give an older state a schema time that no device knows; its stamps then, by real counts.
+    """Set a schema time (`scm`) that no device has; returns the stamps of the result, from counted rows.
 
-    `replaced` are the stamps of the state that it takes the place of. A device compares `mod` first
-    and then `scm`, and merges only where `scm` is its own: with any other it asks its user for upload or
-    download. The USN goes on from the higher one, so that no USN is given twice.
-    Source: rslib/src/sync/collection/meta.rs of ankitects/anki (compared_to_remote).
+    `replaced` are the stamps of the version that this one replaces. A device first compares `mod`, then
+    `scm`; if `scm` is not its own, it does not merge, but asks its user to upload or download. The USN
+    becomes higher than both versions', so that none is used twice. Source:
+    rslib/src/sync/collection/meta.rs of ankitects/anki (compared_to_remote).
     """
     mod, scm, usn = connection.execute("SELECT mod, scm, usn FROM col").get
     known = [mod, scm, int(replaced.get("mod", 0)), int(replaced.get("scm", 0))]
-    # Later than whatever a device has, even if this machine's clock is behind those of others. What is no
-    # time of a clock need not be passed, which it could not be at the end of 64 bits.
+    # Later than the times in both versions, even if this machine's clock is behind. Values that are no
+    # plausible time are ignored: adding 1 to the largest 64-bit integer would fail.
     stamp_ms = max(now_ms, *(stamp + 1 for stamp in known if stamp < LATEST_TIME_MS))
     connection.execute(
         "UPDATE col SET mod = ?1, scm = ?1, ls = ?1, usn = ?2",
+        # `mod` and `scm` are later than on any device, so all of them ask for a direction.
         (stamp_ms, 1 + max(usn, int(replaced.get("usn", 0)))),
     )
     return read_stamps(connection)

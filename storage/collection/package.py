@@ -44,6 +44,7 @@ def read_package(package: Path, folder: Path) -> tuple[Path, Path]:
     """
     backend = _anki.RustBackend(langs=["en"], server=False)
     collection, media = folder / "collection.anki2", folder / "collection.media"
+    # An empty media folder for the engine.
     media.mkdir()
     places = {"media_folder_path": str(media), "media_db_path": f"{media}.db"}
     try:

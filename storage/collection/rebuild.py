@@ -1,7 +1,7 @@
-"""A new file with the rows of an old one: what is not Anki's own stays behind.
+"""Copies the rows of an untrusted collection into a new file; only Anki's own tables. Used by `admit`.
 
-Rows pass through this process one by one, so that no statement of ours ever runs in the old file's
-schema, and text of any encoding comes out in ours.
+Rows are read by one connection and written by another, so that no INSERT runs in the untrusted file's
+schema, and text of any encoding becomes UTF-8.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LONG_NAME_BYTES = 4_096
 
 @dataclass(frozen=True)
 class _Feed:
-    """Rows as a virtual table, to be read once: what apsw else takes from a function and its attributes."""
+    """Rows as a virtual table that can be read once, in the form that `make_virtual_module` expects."""
 
     rows: Iterator[Any]
     columns: tuple[str, ...]
@@ -45,7 +45,10 @@ class _Feed:
 
 @contextmanager
 def create(path: Path, version: int, deadline: Deadline) -> Iterator[apsw.Connection]:
-    """A new file with the tables of a schema version, one transaction on it, and at the end its indexes."""
+    """Create a file with the tables of a schema version, and fill it within the block, in one transaction.
+
+    Indexes are created at the end. Raises: InvalidDatabase.
+    """
     connection = apsw.Connection(str(path))
     try:
         configure(connection)
@@ -56,6 +59,7 @@ def create(path: Path, version: int, deadline: Deadline) -> Iterator[apsw.Connec
         for table in tables(version):
             connection.execute(table.sql)
         yield connection
+        # Created after the rows: faster, and no row is looked up before.
         if version == LATEST:
             for sql in INDEXES.values():
                 connection.execute(sql)
@@ -67,15 +71,17 @@ def create(path: Path, version: int, deadline: Deadline) -> Iterator[apsw.Connec
 
 
 def copy_table(source: apsw.Connection, target: apsw.Connection, table: Table) -> None:
-    """Copy all rows of a table, with the values that its rules keep."""
+    """Copy all rows of a table; its rules replace invalid values."""
     kept = ", ".join(table.rules[name].kept if name in table.rules else name for name in table.columns)
     columns = ", ".join(table.columns)
     select = f"SELECT {kept} FROM {table.name} NOT INDEXED"  # noqa: S608 - our words
     if table.ordered_by:
         feed: Any = _Feed(_in_order(source, select, table.ordered_by), table.columns)
+        # The rows as a virtual table of the new file's connection, so that one statement inserts them all.
         make_virtual_module(target, "feed", feed)
         target.execute(f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM feed")  # noqa: S608
         return
+    # Rows that the engine could not find are left out.
     found = f"WHERE typeof({table.found_by}) = 'integer'" if table.found_by else ""
     marks = ", ".join("?" * len(table.columns))
     target.executemany(
@@ -85,12 +91,13 @@ def copy_table(source: apsw.Connection, target: apsw.Connection, table: Table) -
 
 
 def _in_order(source: apsw.Connection, select: str, name: str) -> Iterator[Any]:
-    """Rows in the order of their names, to be inserted by one statement.
+    """Rows ordered by name, to be inserted by one statement.
 
-    Each comparison of names is a call into Python. In one statement, a row that follows the one before it
-    takes one or two; a statement for each row would search from the root every time, which takes some 17.
-    Very long names come last and as they lie, as sorting them takes a few times their size of memory.
+    Each comparison of names is a call into Python. Within one statement, inserting a row right after the
+    previous one takes one or two; a statement per row would search from the root each time, which takes
+    some 17. Very long names come last, unordered, as sorting them takes a few times their size in memory.
     """
+    # NULL counts as short: the NOT NULL constraint of the new table rejects it.
     is_long = f"ifnull(octet_length({name}), 0) > {_LONG_NAME_BYTES}"
     yield from source.execute(f"{select} WHERE NOT {is_long} ORDER BY casefold({name})")
     yield from source.execute(f"{select} WHERE {is_long}")

@@ -1,6 +1,6 @@
-"""What passes between the merge and its callers: deletions, changes and chunks.
+"""Types of the data of a sync: deletions, changes and chunks. Used by this package and `app.sync`.
 
-Rows are tuples in the column order of Anki's tables, objects are the wire's "schema 11" dicts.
+Rows are tuples in the column order of Anki's tables; objects are the "schema 11" dicts of messages.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Row = Sequence[Any]
 
 
 class Mark(NamedTuple):
-    """What a row gets when the merge itself changes it."""
+    """USN and modification time of rows that the merge itself changes."""
 
     usn: int
     mtime_secs: int
 
 
 class Graves(msgspec.Struct, frozen=True):
-    """Ids of what was deleted."""
+    """Ids of deleted objects."""
 
     cards: list[int] = []
     notes: list[int] = []
@@ -29,7 +29,7 @@ class Graves(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What is exchanged whole: notetypes, decks, deck options, tags, and perhaps the config."""
+    """All that is not sent in chunks: notetypes, decks, deck options, tags, and possibly the config."""
 
     models: list[dict[str, Any]] = []
     decks: list[dict[str, Any]] = []

@@ -1,4 +1,7 @@
-"""Review log: rows of 9 columns, (id, cid, usn, ease, ivl, lastIvl, factor, time, type). Never changed."""
+"""Reads and merges the review log: rows of 9 columns, (id, cid, usn, ease, ivl, lastIvl, factor, time, type).
+
+Called by `collection` and `unseen`. Entries are added and never changed.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,16 @@ _READ = """
 
 
 def read(connection: apsw.Connection, ids: Sequence[int]) -> list[Row]:
-    """The entries with these ids, in this order; absent ones are left out."""
+    """The entries with these ids, in this order; missing ones are left out."""
     return list(connection.execute(_READ, (id_list(ids),)))
 
 
 def merge(connection: apsw.Connection, tally: Tally, entries: Iterable[Row]) -> None:
-    """Add each entry; where one has the id already, it stays."""
+    """Add each entry, unless one with its id exists."""
     entries = list(entries)
     if not entries:
         return
+    # Ignored rows are not counted.
     before = connection.total_changes()
     connection.executemany("INSERT OR IGNORE INTO revlog VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", entries)
     tally.add("revlog", connection.total_changes() - before)

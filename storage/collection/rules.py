@@ -1,8 +1,8 @@
-"""What the columns of an uploaded collection may hold, and what takes the place of anything else.
+"""The valid values of columns of an uploaded collection, and replacements for others. Used by `ddl`.
 
-There is one rule for both ways in. What a normal sync could not bring, because the messages have no room
-for it, does not come in by a full upload either: clients would refuse every chunk with such a row. What the
-official server reads as a default value, or never reads, is no reason to refuse a file.
+A value that messages of a normal sync cannot carry is not accepted in a full upload either: clients would
+fail on each chunk with such a row. Values that the official server reads as a default, or never reads, are
+accepted.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 HIGHEST_USN = 2_000_000_000
-"""A USN has 31 bits; there must be room for it to go up."""
+"""USNs have 31 bits, and must be able to grow."""
 
 LATEST_TIME_MS = 2**53 - 1
 
 
 class Rule(NamedTuple):
-    """Two pieces of SQL about a column."""
+    """Two SQL expressions about a column."""
 
     odd: str
-    """Holds if the value must not stay; empty if any may."""
+    """True if the value must be replaced; empty if all values are valid."""
     kept: str
-    """The value to keep: the column itself where it is not odd, unless it is NULL.
+    """The value to store: the column itself if it is valid, else its replacement.
 
-    What cannot be mended stays as it is, so that it is odd afterwards too.
+    A value for which there is no replacement is kept, so that the check after the rebuild finds it.
     """
 
 
@@ -32,17 +32,17 @@ Rules = Mapping[str, Rule]
 
 
 def texts(*columns: str) -> Rules:
-    """Columns whose readers take text alone."""
+    """Columns that must have text."""
     return {name: Rule(f"typeof({name}) != 'text'", name) for name in columns}
 
 
 def blobs(*columns: str) -> Rules:
-    """Columns whose readers take blobs alone."""
+    """Columns that must have blobs."""
     return {name: Rule(f"typeof({name}) != 'blob'", name) for name in columns}
 
 
 def integers(*columns: str) -> Rules:
-    """Columns whose readers take integers alone; fractions are cut off."""
+    """Columns that must have integers; other numbers are truncated."""
     return {
         name: Rule(
             f"typeof({name}) != 'integer'",
@@ -53,7 +53,7 @@ def integers(*columns: str) -> Rules:
 
 
 def within(low: int, high: int, *columns: str) -> Rules:
-    """Columns of integers that travel in fewer bits; the nearest number takes the place of others."""
+    """Columns with integers of fewer bits in messages; others are replaced by the nearest valid number."""
     return {
         name: Rule(
             f"typeof({name}) != 'integer' OR {name} NOT BETWEEN {low} AND {high}",
@@ -65,7 +65,7 @@ def within(low: int, high: int, *columns: str) -> Rules:
 
 
 def cast_within(low: int, high: int, *columns: str) -> Rules:
-    """The same for columns that are read by a cast: fractions and texts stay if it brings them in range."""
+    """As `within`, for columns that are read by a cast: other types stay if the cast value is in range."""
     return {
         name: Rule(
             f"CAST({name} AS integer) NOT BETWEEN {low} AND {high}",
@@ -77,7 +77,7 @@ def cast_within(low: int, high: int, *columns: str) -> Rules:
 
 
 def low_byte_within(low: int, high: int, *columns: str) -> Rules:
-    """Kinds that the engine reads from the lowest byte of an integer; unknown ones become 0.
+    """Enumerations that the engine reads from the lowest byte of an integer; unknown values become 0.
 
     The byte is signed if the range goes below zero. Source: rslib/src/storage/card/mod.rs of ankitects/anki.
     """
@@ -94,12 +94,12 @@ def low_byte_within(low: int, high: int, *columns: str) -> Rules:
 
 
 def or_else(default: str, *columns: str) -> Rules:
-    """Columns whose readers fall back to a default: everything stays but NULL."""
+    """Columns whose readers use a default for invalid values: only NULL is replaced."""
     return {name: Rule("", f"coalesce({name}, {default})") for name in columns}
 
 
 def unread(kind: str, default: str, *columns: str) -> Rules:
-    """Columns that nothing reads: values of another kind than theirs are replaced."""
+    """Columns that are never read: values of another type are replaced."""
     return {
         name: Rule(
             f"typeof({name}) != '{kind}'", f"CASE typeof({name}) WHEN '{kind}' THEN {name} ELSE {default} END"
@@ -113,7 +113,7 @@ _IS_USN = f"typeof(usn) = 'integer' AND usn BETWEEN -1 AND {HIGHEST_USN}"
 USN: Rules = {
     "usn": Rule(f"NOT ({_IS_USN})", f"CASE WHEN {_IS_USN} THEN usn ELSE (SELECT usn FROM col) END"),  # noqa: S608
 }
-"""When a row changed. What is no USN becomes that of the collection: then no device misses the row."""
+"""An invalid USN becomes that of the collection, so that all devices get the row."""
 
 MODIFIED: Rules = {
     "mod": Rule(
@@ -122,7 +122,7 @@ MODIFIED: Rules = {
         "ELSE CAST(mod AS integer) END",
     ),
 }
-"""When a collection changed. A time that has no later one is replaced, which leads to a normal sync."""
+"""The modification time of a collection. One too large to be exceeded is replaced; then devices sync."""
 
 CARD_DATA: Rules = {
     "data": Rule(
@@ -130,4 +130,4 @@ CARD_DATA: Rules = {
         "CASE typeof(data) WHEN 'text' THEN readable(CAST(data AS blob)) ELSE coalesce(data, '') END",
     ),
 }
-"""Read as empty if it is no JSON; bytes that are no text are replaced (`readable`, see `hostile`)."""
+"""Read as empty if it is not JSON; bytes that are not UTF-8 are replaced (`readable`, see `hostile`)."""

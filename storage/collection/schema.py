@@ -1,4 +1,4 @@
-"""How a connection must be set up for Anki's tables, and what "pending" means in them."""
+"""Sets up connections for Anki's tables, and defines which rows are pending (not seen by the other side)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import apsw
 
 PENDING_ON_CLIENT = -1
-"""The USN of rows that a client changed and has not sent yet; none may exist on a server."""
+"""The USN of rows that a client has changed and not sent yet; a server must not have such rows."""
 
 
 def configure(connection: apsw.Connection) -> None:
-    """Register what Anki's schema needs: the collation of deck, notetype and tag names."""
+    """Register the collation of deck, notetype and tag names."""
     connection.create_collation("unicase", compare_unicase)
 
 
@@ -28,5 +28,5 @@ def pending_clause(min_usn: int) -> str:
 
 
 def id_list(ids: Iterable[int]) -> str:
-    """One bound value that `json_each` turns into the ids, in their order."""
+    """The ids as one value to bind, from which `json_each` gives them in this order."""
     return json.dumps(list(ids))

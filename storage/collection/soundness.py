@@ -1,9 +1,9 @@
-"""What must hold for a collection so that no later step can fail on it.
+"""The checks of an uploaded collection: after them no later step can fail on it. Used by `admit`.
 
-The pages: `integrity_check` of the whole file, in parts that can run side by side. `quick_check` of
-the file finds a page used twice, lost or out of order and a missing value; `integrity_check` of each
-table compares it with its indexes. Together that is all that `integrity_check` of the file looks at.
-The values: each column holds what its readers expect, see `storage.collection.rules`.
+Pages: the same as `integrity_check` of the file, split into parts that can run in two threads.
+`quick_check` of the file finds pages that are used twice, lost or out of order, and missing values;
+`integrity_check` of each table compares it with its indexes. Values: each column has what its readers
+expect, see `storage.collection.rules`.
 """
 
 from __future__ import annotations
@@ -27,37 +27,38 @@ T = TypeVar("T")
 
 
 class Untidy(InvalidDatabase):
-    """Nothing is lost, but the values must be cleaned before they are kept."""
+    """The file is valid, but some values must be replaced, so it has to be rebuilt."""
 
 
 Check = Callable[[apsw.Connection], None]
 
 _SHORT_BYTES = 1 << 20
-"""Longer texts are read in pieces, so that a note as large as the file takes no memory."""
+"""Longer texts are read in pieces, so that a very large note does not take as much memory."""
 
 _PIECE_BYTES = 1 << 16
 
 _OBJECTS_AT_ONCE = 50
-"""Decks in one call of the engine: with one in each, most of the time goes into the calls."""
+"""Objects per call of the engine: with one object per call, most of the time is spent on the calls."""
 
 _MOST_PARTS = 8_000_000
-"""Of all config, decks, their options and notetypes together; a sync may have to decode all of them."""
+"""The most parts of config, decks, deck options and notetypes in total; a sync may decode all of them."""
 
 _DEEPEST_CONFIG = 124
-"""Clients read 127 levels, three of which are around a value of the config in a message."""
+"""Clients parse 127 levels of JSON; in a message there are three levels around a value of the config."""
 
 _LARGEST_SMALL_VALUE_BYTES = 32 << 20
-"""Of the tables whose rows are decoded whole."""
+"""The largest value in tables whose rows are decoded as a whole."""
 
 
 def page_checks() -> list[Check]:
     """The checks of the pages of a schema 18 file without foreign objects, longest first."""
     small = [table.name for table in tables(LATEST) if table.name not in BIG_TABLES]
+    # With two threads the longest jobs must start first.
     return [_with_indexes("revlog"), _whole_file, *map(_with_indexes, ("notes", "cards", *small))]
 
 
 def table_checks(version: int) -> list[Check]:
-    """The checks of each table alone, whose indexes will be made anew."""
+    """The checks of each table without its indexes, which will be created anew."""
     return [_alone(table.name) for table in tables(version)]
 
 
@@ -68,17 +69,19 @@ def value_checks() -> list[Check]:
 
 
 def check_small_tables(connection: apsw.Connection, codec: Codec, deadline: Deadline) -> None:
-    """Check the values of all other tables, in an order in which none can trip over another's."""
+    """Check the values of all other tables; each check relies on the ones before it."""
+    # These rows are decoded in memory, so their size is limited first.
     limit_values(connection, _LARGEST_SMALL_VALUE_BYTES)
     for table in tables(LATEST):
         if table.name not in BIG_TABLES:
             _values(table)(connection)
+    # From here on all values have the right types.
     _check_one_col(connection)
     _check_graves(connection)
     parts = _Parts()
     _check_config(connection, parts)
     for _ in connection.execute("SELECT tag FROM tags"):
-        pass  # reading is the check: text that is no UTF-8 raises
+        pass  # reading is the check: text that is not UTF-8 raises an error
     _check_decodable(connection, codec, parts, deadline)
 
 
@@ -106,7 +109,9 @@ def _values(table: Table) -> Check:
 
     def check(connection: apsw.Connection) -> None:
         sql = f"SELECT {{}} FROM {table.name} NOT INDEXED WHERE {any_odd} LIMIT 1"  # noqa: S608 - our words
+        # One condition for all columns, so that valid tables are scanned once.
         if connection.execute(sql.format("1")).get is not None:
+            # Only for the message: find the column.
             which = " ".join(f"WHEN {condition} THEN '{name}'" for name, condition in odd.items())
             column = connection.execute(sql.format(f"CASE {which} END")).get
             raise Untidy(f"a value that cannot be in {table.name}.{column}")
@@ -126,7 +131,7 @@ def _check_text_of_cards(connection: apsw.Connection) -> None:
 
 
 def _check_text(connection: apsw.Connection, table: str, columns: tuple[str, ...]) -> None:
-    """Reading is the check: text that is no UTF-8 raises UnicodeDecodeError."""
+    """Read all texts. Raises: UnicodeDecodeError if one is not UTF-8."""
     size = " + ".join(f"octet_length({column})" for column in columns)
     sql = f"SELECT {{}} FROM {table} NOT INDEXED WHERE {size} {{}} {_SHORT_BYTES}"  # noqa: S608 - our words
     for _ in connection.execute(sql.format(", ".join(columns), "<=")):
@@ -159,13 +164,13 @@ def _check_graves(connection: apsw.Connection) -> None:
 
 
 class _Parts:
-    """Counts what values may decode to, before they are decoded: 3 bytes of JSON can take 64 in memory."""
+    """Limits the memory that decoding takes, before it is done: 3 bytes of JSON can become 64 in memory."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def add(self, *values: bytes) -> None:
-        """Raises InvalidDatabase where all values together have too many."""
+        """Count the parts of these values. Raises: InvalidDatabase if there are too many in total."""
         self._count += sum(value.count(mark) for value in values for mark in (b",", b"[", b"{"))
         if self._count > _MOST_PARTS:
             raise InvalidDatabase("too many lists, objects and members in config, decks and notetypes")
@@ -173,6 +178,7 @@ class _Parts:
 
 def _check_config(connection: apsw.Connection, parts: _Parts) -> None:
     try:
+        # The key is selected so that its text is decoded, too.
         for row in connection.execute("SELECT val, key FROM config"):
             value: Any = row[0]
             parts.add(value)
@@ -184,6 +190,7 @@ def _check_config(connection: apsw.Connection, parts: _Parts) -> None:
 
 def _depth(value: object) -> int:
     depth, inner = 0, [value]
+    # Level by level, without recursion, as the nesting may be very deep.
     while outer := [one for one in inner if isinstance(one, dict | list)]:
         inner = [one for each in outer for one in (each.values() if isinstance(each, dict) else each)]
         depth += 1
@@ -204,6 +211,7 @@ def _check_decodable(connection: apsw.Connection, codec: Codec, parts: _Parts, d
         for some_ids in _batches(ids, deadline):
             rows = [notetypes.read(connection, notetype_id) for (notetype_id,) in some_ids]
             parts.add(*(row.config for row in rows))
+            # Fields and templates of these notetypes.
             parts.add(*(part.config for row in rows for part in (*row.fields, *row.templates)))
             codec.notetype_dicts(rows)
     except Corrupt as exc:
@@ -211,7 +219,7 @@ def _check_decodable(connection: apsw.Connection, codec: Codec, parts: _Parts, d
 
 
 def _batches(rows: Iterable[T], deadline: Deadline) -> Iterator[list[T]]:
-    """The rows, some at a time. Raises InvalidDatabase once the deadline is over."""
+    """The rows in lists of limited length. Raises: InvalidDatabase if the deadline is over."""
     rest = iter(rows)
     while batch := list(islice(rest, _OBJECTS_AT_ONCE)):
         deadline.check()

@@ -1,4 +1,4 @@
-"""The stamps of a collection: what its head keeps so that meta needs no database.
+"""The stamps of a collection: a summary in its head, so that `meta` need not open the database.
 
 Shape: `{"mod", "scm"` (ms), `"usn", "cards", "notes", "revlog", "graves", "notetypes", "decks",
 "deck_config"` (rows), `"unsynced"` (a row may have USN -1), `"newest"` (no row has a higher USN; missing
@@ -18,7 +18,7 @@ Stamps = dict[str, int | bool]
 
 
 def read_stamps(connection: apsw.Connection) -> Stamps:
-    """All stamps, by real counts."""
+    """All stamps, with counts from the tables."""
     tally = Tally(dict.fromkeys(COUNTED, 0) | {"unsynced": False})
     tally.recount(connection)
     tally.maybe_unsynced = find_unsynced(connection)
@@ -43,5 +43,5 @@ def carried_stamps(connection: apsw.Connection, tally: Tally) -> Stamps:
 
 
 def has_news(stamps: Mapping[str, int | bool], client_usn: int) -> bool:
-    """Whether any row may be new to a client that knows all with a lower USN than this."""
+    """Whether any row may be new to a client that has all rows with a lower USN than `client_usn`."""
     return "newest" not in stamps or client_usn <= stamps["newest"]

@@ -1,4 +1,4 @@
-"""Which day of the collection it is, by the rule of its scheduler.
+"""Computes the current day of a collection, by the rule of its scheduler. Used by `unbury`.
 
 Source: rslib/src/scheduler/timing.rs of the official source.
 """
@@ -15,8 +15,8 @@ def days_elapsed(
 ) -> int:
     """Days since the collection was created, in 32 unsigned bits as the engine counts them.
 
-    Zones are in minutes west of UTC. No rollover hour means scheduler 1; no zone of creation means
-    that it counts as made in today's zone.
+    Time zones are in minutes west of UTC. `rollover_hour` is None for scheduler 1. If the zone of creation is
+    missing, the present one counts.
     """
     if rollover_hour is None:
         return _whole_days(now_s - created_s) % _UINT32
@@ -26,6 +26,7 @@ def days_elapsed(
         return _whole_days(now_s - rollover_s) % _UINT32
     local_now = _local(now_s, now_west_min)
     days = local_now // _DAY_S - _local(created_s, created_west_min) // _DAY_S
+    # Until the rollover hour the previous day counts.
     before_rollover = local_now % _DAY_S < rollover_hour * _HOUR_S
     return max(0, days - before_rollover)
 
@@ -35,5 +36,5 @@ def _local(time_s: int, west_min: int) -> int:
 
 
 def _whole_days(span_s: int) -> int:
-    """Towards zero."""
+    """Division by a day, rounded towards zero."""
     return span_s // _DAY_S if span_s >= 0 else -(-span_s // _DAY_S)

@@ -1,6 +1,6 @@
-"""Two threads for a list of jobs, real threads also where a thread is a greenlet.
+"""Runs a list of jobs in two native threads. Used by the checks of uploads (`admit`).
 
-SQLite reads without Python's lock, so a second core halves the time a full check takes.
+SQLite releases Python's global lock while it reads, so a second core halves the time of a full check.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ Job = Callable[[], None]
 
 
 def run_together(jobs: Sequence[Job]) -> None:
-    """Run all jobs, the first ones first, two at a time; raises what the first failed one raised.
+    """Run all jobs, two at a time, in order; raises the exception of the first one that failed.
 
-    The jobs must not touch greenlets. After a failure no further job is begun.
+    Jobs must not use greenlets. After a failure no further job is started.
     """
     waiting = deque(jobs)
     failures: list[BaseException] = []
@@ -27,6 +27,7 @@ def run_together(jobs: Sequence[Job]) -> None:
     def work() -> None:
         while waiting and not failures:
             try:
+                # The other thread may have taken the last job in between.
                 job = waiting.popleft()
             except IndexError:
                 return
@@ -41,6 +42,7 @@ def run_together(jobs: Sequence[Job]) -> None:
         finally:
             done.release()
 
+    # The caller's thread is the second one.
     native.start_new_thread(work_in_thread, ())
     work()
     done.acquire()

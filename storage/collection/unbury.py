@@ -1,4 +1,4 @@
-"""Cards buried for a day come back when the day is over; the first sync of a day sees to it."""
+"""Unburies cards in the first sync of a day, as the official server does. Used by `collection`, `unseen`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BURIED = """
     SELECT c.id FROM used CROSS JOIN cards AS c INDEXED BY ix_cards_sched
     ON c.did = used.did AND c.queue IN (-2, -3)
 """
-"""Deck by deck through the index, as there is none on the queue alone."""
+"""Searches the index (did, queue, due) once for each deck with cards, as there is no index on the queue."""
 
 _TYPE, _QUEUE, _DUE = 6, 7, 8
 _NEW, _LEARNING, _REVIEW, _LEARNING_BY_DAY = range(4)
@@ -31,11 +31,11 @@ _TYPE_REVIEW = 2
 _QUEUES_BURIED = (-2, -3)
 _TYPES_LEARNING = (1, 3)
 _TIMES_FROM_S = 1_000_000_000
-"""A larger `due` is a time, a smaller one a day."""
+"""The `due` of a learning card is a time if it is larger than this, else a day."""
 
 
 class Unburying(NamedTuple):
-    """What the first sync of a day changes."""
+    """The changes of the first sync of a day."""
 
     is_due: bool
     """Whether buried cards go back into their queues."""
@@ -44,10 +44,11 @@ class Unburying(NamedTuple):
 
 
 def plan(connection: apsw.Connection, now_s: int) -> Unburying:
-    """Whether the collection's day has rolled over since cards were last brought back. Writes nothing."""
+    """The changes to make: none if cards have been unburied today already. Writes nothing."""
     written: dict[str, int] = {}
     today = _today(connection, now_s, written)
     last = config.find_integer(connection, "lastUnburied", config.UINT32) or 0
+    # The second case: `last` was written with a clock that was more than a week ahead.
     is_due = last < today or today + _DAYS_OF_A_CLOCK_GONE_BACK < last
     if is_due:
         written["lastUnburied"] = today
@@ -55,7 +56,7 @@ def plan(connection: apsw.Connection, now_s: int) -> Unburying:
 
 
 def apply(connection: apsw.Connection, unburying: Unburying, usn: int, now_s: int) -> None:
-    """Put buried cards back into their queues. Marks no card as changed."""
+    """Put buried cards back into their queues. Their USN and modification time do not change."""
     if unburying.is_due:
         buried: Any = connection.execute(_BURIED).fetchall()
         rows = cards.read(connection, [card for (card,) in buried])
@@ -65,15 +66,16 @@ def apply(connection: apsw.Connection, unburying: Unburying, usn: int, now_s: in
 
 
 def unburied(card: Row) -> Row:
-    """A card as it is once it is not buried any more."""
+    """The card after unburying."""
     if card[_QUEUE] not in _QUEUES_BURIED:
         return card
     return (*card[:_QUEUE], _queue(card), *card[_DUE:])
 
 
 def _queue(card: Row) -> int:
-    """The queue of a card of this type that is not buried."""
+    """The queue of the card if it were not buried, by its type."""
     if card[_TYPE] in _TYPES_LEARNING:
+        # Learning cards with a due time within the day, and those due on a later day.
         return _LEARNING if card[_DUE] > _TIMES_FROM_S else _LEARNING_BY_DAY
     return _REVIEW if card[_TYPE] == _TYPE_REVIEW else _NEW
 
@@ -93,13 +95,13 @@ def _rollover_hour(connection: apsw.Connection, written: dict[str, int]) -> int 
         return None
     hour = config.find_integer(connection, "rollover", config.UINT8)
     if hour is None:
-        # an old client did not set it; the official server corrects that too
+        # An old client did not set it; the official server writes the default, too.
         written["rollover"] = _DEFAULT_ROLLOVER_HOUR
         return _DEFAULT_ROLLOVER_HOUR
     return min(hour, _LAST_HOUR)
 
 
 def _find_zone(connection: apsw.Connection, key: str) -> int | None:
-    """Minutes west of UTC; less than a day, or it counts as missing."""
+    """A time zone in minutes west of UTC; a day or more counts as missing."""
     minutes = config.find_integer(connection, key, config.INT32)
     return minutes if minutes is not None and abs(minutes) < 24 * 60 else None

@@ -1,8 +1,8 @@
-"""What a sync sends: the rows of a committed version that the client has not seen.
+"""Reads the rows of a committed version that a client has not seen. Used by `app.sync.session`.
 
-Everything here is read only. What the sync itself will change before it reads, is taken into account: rows
-that the client has just deleted are left out, and cards that the first sync of a day brings back are shown
-with their queues.
+It writes nothing, although the official server reads after it has applied the client's deletions and
+unburied cards. The result is the same: rows that the client has deleted in this sync are left out, and
+buried cards get the queue that unburying gives them.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Unseen:
         self._unburying = unbury.plan(connection, now_s)
 
     def graves(self) -> Graves:
-        """Our deletions."""
+        """Deletions that the client has not seen."""
         return graves.pending(self._connection, self._min_usn)
 
     def changes(self, *, with_config: bool) -> Changes:
-        """Notetypes, decks, deck options and tags; config and time of creation if asked."""
+        """Notetypes, decks, deck options and tags; config and time of creation if `with_config`."""
         db, min_usn = self._connection, self._min_usn
         gone = set(self._deleted.decks)
         return Changes(
@@ -63,12 +63,13 @@ class Unseen:
             decks=[deck for deck in decks.pending(db, self._codec, min_usn) if deck["id"] not in gone],
             configs=deck_configs.pending(db, self._codec, min_usn),
             tags=tags.pending(db, min_usn),
+            # With the keys that unburying is going to write.
             conf=config.read_all(db) | self._unburying.config if with_config else None,
             crt=db.execute("SELECT crt FROM col").get if with_config else None,
         )
 
     def chunk_ids(self, behind: ChunkPosition, limit: int) -> ChunkIds:
-        """Ids of at most `limit` rows of each kind that come behind a position."""
+        """Ids of at most `limit` rows of each kind that come after a position."""
         return ChunkIds(
             revlog=self._ids("revlog", behind.revlog, [], limit),
             cards=self._ids("cards", behind.cards, self._deleted.cards, limit),
@@ -76,10 +77,13 @@ class Unseen:
         )
 
     def _ids(self, table: str, behind: RowPosition | None, deleted: list[int], limit: int) -> list[int]:
-        """Two ranges of the USN index, as SQLite does not search it by a pair of USN and id.
+        """Ids after a position, by descending USN, then descending id.
 
-        The index is named: after ANALYZE of a table of one USN, SQLite would rather read all of the table.
+        Two ranges of the USN index (the rest of the position's USN, then lower USNs), as SQLite does not
+        search it by a pair of USN and id. The index is named, since after ANALYZE of a table with one USN
+        SQLite would scan the table.
         """
+        # Without a position all rows are after it.
         usn, row_id = behind or (_HIGHEST, _HIGHEST)
         rest = f"{table} INDEXED BY ix_{table}_usn WHERE {pending_clause(self._min_usn)}1"
         if deleted:

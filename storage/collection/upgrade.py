@@ -1,9 +1,10 @@
-"""Schemas before 18, brought up by the engine without showing it the big tables.
+"""Upgrades schemas before 18 with the official engine, without giving it the big tables. Used by `admit`.
 
-The engine gets a small collection with everything but notes, cards and reviews, which are the same
-in all versions; it would keep tens of megabytes of the big ones in memory, and run what a stranger
-put into the file. Of the cards it only needs to know which decks have some: it resets the ease of
-cards whose deck options hold the lowest one.
+The engine gets a new file with all tables but notes, cards and reviews, which are the same in all
+versions: it would keep tens of megabytes of them in memory, and run triggers of an untrusted file. The
+upgrade also resets the ease of cards in decks whose options have the lowest ease. To find these decks, the
+new file gets one card per deck with that ease; the decks whose card has another ease after the upgrade are
+the ones, and `reset_eases` does the same to the real cards.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _RESET_EASE = 2500
 def upgraded_small_tables(
     source: apsw.Connection, version: int, path: Path, deadline: Deadline
 ) -> Iterator[tuple[apsw.Connection, list[int]]]:
-    """A schema 18 collection with the small tables of `source`, made at `path`.
+    """(connection to a schema 18 collection at `path`, with the small tables of `source`; decks to reset).
 
-    And the decks whose cards' eases are to be reset. Raises: InvalidDatabase.
+    The second is for `reset_eases`. Raises: InvalidDatabase.
     """
     with create(path, version, deadline) as target:
         for table in tables(version):
@@ -41,6 +42,7 @@ def upgraded_small_tables(
                 copy_table(source, target, table)
         target.executemany(
             "INSERT INTO cards VALUES (NULL, 1, ?, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 0, 0, '')",
+            # One card per deck, with the lowest ease.
             ((deck, _LOWEST_EASE) for deck in _decks_of_cards(source)),
         )
     backend = _anki.RustBackend(langs=["en"], server=True)
@@ -55,7 +57,7 @@ def upgraded_small_tables(
 
 
 def reset_eases(target: apsw.Connection, decks: list[int], usn: int) -> None:
-    """What the engine would have done to the cards of these decks."""
+    """Reset the eases of cards in these decks as the engine's upgrade does."""
     target.executemany(
         "UPDATE cards SET factor = ?1, usn = ?2 "
         "WHERE factor != 0 AND factor <= 2000 AND (did = ?3 OR odid = ?3)",

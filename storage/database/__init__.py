@@ -1,1 +1,1 @@
-"""A versioned SQLite file over objects and heads."""
+"""Versioned SQLite databases on an object store and a head store."""

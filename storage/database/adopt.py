@@ -1,6 +1,6 @@
-"""Takes a whole file over as a new version: an upload, a restored state, a new user's empty file.
+"""Checks the header of a database file that becomes a new version as a whole: an upload, or an empty file.
 
-Refuses files that are not one whole SQLite database in WAL mode.
+Used by `storage.database.commit`. The file must be in WAL mode with an empty log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from storage.errors import InvalidDatabase
 
 
 def read_file_layout(path: Path) -> Layout:
-    """The layout of a file; its checksum is not known yet. Raises: InvalidDatabase."""
+    """The layout of a file, with checksum 0 as it is not known yet. Raises: InvalidDatabase."""
     with path.open("rb") as file:
         head = file.read(100)
     page_size, size = read_page_size(head), path.stat().st_size

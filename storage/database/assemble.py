@@ -1,6 +1,7 @@
-"""Makes the files of a version: from a local base or the stored snapshot, and the deltas behind it.
+"""Makes the local files of a version: a base, cached or fetched as a snapshot, and a log with later deltas.
 
-What is local is not trusted: a base that does not lead to the head's checksum is dropped and fetched.
+Used by `store` and `copies`. The result must have the head's checksum; if a cached base leads to another
+one, all cached bases of the database are dropped, and the snapshot is fetched.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from storage.objects.base import ObjectStore
 from storage.types import ChainEntry, DatabaseId, Offload, T
 
 _TRIES = 3
-"""How often a transfer that breaks is begun."""
+"""How often a transfer is attempted if it breaks off."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A state to assemble."""
+    """The version to assemble, as the head or the history describes it."""
 
     database: DatabaseId
     version: int
@@ -48,7 +49,7 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Assembler:
-    """Makes checkouts. Store calls run in the caller's greenlet, all else is offloaded."""
+    """Makes checkouts. Calls to the object store run in the caller's greenlet; all else is offloaded."""
 
     def __init__(  # noqa: PLR0913, PLR0917  # one constructor call, in the facade
         self,
@@ -69,7 +70,7 @@ class Assembler:
         return self._opened(target, self.draft(target))
 
     def rebuild(self, target: Target) -> Checkout:
-        """As `checkout`, from stored objects alone."""
+        """As `checkout`, but from stored objects alone, without cached bases."""
         return self._opened(target, self._bring(target, self._fetch_base(target)))
 
     def draft(self, target: Target) -> Draft:
@@ -79,6 +80,7 @@ class Assembler:
             try:
                 brought = self._bring(target, draft)
             except Corrupt:
+                # The cached base, or what was made from it, is wrong: start again from stored objects.
                 self.forget(target.database)
             else:
                 self._count("from base")
@@ -106,7 +108,7 @@ class Assembler:
         )  # fmt: skip
 
     def lay(self, database: DatabaseId, path: Path, layout: Layout, entries: Sequence[ChainEntry]) -> Layout:
-        """Append deltas to the log of a copy that no transaction uses; the layout then.
+        """Append deltas to the log of a copy that no transaction uses, and return the layout after them.
 
         Raises: NotFound, Corrupt, Unavailable.
         """
@@ -137,7 +139,7 @@ class Assembler:
             raise Corrupt(checkout.path.name, f"{layout.checksum:016x}", f"{writer.checksum:016x}")
 
     def forget(self, database: DatabaseId) -> None:
-        """Drop all local bases of a database: what was made of them is not what is stored."""
+        """Drop all cached bases of a database, because a result made from them was wrong."""
         self._offload(lambda: self._drop_bases(database))
 
     def _drop_bases(self, database: DatabaseId) -> None:
@@ -146,6 +148,7 @@ class Assembler:
 
     def _start_locally(self, target: Target) -> Draft | None:
         for base in self._bases.list_bases(target.database):
+            # Newest first: the fewest deltas have to be applied.
             if can_start_from(target, base.version, base.checksum):
                 draft = self._link(base)
                 if draft is not None:
@@ -162,9 +165,10 @@ class Assembler:
         return Draft(path, base.version, layout)
 
     def _fetch_base(self, target: Target) -> Draft:
-        """The snapshot as a new base, and a link to it."""
+        """Fetch the snapshot as a new base, and link to it."""
         entry, path = target.chain[0], self._work.new_path(".base")
         try:
+            # A broken transfer starts again with an empty file.
             _again_if_broken(lambda: self._write_base(target.database, entry, path))
             draft: Draft = self._offload(lambda: self._publish(target.database, entry, path))
         finally:
@@ -185,11 +189,12 @@ class Assembler:
     def _publish(self, database: DatabaseId, entry: ChainEntry, path: Path) -> Draft:
         into = self._work.new_path(".db")
         with local_disk():
+            # Linked while it is published: another process could evict the base in between.
             base = self._bases.publish(database, entry.last, entry.checksum, path, into)
             return Draft(into, base.version, self._bases.open_linked(base, into))
 
     def _bring(self, target: Target, draft: Draft) -> Draft:
-        """Lay the missing deltas over a draft; the draft is removed if that fails."""
+        """Apply the missing deltas to a draft; the draft is removed if that fails."""
         try:
             layout = self.lay(target.database, draft.path, draft.layout, missing(target, draft.version))
             _check_checksum(target, layout)
@@ -199,9 +204,10 @@ class Assembler:
         return Draft(draft.path, target.version, layout)
 
     def _groups(self, entries: Sequence[ChainEntry]) -> Iterator[list[ChainEntry]]:
-        """Neighbours that fit into memory together; a large one alone."""
+        """Split entries into groups that fit into memory; one that does not fit is a group of its own."""
         group: list[ChainEntry] = []
         for entry in entries:
+            # A group is never empty, even if its only entry is larger than the limit.
             if group and sum(e.size_bytes for e in group) + entry.size_bytes > self._limits.fetch_bytes:
                 yield group
                 group = []
@@ -210,6 +216,7 @@ class Assembler:
             yield group
 
     def _lay(self, database: DatabaseId, path: Path, layout: Layout, group: list[ChainEntry]) -> Layout:
+        # Too large for memory: stream it piece by piece into the log.
         if group[0].size_bytes > self._limits.fetch_bytes:
             return _again_if_broken(lambda: self._lay_streamed(database, path, layout, group[0]))
         contents = self._objects.read_many([keys.entry_key(database, entry) for entry in group])
@@ -223,6 +230,7 @@ class Assembler:
                 after = _lay_content(path, after, entry, key, content)
             return after
 
+        # The whole group is applied with one switch to a thread.
         laid: Layout = self._offload(lay_all)
         return laid
 
@@ -252,9 +260,9 @@ def _check_checksum(target: Target, layout: Layout) -> None:
 
 
 def can_start_from(target: Target, version: int, checksum: int) -> bool:
-    """Whether the deltas of the target's chain lead on from a local state.
+    """Whether the deltas of the target's chain can be applied to a local state.
 
-    The state must be the chain's own, as far as the chain tells the checksum of its version.
+    If the chain has an entry that ends at the state's version, its checksum must be the state's.
     """
     return find_start(target.chain) <= version <= target.version and all(
         entry.checksum == checksum for entry in target.chain if entry.last == version
@@ -262,9 +270,16 @@ def can_start_from(target: Target, version: int, checksum: int) -> bool:
 
 
 def missing(target: Target, version: int) -> list[ChainEntry]:
-    """The fewest deltas that lead from a version to the target; cumulative ones make others needless."""
+    """The fewest deltas that lead from a version to the target, in order. Raises: Corrupt.
+
+    Deltas may overlap (cumulative ones repeat pages of earlier versions), so at each version the one that
+    leads furthest is taken:
+
+        chain    [s 5] [d 6] [d 6-7] [d 6-8] [d 9]      from version 5:  [d 6-8] [d 9]
+    """
     found: list[ChainEntry] = []
     while version < target.version:
+        # Deltas that can be applied to this version and lead beyond it.
         fitting = [entry for entry in target.chain[1:] if entry.first <= version + 1 <= entry.last]
         if not fitting:
             raise Corrupt("chain", f"a delta from {version + 1}", target.chain)
@@ -276,7 +291,7 @@ def missing(target: Target, version: int) -> list[ChainEntry]:
 
 
 def _again_if_broken(transfer: Callable[[], T]) -> T:
-    """Begin a transfer again from the start when it broke in the middle."""
+    """Run a transfer; if it breaks off, run it again from its start."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(Unavailable):
             return transfer()

@@ -1,6 +1,7 @@
-"""Local files of a host: immutable bases shared by its processes, and the private folder of each.
+"""Local files of a host: a cache of immutable bases shared by its processes, and a private folder of each.
 
-A base that was touched since it was made, or is not of its name, is dropped and fetched again.
+Every use of a base checks size, header and modification time, and every so often the hashes of all pages; a
+base that fails is deleted, and the caller fetches it again. Nothing here has to survive: all can be fetched.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ else:
     np = LazyModule("numpy")
 
 _LOCK, _BOOT = "~lock", "~boot"
-"""Beside the users' folders: no user id has a `~`."""
+"""Files in the same folder as the users' folders; a user id cannot contain `~`."""
 
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.db")
 
 
 class Base(msgspec.Struct, frozen=True):
-    """One base file, as its name tells."""
+    """One base file; version and checksum are in its name."""
 
     version: int
     checksum: int
@@ -48,13 +49,13 @@ class Base(msgspec.Struct, frozen=True):
 
 
 def _mark_ns(checksum: int) -> int:
-    # A base's modification time is a mark made of its checksum: whoever writes to it through any
-    # link moves the time, and a file put under another's name carries the wrong mark.
+    # The modification time of a base is set to a value derived from its checksum. A write through any of its
+    # links changes the time, and a file under another base's name has a value that does not fit.
     return (1_000_000_000 + checksum % 1_000_000_000) * 1_000_000_000
 
 
 def read_boot_id() -> str:
-    """Names this run of the host's kernel; empty where it cannot be told."""
+    """The id of this boot of the host; empty if the kernel does not give one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -62,12 +63,13 @@ def read_boot_id() -> str:
 
 
 def clear_after_reboot(folder: Path) -> None:
-    """Empty a folder of local files if the host was started again since they were written.
+    """Empty a folder of local files if the host was rebooted since they were written.
 
-    They are not synced to the disk: what a crash of the host left of them may be anything.
+    The files are never synced to the disk, so after a crash of the host their contents are undefined.
     """
     boot, mark = read_boot_id(), folder / _BOOT
     with locked(folder / _LOCK):
+        # Another process has done it since the boot, or the folder was made since then.
         if boot and mark.exists() and mark.read_text() == boot:
             return
         for found in folder.iterdir():
@@ -78,7 +80,10 @@ def clear_after_reboot(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an advisory lock on a file within the block; False if it is taken and `wait` is not set."""
+    """Hold an advisory lock on a file within the block.
+
+    Gives whether it is held: False if another process has it and `wait` is not set.
+    """
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,44 +129,50 @@ class BaseCache:
     def publish(
         self, database: DatabaseId, version: int, checksum: int, made: Path, into: Path | None = None
     ) -> Base:
-        """Take a finished file over as a base; it moves. Evicts others when the room is used up.
+        """Move a finished file into the cache; evicts others when the cache is over its limit.
 
-        `into` is a name that a checkout has for the file from the start, so that eviction by another process
-        cannot come between publishing and linking.
+        `into` is a second name for the file, for a checkout. It is linked before the base is visible, so that
+        another process cannot evict the base in between.
         """
         home = self._home(database)
         home.mkdir(parents=True, exist_ok=True)
         path = home / f"{version:016x}-{checksum:016x}.db"
+        # Not read-only: SQLite would open such a file without its log.
         made.chmod(0o600)
         os.utime(made, ns=(_mark_ns(checksum), _mark_ns(checksum)))
         size = made.stat().st_size
         if into is not None:
             _link_or_copy(made, into)
+        # From here on the base is visible to other processes, complete and with its final time.
         made.replace(path)
         self._added_bytes += size
+        # Looking at all files is slow, so it is done only after a sixteenth of the limit was added.
         if self._added_bytes * 16 > self._max_bytes:
             self._evict(path)
         return Base(version, checksum, path)
 
     def adopt(self, database: DatabaseId, version: int, checksum: int, path: Path) -> None:
-        """Take a file from anywhere over as a base; it is copied only from another disk, and then kept."""
+        """Move a file from any folder into the cache; from another file system it is copied and stays."""
         try:
             self.publish(database, version, checksum, path)
         except OSError as exc:
             if isinstance(exc, FileNotFoundError) or is_full(exc):
                 raise
-            # From another disk, however the file system says so. If it is something else, copying fails, too.
+            # Most likely another file system, for which there are various errors. Else copying fails, too.
             near = self._folder / f"{path.name}.{os.getpid()}.tmp"
             shutil.copyfile(path, near)
             self.publish(database, version, checksum, near)
 
     def link(self, base: Base, into: Path) -> Layout:
-        """Give a checkout its own name for a base. Raises FileNotFoundError, Corrupt (and drops it)."""
+        """Link a base for a checkout, and return its layout.
+
+        Raises: FileNotFoundError if it was evicted; Corrupt, and the base is dropped.
+        """
         _link_or_copy(base.path, into)
         return self.open_linked(base, into)
 
     def open_linked(self, base: Base, into: Path) -> Layout:
-        """The layout of a base under the name that a checkout has for it. Raises as `link` does."""
+        """The layout of a base that a checkout has linked as `into`. Raises as `link` does."""
         try:
             layout = _read_layout(base, into)
             self._link_hashes(base, into, layout)
@@ -172,12 +183,17 @@ class BaseCache:
         return layout
 
     def _link_hashes(self, base: Base, into: Path, layout: Layout) -> None:
-        """Put the file of page hashes beside a copy; all of the base is read where there is none yet."""
+        """Link the file of page hashes for a checkout.
+
+        If it does not exist yet, or every `verify_every`-th time, all of the base is read and hashed.
+        """
         is_due = next(self._links) % self._verify_every == 0
         if not is_due:
             with contextlib.suppress(FileNotFoundError):
                 _link_or_copy(hashes_path(base.path), hashes_path(into))
                 return
+        # Written to the copy's file first, then to the base's by a rename, which other processes see as a
+        # whole.
         hashes = _hash_pages(into, layout)
         hashes_path(into).write_bytes(hashes)
         near = hashes_path(into).with_suffix(".new-sums")
@@ -185,10 +201,11 @@ class BaseCache:
         near.replace(hashes_path(base.path))
 
     def drop(self, base: Base) -> None:
-        """Forget one base; checkouts that link it go on."""
+        """Delete a base; checkouts that have linked it keep it."""
         _unlink(base.path)
 
     def _evict(self, spare: Path) -> None:
+        # If another process evicts at the moment, it is done.
         with locked(self._folder / _LOCK, wait=False) as held:
             if not held:
                 return
@@ -198,6 +215,7 @@ class BaseCache:
             for _, size, path in found:
                 if total <= self._max_bytes:
                     break
+                # The base that was just added must not be evicted.
                 if path != spare:
                     _unlink(path)
                     self._count("evicted base")
@@ -221,7 +239,7 @@ def _unlink(base: Path) -> None:
 
 
 def _link_or_copy(path: Path, into: Path) -> None:
-    """Link, or copy where the file system has no hard links; how it says so differs too much to tell."""
+    """Link a file, or copy it if linking fails: file systems without hard links raise various errors."""
     try:
         into.hardlink_to(path)
     except OSError as exc:
@@ -246,16 +264,16 @@ def _read_layout(base: Base, path: Path) -> Layout:
 
 
 def read_page_size(head: bytes) -> int:
-    """The page size that a file's first 100 bytes tell; 0 where they are no SQLite header in WAL mode."""
+    """The page size in the first 100 bytes of a file; 0 if they are no SQLite header in WAL mode."""
     if len(head) < 100 or head[:16] != b"SQLite format 3\0" or head[18:20] != b"\2\2":
         return 0
     size: int = struct.unpack_from(">H", head, 16)[0]
-    size = 65536 if size == 1 else size
+    size = 65536 if size == 1 else size  # 65536 does not fit into the two bytes of the field
     return size if size >= 512 and size & (size - 1) == 0 else 0
 
 
 def _hash_pages(path: Path, layout: Layout) -> bytes:
-    """The hashes of all pages, in their order. Raises Corrupt unless they make up the checksum."""
+    """The hashes of all pages, in order. Raises: Corrupt if their XOR is not the layout's checksum."""
     hashes, total = np.zeros(layout.page_count, "<u8"), 0
     with Image(path, path, layout) as image:
         for numbers in whole_blocks(layout):
@@ -264,6 +282,8 @@ def _hash_pages(path: Path, layout: Layout) -> bytes:
             total ^= functools.reduce(operator.xor, found)
         skipped = lock_page(layout.page_size)
         if skipped <= layout.page_count:
+            # The lock page has a hash in the file, since readers compare whole runs, but no part in the
+            # checksum.
             hashes[skipped - 1 : skipped] = page_hashes([skipped], image.page(skipped), layout.page_size)
     if total != layout.checksum:
         raise Corrupt(path.name, f"{layout.checksum:016x}", f"{total:016x}")
@@ -271,9 +291,10 @@ def _hash_pages(path: Path, layout: Layout) -> bytes:
 
 
 class WorkFolder:
-    """The private folder of one process. What dead processes left is removed when it is made.
+    """The private folder of one process, for temporary files and private copies.
 
-    Whether a process lives is told by a lock, and not by the age of its files: no clock counts.
+    Folders of dead processes are removed when a new one is made. A process is alive as long as it holds the
+    lock on the file `alive` in its folder; the age of files does not matter.
     """
 
     def __init__(self, parent: Path, nonce: str) -> None:
@@ -283,6 +304,7 @@ class WorkFolder:
         with locked(parent / "lock"):
             _remove_dead(parent)
             self._path.mkdir()
+            # Held until the process ends, however it ends: the kernel releases it.
             alive = os.open(self._path / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(alive, fcntl.LOCK_EX)
         self._close = weakref.finalize(self, _remove_own, self._path, alive, os.getpid())
@@ -293,17 +315,17 @@ class WorkFolder:
         return self._path
 
     def new_path(self, suffix: str) -> Path:
-        """A name that nobody uses yet."""
+        """An unused name in the folder."""
         return self._path / f"{next(self._numbers)}{suffix}"
 
     def close(self) -> None:
-        """Remove the folder and all in it; at the latest this is done when the process ends."""
+        """Remove the folder and all in it; without this it is removed when the process ends."""
         self._close()
 
 
 def _remove_own(path: Path, alive: int, owner: int) -> None:
     os.close(alive)
-    if os.getpid() == owner:  # a forked child must not clear its parent's desk
+    if os.getpid() == owner:  # not in a forked child, where the folder is the parent's
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -311,7 +333,7 @@ def _remove_dead(parent: Path) -> None:
     for folder in parent.iterdir():
         if not folder.is_dir():
             if folder.name != "lock":
-                folder.unlink(missing_ok=True)  # of a version that had its files here
+                folder.unlink(missing_ok=True)  # an earlier version kept its files directly in here
             continue
         with contextlib.suppress(OSError), locked(folder / "alive", wait=False) as dead:
             if dead:

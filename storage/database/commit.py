@@ -1,6 +1,6 @@
-"""What a commit stores: the frames that SQLite wrote become one delta, or the whole file a snapshot.
+"""Makes the object of a commit: a delta of the pages that SQLite wrote to the log, or a snapshot of all.
 
-The head record is changed by `storage.database.store`.
+Used by `storage.database.store`, which puts the object and then changes the head record, and by compaction.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _COUNTED = (("notes", "cards", "revlog"), ("count", "bytes"))
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """What a commit says beside its pages."""
+    """What the caller of a commit gives besides the pages."""
 
     commit_id: str
     answer: bytes
-    """Kept with the commit, so that a lost reply can be told from a failure."""
+    """Kept in the head, so that a client whose answer was lost gets it again."""
     now_ms: int
     stamps: dict[str, int | bool]
     session: tuple[str, int] | None
-    """Session id and number of journal entries; None for a commit that ends any session."""
+    """Session id and `seq` that it must have; None for a commit that ends any session."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -72,18 +72,18 @@ class Change(msgspec.Struct, frozen=True):
     touched: list[int]
     """Pages that may differ, ascending."""
     since: Mark | None = None
-    """The earlier version from which a delta of `earlier` and `touched` leads on, if it is cumulative."""
+    """If the delta is cumulative: the earlier version to which it can be applied, too."""
     earlier: frozenset[int] = frozenset()
     """Pages that changed between that version and the checkout's."""
 
     @property
     def touched_bytes(self) -> int:
-        """What the delta would hold before it is packed."""
+        """Size of the touched pages before compression."""
         return len(self.touched) * self.layout.page_size
 
 
 class Made(msgspec.Struct, frozen=True):
-    """An object ready to be put."""
+    """An object that is ready to be put, with its entry and the local layout that it belongs to."""
 
     entry: ChainEntry
     content: bytes | Path
@@ -91,7 +91,10 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def commit_locally(checkout: Checkout) -> Layout:
-    """SQLite's COMMIT; the layout after it, its checksum still the old one. Raises: Corrupt, Unavailable."""
+    """Run SQLite's COMMIT, and return the layout after it, still with the old checksum.
+
+    Raises: Corrupt, Unavailable.
+    """
     checkout.before_commit()
     with local_disk():
         if checkout.connection.in_transaction:
@@ -101,10 +104,11 @@ def commit_locally(checkout: Checkout) -> Layout:
 
 
 def follow_log(log: Path, before: Layout, end: int) -> Layout:
-    """The layout with the log's frames up to `end`; its checksum is still that of `before`.
+    """The layout that includes the log's frames up to `end`, still with the checksum of `before`.
 
     Raises: Corrupt.
     """
+    # SQLite has written nothing.
     if end == (0 if before.log is None else before.log.frames):
         return before
     in_log = dict(before.in_log)
@@ -113,8 +117,10 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
         state = before.log or read_header(descriptor)
         if state.page_size != before.page_size:
             raise Corrupt("wal", before.page_size, state.page_size)
+        # Frame headers are read, the pages are not: only their offsets are needed.
         first, step = state.page_offset(state.frames), state.frame_bytes
         pages, commits, state = read_frame_headers(descriptor, state, end)
+        # A later frame of a page replaces an earlier one: the dict keeps the last offset.
         in_log.update(zip(pages, range(first, first + step * len(pages), step), strict=True))
         page_count, smallest = commits[-1], min((before.base_pages, *filter(None, commits)))
     finally:
@@ -123,14 +129,16 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
         raise Corrupt("wal", "a commit frame at the end", "none")
     for number in [number for number in in_log if number > page_count]:
         del in_log[number]
-    # Pages that a commit cut off do not come back from the base if a later commit grows the database.
+    # If one commit shrank the database and a later one grew it again, the pages that were cut off must not be
+    # read from the base: `smallest` is the smallest size in between.
     before = msgspec.structs.replace(before, base_pages=smallest)
     return laid_over(before, in_log, page_count, before.checksum, state)
 
 
 def touched_pages(before: Layout, after: Layout) -> list[int]:
-    """Pages that may differ between two layouts of one copy, ascending; all new ones, written or not."""
+    """Pages that may differ between two layouts of one copy, ascending, including all added ones."""
     old, skipped = before.in_log, lock_page(after.page_size)
+    # A page has changed if its newest version is at another place in the log.
     touched = {number for number, at in after.in_log.items() if old.get(number) != at}
     touched.update(range(before.page_count + 1, after.page_count + 1))
     touched.discard(skipped)
@@ -146,7 +154,7 @@ class CommitMaker:
         self._packer = page_packer(limits.compression_level)
 
     def settle(self, checkout: Checkout) -> Change:
-        """Commit locally; takes as long as the change is."""
+        """Commit locally, and find the pages that changed; the time depends on their number."""
         after = commit_locally(checkout)
         checkout.trim(self._limits.idle_page_cache_bytes)
         touched = touched_pages(checkout.layout, after)
@@ -156,19 +164,27 @@ class CommitMaker:
     def _find_earlier(
         self, checkout: Checkout, after: Layout, touched: list[int]
     ) -> tuple[Mark | None, frozenset[int]]:
-        """How far back a cumulative delta may reach: its pages must stay few, as most change every time."""
+        """The oldest mark from which a cumulative delta can start, and the pages changed since then.
+
+        Limited by `cumulative_pages`; successive syncs change mostly the same pages, so few are added.
+        """
         limit = self._limits.cumulative_pages
         found: tuple[Mark | None, frozenset[int]] = (None, frozenset())
         before = checkout.layout
+        # No earlier version is in the log, or the delta is large already.
         if before.log is None or len(touched) > limit:
             return found
+        # From the newest mark to the oldest, as long as the union of all changed pages is small enough. Pages
+        # changed since a mark are those whose newest frame is behind the length that the log had then.
         for mark in reversed(checkout.marks):
+            # The database has shrunk since then, or the log is another one: this mark cannot be used.
             if mark.page_count > before.page_count or mark.frames > before.log.frames:
                 break
             start = before.log.page_offset(mark.frames)
             earlier = {number for number, at in before.in_log.items() if at >= start}
             earlier.update(range(mark.page_count + 1, before.page_count + 1))
             earlier.discard(lock_page(after.page_size))
+            # Pages that this commit cuts off need not be in the delta.
             earlier = {number for number in earlier if number <= after.page_count}
             if len(earlier.union(touched)) > limit:
                 break
@@ -176,12 +192,12 @@ class CommitMaker:
         return found
 
     def is_whole(self, head: Head, change: Change) -> bool:
-        """Whether the commit is a snapshot, since that is better or due; takes as long as the file is."""
+        """Whether to store a snapshot: most pages have changed, or the chain has its most deltas already."""
         deltas = len(head.chain) - 1
         return 2 * len(change.touched) > change.layout.page_count or deltas >= self._limits.chain_deltas
 
     def make(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
-        """Make the delta, or the snapshot."""
+        """Make the object of a commit: a delta or a snapshot, by `is_whole`."""
         after, touched = change.layout, change.touched
         entry = _next_entry(head, commit, nonce, after)
         if self.is_whole(head, change):
@@ -189,7 +205,7 @@ class CommitMaker:
         return self._delta(checkout, change, entry)
 
     def make_whole(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
-        """Make a snapshot, whatever version the checkout was of."""
+        """Make a snapshot; the checkout may be at any version."""
         entry = _next_entry(head, commit, nonce, change.layout)
         return self._whole(checkout, change.layout, change.touched, entry)
 
@@ -199,7 +215,8 @@ class CommitMaker:
             checkout.image() as old,
             Image(checkout.path, log_path(checkout.path), after) as new,
         ):
-            # Carried along as for a delta: it proves the pages of the base that the snapshot takes up.
+            # The checksum is carried along as for a delta, and compared with that of the pages written: so
+            # pages of the base that did not change are verified before they become a snapshot.
             expected = checkout.layout.checksum ^ cut_checksum(old, after.page_count)
             hashes: dict[int, int] = {}
             for number in touched:
@@ -213,6 +230,7 @@ class CommitMaker:
         before, after = checkout.layout, change.layout
         pages, parent = change.touched, before.checksum
         if change.since is not None:
+            # Cumulative: more pages, and an earlier first version.
             pages, parent = sorted(change.earlier.union(pages)), change.since.checksum
             entry = msgspec.structs.replace(entry, first=change.since.version + 1)
         with (
@@ -222,6 +240,8 @@ class CommitMaker:
             _Sink(len(pages) * after.page_size, self._limits, self._new_path) as sink,
         ):
             writer = PageWriter(header_of(entry, parent), sink.write, self._quick_packer)
+            # The new checksum follows from the old one and the pages that differ: see
+            # `storage.database.layers`.
             total = before.checksum ^ cut_checksum(old, after.page_count)
             hashes: dict[int, int] = {}
             for numbers in _batches(pages, pages_per_block(after.page_size)):
@@ -232,7 +252,7 @@ class CommitMaker:
             return Made(entry, sink.content(), after)
 
     def snapshot(self, image: Image, entry: ChainEntry) -> Made:
-        """The whole image as a snapshot of version `entry.last`; its checksum is computed anew."""
+        """Make a snapshot of version `entry.last`; its checksum is computed from all pages."""
         return self._snapshot(image, entry, self._packer)
 
     def _snapshot(self, image: Image, entry: ChainEntry, packer: Packer) -> Made:
@@ -250,7 +270,7 @@ class CommitMaker:
             return Made(entry, sink.content(), msgspec.structs.replace(image.layout, checksum=total))
 
     def adopt(self, path: Path, entry: ChainEntry) -> Made:
-        """A whole file as the snapshot of version `entry.last`. Raises: InvalidDatabase."""
+        """Make a snapshot of version `entry.last` from a file. Raises: InvalidDatabase."""
         with local_disk():
             layout = read_file_layout(path)
             entry = msgspec.structs.replace(entry, page_size=layout.page_size, page_count=layout.page_count)
@@ -258,7 +278,7 @@ class CommitMaker:
                 return self._snapshot(image, entry, self._quick_packer)
 
     def merged(self, image: Image, numbers: list[int], entry: ChainEntry, parent: int) -> Made:
-        """A delta of these pages as the image has them."""
+        """Make a delta of these pages, with the contents that they have in the image."""
         raw_bytes = len(numbers) * image.layout.page_size
         with local_disk(), _Sink(raw_bytes, self._limits, self._new_path) as sink:
             writer = PageWriter(header_of(entry, parent), sink.write, self._packer)
@@ -270,7 +290,7 @@ class CommitMaker:
 
 
 def _next_entry(head: Head, commit: Commit, nonce: str, after: Layout) -> ChainEntry:
-    """The entry of the version after the head's, as a delta; what its object is like is not known yet."""
+    """The entry of the head's next version, as a delta; size, SHA-256 and checksum are filled in later."""
     return ChainEntry(
         EntryKind.DELTA, head.version + 1, head.version + 1, head.token, nonce, 0, b"",
         after.page_size, after.page_count, 0, (commit.commit_id,), commit.now_ms,
@@ -287,7 +307,7 @@ def header_of(entry: ChainEntry, parent: int) -> PageHeader:
 
 
 def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> ChainEntry:
-    """The entry with what is known once its object is written."""
+    """The entry with what is known only after its object was written."""
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
 
 
@@ -299,22 +319,24 @@ def _add_changed(  # noqa: PLR0913, PLR0917 - a step of `_delta`
     new: Image,
     hashes: dict[int, int],
 ) -> int:
-    """Write those pages that differ, and those of `always`; the change of the database's checksum.
+    """Write the pages that differ, and those of `always`, as one block.
 
-    A page that is the same in both images cancels itself out in the checksum. `hashes` takes the hash of each
-    page of `numbers` as it is now.
+    Returns what must be XORed to the database checksum: the hashes of old and new pages that were written (a
+    page that did not change cancels itself out). `hashes` gets the new hash of each page of `numbers`.
     """
     size = new.layout.page_size
     before = [number for number in numbers if number <= old.layout.page_count]
+    # Compare all pages of the batch at once; `before` are those that existed already.
     was = np.frombuffer(old.pages(before), np.uint8).reshape(-1, size)
     now = np.frombuffer(new.pages(numbers), np.uint8).reshape(-1, size)
     hashes.update(zip(numbers, page_hashes(numbers, now.reshape(-1).data, size), strict=True))
+    # New pages always count as different.
     differs = np.ones(len(numbers), np.bool_)
     differs[: len(before)] = (was != now[: len(before)]).any(axis=1)
     if always:
         differs |= np.isin(numbers, list(always))
     if numbers[:1] == [1] and old.layout.page_count != new.layout.page_count:
-        # A delta that resizes the database keeps page 1: it takes a frame to commit a size.
+        # A delta that only changes the database's size needs a page, as a frame carries the size: page 1.
         differs[0] = True
     if not differs.all():
         was, now = was[differs[: len(before)]], now[differs]
@@ -346,7 +368,7 @@ def _batches(numbers: Sequence[int], count: int) -> Iterator[list[int]]:
 
 
 class _Sink:
-    """Memory for an object known to be small, else a file."""
+    """Where an object is written: memory if it is known to be small, else a file."""
 
     def __init__(self, raw_bytes: int | None, limits: Limits, new_path: Callable[[str], Path]) -> None:
         small = raw_bytes is not None and raw_bytes <= limits.delta_memory_bytes
@@ -362,10 +384,11 @@ class _Sink:
         if self._path is not None:
             self._file.close()
             if not self._done:
+                # The object was not finished.
                 self._path.unlink(missing_ok=True)
 
     def content(self) -> bytes | Path:
-        """What was written; the file is the caller's from here on."""
+        """What was written; the caller removes the file."""
         self._done = True
         if isinstance(self._file, io.BytesIO):
             return self._file.getvalue()

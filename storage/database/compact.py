@@ -1,6 +1,11 @@
-"""Keeps chains short: deltas of single commits are merged, long or heavy chains become a new snapshot.
+"""Shortens chains: merges deltas of single commits into one, or replaces the whole chain by a new snapshot.
 
-A commit or a start that comes between wins, and the work of the compaction is lost.
+Called by `storage.database.store`. The version does not change. Compaction does not block other writers: if a
+commit or the start of a sync happens meanwhile, its conditional write fails and the result is dropped.
+
+    before    [s 9] [d 10-25] [d 26] [d 27] ... [d 41]
+    merged    [s 9] [d 10-25] [d 26-41]                   plan = 2
+    snapshot  [s 41]                                      plan = SNAPSHOT
 """
 
 from __future__ import annotations
@@ -22,11 +27,11 @@ from storage.objects.base import ObjectStore
 from storage.types import ChainEntry, DatabaseId, EntryKind, Head, Offload
 
 SNAPSHOT = 0
-"""As the start of a plan: everything."""
+"""The plan that replaces the whole chain."""
 
 
 def plan(chain: tuple[ChainEntry, ...], limits: Limits) -> int | None:
-    """Index of the first entry to fold with all behind it: SNAPSHOT, a delta's, or None."""
+    """Index of the first entry to replace, with all after it, by one object; None if the chain is short."""
     if len(chain) < 2:
         return None
     deltas = chain[1:]
@@ -34,18 +39,19 @@ def plan(chain: tuple[ChainEntry, ...], limits: Limits) -> int | None:
     if len(deltas) >= limits.chain_deltas or 100 * stored > limits.snapshot_percent * chain[0].size_bytes:
         return SNAPSHOT
     start = len(chain)
+    # Count the deltas of single commits at the end of the chain.
     while start > 1 and _is_of_one_commit(chain[start - 1], chain[start - 2]):
         start -= 1
     return start if len(chain) - start >= limits.merge_deltas else None
 
 
 def _is_of_one_commit(entry: ChainEntry, before: ChainEntry) -> bool:
-    """A commit's delta leads on by one version; a merged one by several. Both may reach further back."""
+    # Merged deltas add several versions to the chain. `first` does not tell: cumulative deltas reach back.
     return entry.last == before.last + 1
 
 
 class Compactor:
-    """Folds the end of a chain into one object."""
+    """Replaces the end of a chain by one object."""
 
     def __init__(  # noqa: PLR0913  # one constructor call, in the facade
         self,
@@ -63,9 +69,10 @@ class Compactor:
     def fold(
         self, database: DatabaseId, head: Head, start: int, image: Image, put: Callable[[Made], None]
     ) -> bool:
-        """Replace `head.chain[start:]` by one object of `image`, which is at the head's version.
+        """Replace `head.chain[start:]` by one object made from `image`, which is at the head's version.
 
-        False when somebody else was first. Raises: Corrupt, when the image is not the head's.
+        Returns False if another writer changed the head meanwhile. Raises: Corrupt if the image differs from
+        the head's checksum.
         """
         entry = _folded(head, start, self._nonce())
         if start == SNAPSHOT:
@@ -74,9 +81,12 @@ class Compactor:
             numbers = self._page_numbers(database, head.chain[start:])
             parent = head.chain[start - 1].checksum
             made = self._offload(lambda: self._commits.merged(image, numbers, entry, parent))
+        # Checked before anything is stored: the local copy could be damaged.
         if made.entry.checksum != head.checksum:
             raise Corrupt(str(database), f"{head.checksum:016x}", f"{made.entry.checksum:016x}")
         put(made)
+        # Before the head update: an object of the old chain always has a reference, in the head or in the
+        # history.
         self._history.record(database, head, self._nonce())
         chain = (*head.chain[:start], made.entry)
         try:
@@ -86,22 +96,23 @@ class Compactor:
         return True
 
     def _page_numbers(self, database: DatabaseId, entries: tuple[ChainEntry, ...]) -> list[int]:
-        """The pages of the last entry's version that any of the entries changed."""
+        """The pages that any of the entries changed and that still exist at the last one's version."""
         found: set[int] = set()
         for entry in entries:
             parser = PageParser(keys.entry_key(database, entry), entry)
             for piece in self._objects.stream(keys.entry_key(database, entry)):
                 for numbers, _ in parser.feed(piece):
+                    # Only the numbers: the contents come from the image, which is at the last version.
                     found.update(numbers)
             parser.finish()
         return sorted(number for number in found if number <= entries[-1].page_count)
 
 
 def _folded(head: Head, start: int, nonce: str) -> ChainEntry:
-    """What stands for the end of a chain. It keeps the id of its last commit alone.
+    """The entry of the new object. It keeps only the id of the last commit that it covers.
 
-    A lost answer is told from the last commits that a head keeps by themselves; with the ids of all that
-    was folded, the head would be twice as large, and cost as much more each time it is read or written.
+    Lost answers are found in `Head.recent`. Keeping the ids of all commits would double the size of the head,
+    and the cost of reading and writing it.
     """
     folded = head.chain[start:]
     return msgspec.structs.replace(

@@ -1,13 +1,14 @@
-"""Working copies that all processes of a host share, so that none of them has to catch up with the others.
+"""Working copies that all processes of a host share, so that each change is applied once per host.
 
-A copy is a link to a base and a write-ahead log. Each process keeps a connection of its own to it, over
-SQLite's shared log index: what one process commits, the others read without opening anything again. Who
-uses a copy holds its lock, an advisory lock on a small file that also tells the copy's state:
+Used by `storage.database.store`. A copy is a link to a base and a write-ahead log. Each process has its own
+connection to it over SQLite's shared log index (-shm), so it reads what other processes commit without
+opening the files again. A process holds the copy's lock while it uses it: an advisory lock on a small file
+that also holds the copy's state:
 
     in doubt --(new copy made)--> at version v --(COMMIT begins)--> in doubt --(state written)--> at v+1
 
-A process that dies before it has written the state leaves the copy in doubt; the next user makes a new one.
-A copy is only a cache: if the lock is busy or anything is wrong with it, a private copy serves as well.
+If a process dies before it has written the state, the copy stays in doubt, and the next process makes a
+new one. A copy is only a cache: if its lock is busy or anything is wrong with it, a private copy is used.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _WAIT_S = 0.1
 """How long a request waits for the lock before it makes a private copy."""
 _NAP_S = 0.001
 _MARKS = 16
-"""Earlier versions that a state remembers."""
+"""Earlier versions that a state keeps."""
 _INDEX_HEADER_BYTES = 136
 """Of SQLite's log index (-shm): two copies of its header, and the checkpoint information.
 Source: https://www.sqlite.org/walformat.html#the_wal_index_file_format"""
@@ -47,11 +48,11 @@ _EVICT_EVERY = 64
 
 
 _IN_USE: set[Path] = set()
-"""Folders that a store of this process works on."""
+"""Folders that a store of this process uses."""
 
 
 class _State(msgspec.Struct, frozen=True, array_like=True):
-    """What the lock file says of a copy that is not in doubt."""
+    """The content of the lock file of a copy that is not in doubt."""
 
     generation: str
     """Name of its files."""
@@ -71,7 +72,7 @@ _DIGEST_BYTES = 8
 
 
 class _Handle:
-    """One process's view of one database's copy."""
+    """The copy of one database as one process sees it: lock file, connection, log index."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -83,7 +84,7 @@ class _Handle:
         self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def lock(self, wait_s: float) -> bool:
-        """Exclude other greenlets and processes; False if that takes too long."""
+        """Lock the copy against other greenlets and processes; False if that takes longer than `wait_s`."""
         if not self.turn.acquire(timeout=wait_s):
             return False
         until = time.monotonic() + wait_s
@@ -102,14 +103,15 @@ class _Handle:
         return True
 
     def unlock(self) -> None:
-        """Let others use the copy."""
+        """Release the lock."""
         fcntl.flock(self._file, fcntl.LOCK_UN)
         self.turn.release()
 
     def read_state(self) -> _State | None:
-        """The state; None while it is in doubt."""
+        """The state; None if it is in doubt."""
         content = os.pread(self._file, 4096, 0)
         digest, packed = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        # Empty, in doubt (zeros as digest), or partly written by a process that died.
         if not packed or xxhash.xxh3_64_digest(packed) != digest:
             return None
         try:
@@ -118,30 +120,31 @@ class _Handle:
             return None
 
     def write_state(self, state: _State) -> None:
-        """Say what the copy is at. The file is cut to it, so that a longer one leaves nothing behind."""
+        """Write the state. The file is truncated after it, so that nothing of a longer one stays."""
         packed = _encode(state)
         content = xxhash.xxh3_64_digest(packed) + packed
+        # Not atomic, but the digest detects a partial write.
         os.pwrite(self._file, content, 0)
         os.ftruncate(self._file, len(content))
 
     def doubt(self) -> None:
-        """Say that the copy may be at any state."""
+        """Mark the copy as in doubt."""
         os.pwrite(self._file, bytes(_DIGEST_BYTES), 0)
 
     def path(self, generation: str) -> Path:
-        """The base link of a generation; SQLite's other files lie beside it."""
+        """The link to the base of a generation; its other files have the same name with a suffix."""
         return self.folder / f"{generation}.db"
 
     def attach(self, checkout: Checkout, generation: str) -> None:
-        """Keep a connection that was just opened."""
+        """Keep a connection that was just opened, for later requests."""
         self.checkout, self.generation = checkout, generation
         checkout.before_commit = self.doubt
 
     def reset_index(self) -> None:
-        """Let SQLite read the log again, in every process: its index does not know the frames laid by us.
+        """Make SQLite read the log again, in every process, as its index lacks the frames that we appended.
 
-        The descriptor stays open with the connection. POSIX locks belong to process and file: closing it
-        would drop those by which SQLite tells that the index is in use.
+        Zeroing the index's header does that. The descriptor stays open as long as the connection: POSIX locks
+        belong to process and file, so closing it would drop the locks that SQLite holds on the index.
         """
         if self._index < 0:
             index = self.path(self.generation).with_suffix(".db-shm")
@@ -162,13 +165,13 @@ class _Handle:
             remove_copy(path)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close connection and lock file."""
         self.detach()
         os.close(self._file)
 
 
 class SharedCopies:
-    """The shared copies of a host, as one process uses them. At most one per database."""
+    """The shared copies of a host, as one process uses them; at most one per database."""
 
     def __init__(  # noqa: PLR0913 - collaborators by name
         self,
@@ -187,8 +190,8 @@ class SharedCopies:
         self._made = 0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         clear_after_reboot(folder)
-        # SQLite's locks and its index belong to a process and an inode: two stores of one process would
-        # disturb each other, so the second one works on private copies.
+        # SQLite's locks belong to a process and an inode, so two stores of one process would drop each
+        # other's. The second one gets private copies only.
         self._is_used = folder not in _IN_USE
         _IN_USE.add(folder)
 
@@ -201,9 +204,10 @@ class SharedCopies:
         self._handles.clear()
 
     def take(self, target: Target) -> Checkout | None:
-        """The shared copy at the target's version, locked; None if another request has it, or is past it.
+        """The shared copy at the target's version, locked.
 
-        Raises: NotFound, Corrupt, Unavailable.
+        None if another request has it, or if it is at a later version. Raises: NotFound, Corrupt,
+        Unavailable.
         """
         if not self._is_used:
             return None
@@ -212,6 +216,7 @@ class SharedCopies:
             return None
         try:
             state = handle.read_state()
+            # A copy at a later version cannot go back: that request gets a private copy.
             if state is None or state.version <= target.version:
                 return self._bring(handle, target, state)
         except BaseException:
@@ -232,10 +237,11 @@ class SharedCopies:
         return handle
 
     def _close_oldest(self) -> None:
-        """Make room for one more handle; those in use stay."""
+        """Close the handles used the longest ago, until one more is within the limit; those in use stay."""
         for database, handle in list(self._handles.items()):
             if len(self._handles) < self._limits.open_copies:
                 return
+            # A handle that is in use by a greenlet must stay open.
             if not handle.turn.locked():
                 del self._handles[database]
                 handle.close()
@@ -247,23 +253,26 @@ class SharedCopies:
         return self._renew(handle, target)
 
     def _bring_on(self, handle: _Handle, target: Target, state: _State) -> Checkout:
-        """Follow what other processes have committed, and lay what other hosts have."""
+        """Follow what other processes of the host have committed, and apply deltas of other hosts."""
         if handle.checkout is None or handle.generation != state.generation:
+            # The first use in this process, or another process has made a new copy since the last one.
             checkout: Checkout = self._offload(lambda: self._open(handle, target.database, state))
         else:
             checkout = handle.checkout
             checkout.check_base()
             if checkout.layout.log_frames() != state.frames:
+                # Another process has committed: read the headers of its frames.
                 checkout.advance(state.version, _layout_of(checkout.path, checkout.layout, state))
         checkout.marks = state.marks
         entries = missing(target, state.version)
         if entries:
-            handle.doubt()
+            handle.doubt()  # until the state is written: the log is changed now
             before = _mark_of(checkout)
             layout = self._assembler.lay(target.database, checkout.path, checkout.layout, entries)
             handle.reset_index()
             checkout.advance(target.version, layout)
             checkout.marks = (*checkout.marks, before)[-_MARKS:]
+            # The first read after the reset: SQLite recovers its index from the log.
             if checkout.connection.pragma("page_count") != layout.page_count:
                 raise Corrupt(checkout.path.name, layout.page_count, "another number of pages")
             handle.write_state(_state_of(checkout, handle.generation))
@@ -297,13 +306,15 @@ class SharedCopies:
             if draft.layout.log is not None:
                 log_path(draft.path).rename(log_path(path))
             hashes_path(draft.path).rename(hashes_path(path))
+            # The base comes last: without it the copy does not exist.
             draft.path.rename(path)
+        # A new generation has a new name, so connections of other processes to the old files do no harm.
         checkout = self._assembler.open(database, draft.version, path, draft.layout, is_shared=True)
         handle.attach(checkout, generation)
         return checkout
 
     def _drop(self, handle: _Handle) -> None:
-        """Make the copy unusable for everybody, and remove its files."""
+        """Mark the copy as in doubt for all processes, and remove its files."""
         handle.doubt()
         handle.detach()
         self._offload(handle.remove_files)
@@ -314,7 +325,7 @@ class SharedCopies:
         return handle is not None and handle.checkout is checkout
 
     def advance(self, checkout: Checkout, version: int, layout: Layout) -> None:
-        """Note what the holder of a copy has committed."""
+        """Write the state after a commit to a copy that the caller holds."""
         before = _mark_of(checkout)
         checkout.advance(version, layout)
         checkout.marks = (*checkout.marks, before)[-_MARKS:]
@@ -322,7 +333,10 @@ class SharedCopies:
         handle.write_state(_state_of(checkout, handle.generation))
 
     def release(self, checkout: Checkout) -> None:
-        """Give a copy back in the state that was last noted. A copy with a long log is made anew."""
+        """Give a copy back, at the state that was last written.
+
+        If its log is long, it is written as a new base, and the next user makes a new copy from that.
+        """
         handle = self._handles[checkout.database]
         try:
             checkout.rollback()
@@ -341,7 +355,7 @@ class SharedCopies:
         return checkout.layout.log_bytes() > longest
 
     def discard(self, checkout: Checkout) -> None:
-        """Give a copy back that is at a state nobody wants; it is made anew by its next user."""
+        """Give a copy back that has unwanted changes, and remove it; the next user makes a new one."""
         handle = self._handles[checkout.database]
         try:
             self._drop(handle)
@@ -349,7 +363,7 @@ class SharedCopies:
             handle.unlock()
 
     def forget(self, database: DatabaseId) -> None:
-        """Remove the copy of a database once no request uses it."""
+        """Wait until no request uses the copy of a database, and remove it."""
         handle = self._handle(database)
         handle.turn.acquire()
         while not handle._lock_file():  # noqa: SLF001 - a handle is part of this class
@@ -360,7 +374,7 @@ class SharedCopies:
             handle.unlock()
 
     def _evict(self) -> None:
-        """Remove the copies used the longest ago until the disk that all of them take is within the limit."""
+        """Remove the copies used the longest ago until all of them are within the limit of disk space."""
         with locked(self._folder / "~lock", wait=False) as held:
             if not held:
                 return
@@ -379,13 +393,13 @@ class SharedCopies:
 
 
 def _sizes(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """Time of the last change, bytes on disk, and folder of each copy."""
+    """(time of the last change in ns, bytes on disk, folder) of each copy."""
     for lock in folder.glob("*/*/lock"):
         size = 0
         for path in lock.parent.glob("*.db*"):
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
-                # A base that is still in the cache of bases is counted there.
+                # A base that has another link is in the cache of bases, and counted there.
                 size += stat.st_size if stat.st_nlink == 1 else 0
         with contextlib.suppress(FileNotFoundError):
             yield lock.stat().st_mtime_ns, size, lock.parent
@@ -402,7 +416,7 @@ def _remove_unused(folder: Path) -> bool:
 
 
 def _layout_of(path: Path, before: Layout, state: _State) -> Layout:
-    """The layout of a state, from an earlier one of the same files."""
+    """The layout of a state, read from the log onwards from an earlier layout of the same files."""
     layout = follow_log(log_path(path), before, state.frames)
     if layout.page_count != state.page_count:
         raise Corrupt(path.name, f"{state.page_count} pages", layout.page_count)

@@ -1,4 +1,7 @@
-"""Proves a database from its stored objects alone, and says what is wrong. It repairs nothing."""
+"""Checks a database by rebuilding it from its stored objects alone, and reports faults; it repairs nothing.
+
+Called by `storage.database.store` for `ankisyncctl doctor`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from storage.types import ChainEntry, DatabaseId, Head, Offload
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """What was looked at, and every fault found."""
+    """What was examined, and all faults as text for the operator."""
 
     version: int
     objects: int
@@ -44,8 +47,9 @@ class Doctor:
         self._rebuild, self._offload = rebuild, offload
 
     def examine(self, database: DatabaseId, head: Head) -> Diagnosis:
-        """Read every object, rebuild the current version, let SQLite check it, look for the past."""
+        """Read every object, rebuild the current version, run SQLite's integrity check, check the history."""
         faults = [fault for entry in head.chain for fault in self._try_entry(database, entry)]
+        # Without all objects a rebuild cannot succeed.
         if head.chain and not faults:
             faults += self._try_rebuild(database, head)
         seen = {keys.entry_key(database, entry) for entry in head.chain}
@@ -77,7 +81,7 @@ class Doctor:
         return [f"integrity: {text}" for (text,) in rows if text != "ok"]
 
     def _try_newer(self, database: DatabaseId) -> list[str]:
-        """Objects that are newer than the head: it was put back to an earlier moment."""
+        """Look for objects that are newer than the head, which then was restored from an older copy."""
         listed = list(self._objects.list(keys.prefix(database)))
         evidence = find_evidence(database, self._find_head(database), listed)
         if evidence is None or not evidence.is_likely:
@@ -89,9 +93,10 @@ class Doctor:
         faults = []
         for departed in self._history.list_departed(database):
             if self._history.is_expired(departed, self._clock_ms()):
-                continue  # a sweep may have begun with it
+                continue  # a sweep may have deleted some of its objects already
             for entry in departed.departure.chain:
                 key = keys.entry_key(database, entry)
+                # Only their existence is checked: reading the whole history would take too long.
                 if key not in seen and self._objects.find(key) is None:
                     faults.append(f"{departed.key}: {key} is gone")
                 seen.add(key)

@@ -1,6 +1,7 @@
-"""What left a chain, named by objects written before the flip that drops it; and ways back to it.
+"""The history of a database: objects that record earlier chains, so that an earlier version can be restored.
 
-An entry stays until every object naming it is older than the limit, by the store's clock.
+A history object is written before each head update that drops entries from the chain. It keeps the objects of
+its chain from being deleted until it is older than the limit (`history_ms`), by the store's clock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _DAY_MS = 24 * _HOUR_MS
 
 
 class Departure(msgspec.Struct, frozen=True, array_like=True):
-    """The chain as it was before a flip that drops entries of it."""
+    """The chain before a head update that drops entries from it; the content of a history object."""
 
     time_ms: int
     version: int
@@ -30,7 +31,7 @@ class Departure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Departed(msgspec.Struct, frozen=True):
-    """A history object."""
+    """A history object with its key and age."""
 
     key: str
     modified_ms: int
@@ -39,7 +40,7 @@ class Departed(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True, order=True):
-    """A version that can be brought back."""
+    """A version that can be restored."""
 
     version: int
     time_ms: int
@@ -54,7 +55,7 @@ class History:
         self._objects, self._kept_ms, self._clock_ms = objects, kept_ms, clock_ms
 
     def record(self, database: DatabaseId, head: Head, nonce: str) -> None:
-        """Name the entries of `head.chain`. Must precede the flip that drops any of them."""
+        """Store `head.chain` as a history object. Must precede the head update that drops any entry of it."""
         if not head.chain:
             return
         departure = Departure(self._clock_ms(), head.version, head.chain)
@@ -62,18 +63,19 @@ class History:
         self._objects.put(key, sealed.seal(sealed.HISTORY, msgspec.msgpack.encode(departure)))
 
     def is_expired(self, departed: Departed, now_ms: int) -> bool:
-        """Whether what it names may be swept at `now_ms`, the time by the store's clock.
+        """Whether the objects of its chain may be deleted at `now_ms`, the time by the store's clock.
 
-        A clock that was behind when the object was written must not shorten the time: the latest of all known
-        times counts.
+        The latest of all times in it counts, so that a clock that was behind when it was written does not
+        shorten the history.
         """
         departure = departed.departure
         times = (departed.modified_ms, departure.time_ms, *(entry.time_ms for entry in departure.chain))
         return max(times) + self._kept_ms <= now_ms
 
     def list_departed(self, database: DatabaseId) -> Iterator[Departed]:
-        """All history objects that are still there, oldest chain first, expired ones too."""
+        """All history objects, the oldest chain first, including expired ones that are not deleted yet."""
         found = self._objects.list(keys.history_prefix(database))
+        # In batches, as the object store reads several objects in parallel.
         while batch := list(itertools.islice(found, _BATCH)):
             contents = self._objects.read_many([stat.key for stat in batch])
             for stat, content in zip(batch, contents, strict=True):
@@ -81,14 +83,15 @@ class History:
                     yield Departed(stat.key, stat.modified_ms, _decode(stat.key, content))
 
     def list_points(self, database: DatabaseId, head: Head) -> list[Point]:
-        """Every version that is named, oldest first, the current one last.
+        """Every version that can be restored, oldest first, the current one last.
 
-        No clock is asked: what is older than the limit can be brought back until a sweep has deleted it.
+        Includes versions older than the limit that no sweep has deleted yet.
         """
         points: dict[int, Point] = {}
         chains = [departed.departure.chain for departed in self.list_departed(database)]
         for chain in [*chains, head.chain]:
             for at, entry in enumerate(chain):
+                # Of several chains that lead to the version, the shortest one is read the fastest.
                 if entry.last not in points or at + 1 < len(points[entry.last].chain):
                     points[entry.last] = Point(entry.last, entry.time_ms, chain[: at + 1])
         return sorted(points.values())
@@ -122,7 +125,7 @@ def find_needless(departed: Sequence[Departed], head: Head, now_ms: int, limits:
 
 
 def find_point(points: Sequence[Point], version: int) -> Point:
-    """The point of a version. Raises: NotFound, which says what there is."""
+    """The point of a version. Raises: NotFound, with the range of versions that are kept."""
     for point in points:
         if point.version == version:
             return point
@@ -138,7 +141,7 @@ def _decode(key: str, content: bytes) -> Departure:
 
 
 def find_start(chain: tuple[ChainEntry, ...]) -> int:
-    """The oldest version from which the deltas of a chain lead on: that of its snapshot."""
+    """The version of the chain's snapshot: the oldest one to which its deltas apply. Raises: Corrupt."""
     if not chain or chain[0].kind != EntryKind.SNAPSHOT:
         raise Corrupt("chain", "a snapshot at its start", chain[:1])
     return chain[0].last

@@ -1,7 +1,15 @@
-"""The state of a working copy: a base file that is never written, and pages of its log laid over it.
+"""Reads the pages of a working copy from its two files: the base, which is never written, and the log.
 
-Sees files and offsets only, no SQLite. Every page that is read is compared with the hash that was kept
-when the page was written: a file beside the base has those of the base, the layout those of the log.
+Used by commits, compaction and downloads to read a committed state while SQLite goes on. The newest
+version of a page is in the log if the layout says so, else in the base:
+
+    layout.in_log   {3: offset, 4: offset, 9: offset}
+    log (-wal)      [header][hdr|page 3][hdr|page 4][hdr|page 9] ...
+    base            [page 1][page 2][page 3, old][page 4, old][page 5] ...   up to layout.base_pages
+
+A page in neither (the database has grown, and SQLite has not written it yet) is all zeros.
+Every page that is read is compared with the hash kept when it was written: a file beside the base holds the
+hashes of the base, the layout those of the log.
 """
 
 from __future__ import annotations
@@ -38,14 +46,14 @@ class Layout(msgspec.Struct, frozen=True):
     page_count: int
     checksum: int
     base_pages: int
-    """Pages up to this one come from the base unless `in_log` names them; others were never written."""
+    """Pages up to this one are read from the base unless `in_log` has them; others were never written."""
     in_log: dict[int, int]
     """Page number -> offset in the log. Never changed once the layout is made."""
     log: WalState | None
     """None while there is no log."""
     log_hashes: dict[int, int] = {}
-    """Offset in the log -> hash of the page there, as far as it is known. All layouts of a copy share it:
-    what is committed stays where it is."""
+    """Offset in the log -> hash of the page there, as far as known. Shared by all layouts of a copy, since a
+    committed frame is never overwritten or moved."""
 
     def log_frames(self) -> int:
         """Length of the log up to this state, in frames."""
@@ -62,10 +70,10 @@ def hashes_path(base: Path) -> Path:
 
 
 class Image:
-    """Reads the pages of a layout. Keeps its own descriptors: files may be unlinked meanwhile.
+    """Reads the pages of a layout. Keeps its own descriptors, so the files may be unlinked meanwhile.
 
-    A page of the base is verified if there is a file of hashes beside it (`hashes_path`). All methods that
-    read raise Corrupt for a page that is not what was written.
+    A page of the base is verified if the base has a file of hashes (`hashes_path`). All methods that read
+    raise Corrupt for a page that differs from what was written, and OSError for a file that is too short.
     """
 
     def __init__(self, base: Path, log: Path, layout: Layout) -> None:
@@ -89,14 +97,14 @@ class Image:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptors back; a second time does nothing."""
+        """Close the descriptors; calling it again does nothing."""
         for descriptor in (self._base, self._log, self._hashes):
             if descriptor >= 0:
                 os.close(descriptor)
         self._base = self._log = self._hashes = -1
 
     def page(self, number: int) -> bytes:
-        """One page; zeros for one nobody wrote. Raises OSError where the file is cut short."""
+        """One page; zeros if it was never written."""
         layout, size = self.layout, self.layout.page_size
         offset = layout.in_log.get(number)
         if offset is None:
@@ -114,21 +122,21 @@ class Image:
         return content
 
     def _check_base(self, first: int, pages: Bytes) -> None:
-        """Compare neighbouring pages of the base with their hashes."""
+        """Compare consecutive pages of the base with their hashes. Raises: Corrupt."""
         if self._hashes < 0:
             return
         count = len(pages) // self.layout.page_size
         found = page_hashes(range(first, first + count), pages, self.layout.page_size)
         stored = os.pread(self._hashes, 8 * count, 8 * (first - 1))
         if stored != np.array(found, "<u8").tobytes():
-            # The time is the mark of a base that was not written to (see `cache`): with another one, no
-            # copy that shares the file commits, and the base is dropped when it is next asked for.
+            # The modification time marks a base as unchanged (see `cache._mark_ns`). Changing it stops all
+            # copies that share the file from committing, and makes the cache drop the base.
             with contextlib.suppress(OSError):
                 os.utime(self._base, ns=(0, 0))
             raise Corrupt(self._name, "pages as they were written", f"others, from page {first}")
 
     def _check_log(self, numbers: Sequence[int], offset: int, pages: Bytes) -> None:
-        """Compare pages of neighbouring frames with their hashes."""
+        """Compare pages of consecutive frames with their hashes, as far as known. Raises: Corrupt."""
         known, step = self.layout.log_hashes, self.layout.page_size + FRAME_HEADER_BYTES
         for digest in page_hashes(numbers, pages, self.layout.page_size):
             if known.get(offset, digest) != digest:
@@ -136,9 +144,9 @@ class Image:
             offset += step
 
     def pages(self, numbers: Sequence[int]) -> bytes | bytearray:
-        """Several ascending pages, end to end; neighbours in a file are read at once.
+        """Several ascending pages, concatenated.
 
-        Raises OSError where a file is cut short.
+        A run is a sequence of pages that are consecutive in one file; each is read with one system call.
         """
         if len(numbers) < _FEW_PAGES:
             return b"".join(map(self.page, numbers))
@@ -146,6 +154,7 @@ class Image:
         view, start = memoryview(content), 0
         while start < len(numbers):
             start = self._read_run(numbers, start, view)
+        # SQLite never uses the lock page, so the file may contain anything there: it counts as zeros.
         skipped = lock_page(self.layout.page_size)
         if numbers[0] <= skipped <= numbers[-1] and skipped in numbers:
             at = numbers.index(skipped) * self.layout.page_size
@@ -153,20 +162,26 @@ class Image:
         return content
 
     def _read_run(self, numbers: Sequence[int], start: int, view: memoryview) -> int:
-        """Read the longest run of neighbours that begins at `start` to its place; where the next begins."""
+        """Read the longest run that begins at index `start` of `numbers` into its place in `view`.
+
+        Returns the index at which the next run begins.
+        """
         layout, size = self.layout, self.layout.page_size
         find, end = layout.in_log.get, start + 1
         offset = find(numbers[start])
         if offset is not None:
+            # In the log: the run goes on while the next page's frame directly follows this one's.
             step = size + FRAME_HEADER_BYTES
             while end < len(numbers) and find(numbers[end]) == offset + (end - start) * step:
                 end += 1
             self._read_frames(offset, view[start * size : end * size])
             self._check_log(numbers[start:end], offset, view[start * size : end * size])
             return end
+        # Not in the log.
         number, last = numbers[start], layout.base_pages
         if number > last:
-            return end  # nobody wrote it: zeros
+            return end  # never written: `view` is zeros already
+        # In the base: the run goes on while numbers are consecutive, within the base, and not in the log.
         while (
             end < len(numbers)
             and numbers[end] == number + end - start <= last
@@ -182,14 +197,18 @@ class Image:
         return end
 
     def _read_frames(self, offset: int, view: memoryview) -> None:
-        """The pages of neighbouring frames, the first of which is at `offset`; a page, then a header, ..."""
+        """Read the pages of consecutive frames; `offset` is that of the first page.
+
+        Pages go to `view`; the frame headers between them are read into a buffer that is thrown away.
+        """
         size = self.layout.page_size
         headers = bytearray(FRAME_HEADER_BYTES)
         for first in range(0, len(view), size * _PAGES_PER_READ):
             parts: list[memoryview | bytearray] = []
+            # One system call: page, header, page, header, ..., page.
             for at in range(first, min(first + size * _PAGES_PER_READ, len(view)), size):
                 parts += (view[at : at + size], headers)
-            parts.pop()
+            parts.pop()  # no header follows the last page
             wanted = sum(map(len, parts))
             if os.preadv(self._log, parts, offset) != wanted:
                 raise OSError(f"frames from {offset} are cut short")
@@ -197,7 +216,7 @@ class Image:
 
 
 def image_checksum(image: Image) -> int:
-    """The checksum of all pages, computed anew."""
+    """The database checksum, computed from all pages."""
     total = 0
     for numbers in whole_blocks(image.layout):
         total ^= pages_checksum(numbers, image.pages(numbers), image.layout.page_size)
@@ -205,9 +224,10 @@ def image_checksum(image: Image) -> int:
 
 
 def whole_blocks(layout: Layout) -> Iterator[range]:
-    """All pages of a database but the lock page, in runs of at most a block."""
+    """All page numbers of a database but the lock page, ascending, in ranges of at most one block."""
     step, skipped, first = pages_per_block(layout.page_size), lock_page(layout.page_size), 1
     while first <= layout.page_count:
+        # A range ends before the lock page, and the next one starts after it.
         if first == skipped:
             first += 1
             continue
@@ -219,9 +239,9 @@ def whole_blocks(layout: Layout) -> Iterator[range]:
 
 
 class PageReader:
-    """The committed state of a checkout as the bytes of an SQLite file.
+    """The committed state of a checkout as the bytes of an SQLite file, for downloads.
 
-    Later sessions may go on in the same working copy: what was committed is never moved.
+    Later commits to the same working copy do not disturb it: committed frames are never moved.
     """
 
     def __init__(self, image: Image, offload: Offload[Any]) -> None:
@@ -239,7 +259,7 @@ class PageReader:
         self.close()
 
     def blocks(self, bytes_per_block: int = 1 << 20) -> Iterator[bytes]:
-        """The file from front to back; the reader is closed behind the last block."""
+        """The file from start to end; the reader is closed after the last block."""
         layout = self._image.layout
         step = max(1, bytes_per_block // layout.page_size)
         try:
@@ -254,5 +274,5 @@ class PageReader:
         return bytes(self._image.pages(numbers))
 
     def close(self) -> None:
-        """Let the files go; a second time does nothing."""
+        """Close the files; calling it again does nothing."""
         self._image.close()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, EntryKind, UserId
 
 DATABASES = "v1/"
-"""What the keys of all objects of databases begin with."""
+"""Prefix of the keys of all databases."""
 
 _NAME = re.compile(
     r"(?:s/(?P<snapshot>[0-9a-f]{16})-(?P<s>[0-9a-f]{16})-[^/]+\.snap"
@@ -29,17 +29,17 @@ _ENTRY = re.compile(
 
 
 class ObjectName(NamedTuple):
-    """What the name of an object tells."""
+    """The parts of an object's name."""
 
     token: int
     version: int | None
-    """That a snapshot or a delta leads to."""
+    """The version of a snapshot; the last version of a delta."""
     chain_revision: int | None
     """Of a history object."""
 
 
 def prefix(database: DatabaseId) -> str:
-    """What all names of one database begin with."""
+    """Prefix of the keys of one database."""
     return f"{DATABASES}{database.user}/{database.kind.value}/"
 
 
@@ -49,24 +49,24 @@ def user_prefix(user: UserId) -> str:
 
 
 def entry_key(database: DatabaseId, entry: ChainEntry) -> str:
-    """The object of a chain entry."""
+    """The key of a chain entry's object."""
     if entry.kind == EntryKind.SNAPSHOT:
         return f"{prefix(database)}s/{entry.last:016x}-{entry.token:016x}-{entry.nonce}.snap"
     return f"{prefix(database)}d/{entry.first:016x}-{entry.last:016x}-{entry.token:016x}-{entry.nonce}.delta"
 
 
 def journal_key(database: DatabaseId, token: int, seq: int, nonce: str) -> str:
-    """The object of a journal body that is too large for the record."""
+    """The key of a journal body that is too large for the head record."""
     return f"{prefix(database)}j/{token:016x}/{seq:04x}-{nonce}.req"
 
 
 def history_prefix(database: DatabaseId) -> str:
-    """What the names of a database's history objects begin with."""
+    """Prefix of the keys of a database's history objects."""
     return f"{prefix(database)}h/"
 
 
 def history_key(database: DatabaseId, chain_revision: int, token: int, nonce: str) -> str:
-    """The object that names what left the chain of revision `chain_revision`."""
+    """The key of the history object for the chain of revision `chain_revision`."""
     return f"{history_prefix(database)}{chain_revision:016x}-{token:016x}-{nonce}.history"
 
 
@@ -81,7 +81,7 @@ def failure_key(database: DatabaseId, time_ms: int, nonce: str) -> str:
 
 
 def parse(database: DatabaseId, key: str) -> ObjectName | None:
-    """What a key tells; None for a name this module does not give."""
+    """The parts of a key; None if it has another form."""
     match = _NAME.fullmatch(key.removeprefix(prefix(database)))
     if match is None:
         return None
@@ -102,13 +102,13 @@ def parse_entry(database: DatabaseId, key: str) -> ChainEntry | None:
 
 
 def find_token(database: DatabaseId, key: str) -> int | None:
-    """The fencing token that a key carries; None for a name this module does not give."""
+    """The fencing token in a key; None if it has another form."""
     name = parse(database, key)
     return None if name is None else name.token
 
 
 def database_of(key: str) -> DatabaseId | None:
-    """The database that an object belongs to by its key; None where it is none of a database."""
+    """The database that a key belongs to; None if it belongs to none."""
     user, _, rest = key.removeprefix(DATABASES).partition("/")
     kind = rest.partition("/")[0]
     if not key.startswith(DATABASES) or kind not in set(DatabaseKind):

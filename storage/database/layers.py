@@ -1,6 +1,12 @@
-"""Stored pages on their way into local files: a snapshot becomes a base, a delta part of a log.
+"""Writes stored pages into local files: a snapshot into a new base, a delta into the log of a copy.
 
-Refuses a result whose checksum is not the one the chain promises.
+Used by `storage.database.assemble`. While a delta is applied, the database checksum is carried along, so that
+no other page has to be read:
+
+    checksum after = checksum before
+                     XOR hash of each replaced page  XOR hash of each new page  XOR hash of each page cut off
+
+It must equal the checksum of the chain entry, else the result is discarded.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from storage.types import ChainEntry
 
 
 class BaseWriter:
-    """Writes the pages of a whole database into a new file."""
+    """Writes the pages of a whole database into a new file, and computes its checksum on the way."""
 
     def __init__(self, path: Path, page_size: int, page_count: int) -> None:
         self._page_size = page_size
@@ -28,11 +34,12 @@ class BaseWriter:
         os.truncate(self._file, page_count * page_size)
 
     def add(self, numbers: Sequence[int], pages: Bytes) -> None:
-        """Write ascending pages at their places."""
+        """Write ascending pages at their offsets; each run of consecutive ones with one call."""
         size, view = self._page_size, memoryview(pages)
         self.checksum ^= pages_checksum(numbers, view, size)
         start = 0
         for at in range(1, len(numbers) + 1):
+            # The run of consecutive pages from `start` ends here.
             if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
                 _write_all(self._file, view[start * size : at * size], (numbers[start] - 1) * size)
                 start = at
@@ -48,7 +55,7 @@ class BaseWriter:
 
 
 class DeltaLayer:
-    """Appends one delta to the log of a copy that is not open: one transaction of it."""
+    """Appends one delta, as one transaction, to the log of a copy that no transaction uses."""
 
     def __init__(self, path: Path, log: Path, layout: Layout, entry: ChainEntry) -> None:
         if entry.page_size != layout.page_size:
@@ -56,6 +63,7 @@ class DeltaLayer:
         self._before, self._entry = layout, entry
         self._log = os.open(log, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            # Frames after the layout's end are of a transaction that was never finished.
             self._state = layout.log or _start_log(self._log, layout)
             os.truncate(self._log, self._state.end)
             self._image = Image(path, log, layout)
@@ -67,13 +75,16 @@ class DeltaLayer:
         self._held: PageBlock | None = None
 
     def add(self, numbers: Sequence[int], pages: Bytes) -> None:
-        """Lay the next ascending pages."""
+        """Append the next ascending pages."""
         before = self._before
+        # Pages that exist already are replaced: their old hashes are taken out of the checksum.
         old = [number for number in numbers if number <= before.page_count]
         for number, digest in zip(numbers, page_hashes(numbers, pages, before.page_size), strict=True):
             self._hashes[number] = digest
             self._checksum ^= digest
         self._checksum ^= pages_checksum(old, self._image.pages(old), before.page_size)
+        # One block is held back: only the last frame of a transaction carries the commit size, and which
+        # block is the last one is known in `finish`.
         self._flush(0)
         self._held = (numbers, pages)
 
@@ -88,8 +99,12 @@ class DeltaLayer:
         self._state, self._held = after, None
 
     def finish(self) -> Layout:
-        """Close the transaction; the layout after it. Raises: Corrupt."""
+        """Commit the transaction, and return the layout after it.
+
+        Raises: Corrupt if the checksum is not the entry's.
+        """
         before, entry = self._before, self._entry
+        # Without a frame there is nothing that could carry the new size.
         if self._held is None and entry.page_count != before.page_count:
             raise Corrupt(str(entry.last), f"{before.page_count} pages", entry.page_count)
         self._flush(entry.page_count)
@@ -101,13 +116,16 @@ class DeltaLayer:
         return hashed(after, before, self._hashes)
 
     def close(self) -> None:
-        """Close the files, finished or not."""
+        """Close the files, whether finished or not."""
         self._image.close()
         os.close(self._log)
 
 
 def hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
-    """The layout with what is known of the pages in the log: of those before, and of pages written since."""
+    """`after` with the hashes that `before` has of pages in the log, and those of pages written since.
+
+    `hashes`: page number -> hash.
+    """
     at = after.in_log
     before.log_hashes.update((at[number], digest) for number, digest in hashes.items() if number in at)
     return msgspec.structs.replace(after, log_hashes=before.log_hashes)
@@ -116,16 +134,18 @@ def hashed(after: Layout, before: Layout, hashes: dict[int, int]) -> Layout:
 def laid_over(
     before: Layout, in_log: dict[int, int], page_count: int, checksum: int, log: WalState | None
 ) -> Layout:
-    """The layout after a commit that leaves `page_count` pages. Takes `in_log` over."""
+    """The layout after a commit that leaves `page_count` pages. `in_log` becomes part of the result."""
     if page_count < before.page_count:
+        # Cut-off pages must not reappear from the log if the database grows again.
         for number in [number for number in in_log if number > page_count]:
             del in_log[number]
+    # Nor from the base.
     base_pages = min(before.base_pages, page_count)
     return Layout(before.page_size, page_count, checksum, base_pages, in_log, log, before.log_hashes)
 
 
 def cut_checksum(image: Image, page_count: int) -> int:
-    """The checksum's part of the pages that fall away when `page_count` remain."""
+    """XOR of the hashes of the pages that are cut off when `page_count` remain."""
     total, size = 0, image.layout.page_size
     for number in range(page_count + 1, image.layout.page_count + 1):
         if number != lock_page(size):
@@ -134,6 +154,7 @@ def cut_checksum(image: Image, page_count: int) -> int:
 
 
 def _start_log(descriptor: int, layout: Layout) -> WalState:
+    # The salts only have to differ from those of an older log: the checksum of the state serves.
     header, state = new_log(layout.page_size, layout.checksum.to_bytes(8, "big"))
     os.ftruncate(descriptor, 0)
     _write_all(descriptor, memoryview(header), 0)
@@ -142,5 +163,6 @@ def _start_log(descriptor: int, layout: Layout) -> WalState:
 
 def _write_all(descriptor: int, content: memoryview, offset: int) -> None:
     while content:
+        # A write may be short, for example if the disk is nearly full.
         written = os.pwrite(descriptor, content, offset)
         content, offset = content[written:], offset + written

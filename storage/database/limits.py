@@ -1,4 +1,4 @@
-"""Sizes, counts and times that bound a versioned database; the composition root may replace them."""
+"""Limits of versioned databases: sizes, counts and times. `app.main` sets those that depend on settings."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     open_copies: int = 64
     """Shared working copies that a process keeps open between requests."""
     copy_bytes: int = 1 << 30
-    """Disk that the logs of all shared copies of a host may take, and bases that only they still use."""
+    """Disk space for all shared copies of a host: their logs, and bases that are in no cache any more."""
     page_cache_bytes: int = 8 * _MIB
-    """SQLite's page cache per working copy: a push of a thousand reviews changes some 1,400 pages. What is
-    more goes to the log early, and costs SQLite a third more than the merge."""
+    """SQLite's page cache per working copy. A push of a thousand reviews changes some 1,400 pages; if they do
+    not fit, SQLite writes some of them to the log early, which makes the merge a third slower."""
     idle_page_cache_bytes: int = 1 * _MIB
-    """A copy that has more of it gives it back with its commit."""
+    """A copy with a larger page cache than this frees it with its commit."""
     page_caches_bytes: int = 256 * _MIB
-    """What all copies of a process may have: beyond it SQLite uses the pages it has before it takes more."""
+    """Page cache of all copies of a process: over it SQLite reuses pages before it allocates more."""
     base_bytes: int = 8 << 30
-    """Disk that base files may take, over all processes sharing the folder."""
+    """Disk space for base files, of all processes that share the folder."""
     verify_every: int = 64
-    """A base's bytes are hashed in full once in so many openings."""
+    """Every so many times that a base is opened, all its pages are hashed."""
     rebase_bytes: int = 16 * _MIB
-    """A log longer than this and than a `rebase_share`-th of its base is folded into a new base."""
+    """A copy whose log is longer than this, and than a `rebase_share`-th of its base, gets a new base."""
     rebase_share: int = 4
     journal_inline_bytes: int = 8 << 10
-    """A journal body that is larger goes to an object of its own."""
+    """A larger journal body is stored as an object of its own."""
     journal_fold_bytes: int = 32 << 10
-    """Bodies that a head record holds together; more are moved to one object."""
+    """Journal bodies in a head record, in total; if there are more, all are moved to one object."""
     journal_fold_entries: int = 64
-    """Entries that a head record holds; more are moved to one object."""
+    """Journal entries in a head record; if there are more, all are moved to one object."""
     journal_entries: int = 20_000
-    """Writes of one session. A push of 100,000 rows has some 400."""
+    """Writes of one session, at most. A push of 100,000 rows has some 400."""
     journal_bytes: int = 512 * _MIB
-    """Messages of one session, before compression."""
+    """Messages of one session before compression, at most."""
     cumulative_pages: int = 0
-    """A delta may repeat the pages of the versions before it up to so many pages, so that another host that
-    is a few versions behind fetches one object. 0 where all workers share their copies."""
+    """A delta may repeat pages of earlier versions, up to so many pages, so that another host that is a few
+    versions behind fetches one object. 0 if all workers run on one host."""
     merge_deltas: int = 16
-    """So many deltas of single commits at the end of a chain are merged into one."""
+    """Number of single commits' deltas at the end of a chain from which on compaction merges them."""
     chain_deltas: int = 24
     """The most deltas of a chain: the commit that would exceed it writes a snapshot."""
     snapshot_percent: int = 50
-    """Deltas larger than this share of the snapshot are folded into a new one."""
+    """If the deltas are larger than this share of the snapshot, compaction makes a new snapshot."""
     history_ms: int = 30 * 24 * _HOUR_MS
-    """How long what left a chain can be brought back."""
+    """How long an earlier version can be restored."""
     every_version_ms: int = 24 * _HOUR_MS
     """A thinned history has every version for so long,"""
     hourly_ms: int = 7 * 24 * _HOUR_MS
     """then the last one of each hour for so long, and then the last one of each day."""
     sweep_grace_ms: int = 24 * _HOUR_MS
-    """How old an object must be before it may be swept."""
+    """How old an object must be before a sweep may delete it."""
     compression_level: int = 3
-    """Of what compaction writes."""
+    """zstd level of objects that compaction writes."""
     quick_compression_level: int = 1
-    """Of what a commit writes, while a client waits: half the time for a twentieth more bytes."""
+    """zstd level of commits, for which a client waits: half the time, and 5 % more bytes."""
     delta_memory_bytes: int = 8 * _MIB
-    """A delta of more raw bytes than this is made in a file."""
+    """A delta with more uncompressed bytes than this is made in a file."""
     fetch_bytes: int = 8 * _MIB
-    """Stored bytes of deltas that are fetched at once."""
+    """Compressed bytes of deltas that are fetched at once."""

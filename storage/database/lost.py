@@ -1,7 +1,7 @@
-"""What the objects beside a head record prove about it: that it is missing, or of an earlier moment.
+"""Finds out from a database's objects whether its head record was lost, or restored from an older copy.
 
-Used at a sweep, by `doctor`, and at the start. Objects are named after the versions that they belong to, and
-some of them can only be there if the head was once at that version.
+Used by sweeps, by `doctor`, and by maintenance. The version is part of an object's key, and some objects can
+only exist if the head was once at their version.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ class Evidence(msgspec.Struct, frozen=True):
 
     text: str
     is_proof: bool
-    """Else it may also be what a commit that was not done has left."""
+    """If False, an unfinished commit could have left the objects, too."""
     is_likely: bool = True
-    """Else a commit that failed is as likely: that happens whenever a worker dies in the middle of one."""
+    """If False, an unfinished commit is as likely: one is left whenever a worker dies in the middle."""
 
 
 def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[ObjectStat]) -> Evidence | None:
-    """Whether there was a later head than this one; None where nothing says so.
+    """Evidence that there was a later head than this one, or None.
 
     `stats` must have been listed before the head was read, else a commit between the two looks like proof.
+    With the head at version v and token t, objects are judged as follows:
 
-    Version `v + 2` is only written when `v + 1` is the head's, and a history object only names the chain of a
-    revision that the head has. Version `v + 1` under the head's token is as a rule a commit that is not done
-    yet or failed, until the next sync has a higher token. Under a later token it tells of a lost head, or
-    that a machine lost power within a commit.
+        object                            judgement
+        version v + 2 or later            proof: it is written only while the head is at v + 1 or later
+        history of a later revision       proof: it is written only while the chain has that revision
+        version v + 1, token above t      likely; the alternative is a power cut within a commit
+        version v + 1, token t            usually a commit that is in progress or has failed
+        all others                        nothing
     """
     known = head or EMPTY_HEAD
     running = known.session.token if known.session is not None else None
@@ -59,7 +62,7 @@ def find_evidence(database: DatabaseId, head: Head | None, stats: Iterable[Objec
 
 
 def list_newer(database: DatabaseId, head: Head, stats: Iterable[ObjectStat]) -> list[ObjectStat]:
-    """The objects that belong to later versions than the head's."""
+    """The objects of versions and chain revisions later than the head's."""
     newer = []
     for stat in stats:
         name = keys.parse(database, stat.key)
@@ -71,7 +74,7 @@ def list_newer(database: DatabaseId, head: Head, stats: Iterable[ObjectStat]) ->
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """A database whose objects say that its head record is missing, or older than they are."""
+    """A database whose head record is missing, or older than its objects."""
 
     database: DatabaseId
     has_record: bool
@@ -81,11 +84,11 @@ class Lost(msgspec.Struct, frozen=True):
 def list_lost(
     heads: HeadStore, objects: ObjectStore, *, go_on: Callable[[], bool] = lambda: True
 ) -> Iterator[Lost]:
-    """Go through all objects of all databases, by user, as long as `go_on` says so."""
+    """Examine the objects of all databases, ordered by user, as long as `go_on()` is true."""
     for database, stats in by_database(objects):
         if not go_on():
             return
-        head = heads.find(database)  # after its objects were listed
+        head = heads.find(database)  # after its objects were listed: see `find_evidence`
         evidence = find_evidence(database, head, stats)
         if evidence is not None:
             yield Lost(database, head is not None, evidence)
@@ -94,10 +97,10 @@ def list_lost(
 def list_unlisted(
     heads: HeadStore, objects: ObjectStore, listed: frozenset[DatabaseId]
 ) -> Iterator[tuple[DatabaseId, bool]]:
-    """Databases with objects that are not among `listed`, and whether they have a head record all the same.
+    """(database, whether it has a head record) of those that have objects but are not in `listed`.
 
-    Of those without one only such are given whose objects prove that they had a version: what a first upload
-    that failed has left is no proof.
+    Those without a record are given only if their objects prove that there was one; the remains of a first
+    upload that failed do not.
     """
     for database, stats in by_database(objects):
         if database in listed:

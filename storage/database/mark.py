@@ -1,10 +1,14 @@
-"""A mark that tells when the head records, or the objects, have been lost or put back to an earlier moment.
+"""Detects that all head records, or all objects, were lost or restored from an older copy.
 
-Heads and objects are kept in two places (a file and a folder, a table and a bucket), so one can be lost or
-restored without the other. A head record of the store itself, under the user id `.store`, counts the starts
-of workers and the runs of maintenance; an object `upkeep/heads/<count>` is written after each step of it. The
-object of a count can only be there if the record was at it, so the record is never behind the objects, and
-ahead of them only by the steps that are being taken.
+Used by `app.main` when a worker starts, and by maintenance. Heads and objects are kept in two places (a file
+and a folder, a table and a bucket), so one can be lost without the other. A counter is kept in both: the
+version of a head record under the user id `.store`, and then an object `upkeep/heads/<count>`. It is
+advanced by each start of a worker and each run of maintenance.
+
+    record = objects            fine
+    record ahead by a few       fine: steps in progress, or processes that died between the two writes
+    record behind the objects   the head records are older
+    record far ahead            the objects are older
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from storage.types import (
 STORE: Final = DatabaseId(UserId(".store"), DatabaseKind.COLLECTION)
 PREFIX: Final = "upkeep/heads/"
 _STEPS_AT_ONCE: Final = 64
-"""More workers than ever start at the same time, each with a step that is not done yet."""
+"""How far the record may be ahead: more than the number of workers that ever start at the same time."""
 
 
 def list_databases(heads: HeadStore, user: UserId | None = None) -> Iterator[DatabaseId]:
@@ -45,11 +49,12 @@ class HeadsMark:
         self._heads, self._objects, self._nonce = heads, objects, nonce
 
     def find_fault(self) -> str | None:
-        """What is wrong, for the operator; None if records and objects belong together.
+        """A description of the fault for the operator, or None.
 
-        Costs a read of one record and a listing of an object for each step since maintenance last ran.
+        Costs the read of one record, and a listing of one object per step since maintenance last ran.
         """
-        # The object first: a step that comes between is then one that the record is ahead.
+        # Objects first: if another process takes a step meanwhile, the record appears to be ahead, not
+        # behind.
         newest = max(self._list(), default=0)
         head = self._heads.find(STORE) or EMPTY_HEAD
         if newest > head.version:
@@ -66,9 +71,9 @@ class HeadsMark:
         return None
 
     def advance(self, now_ms: int, *, accept: bool = False) -> None:
-        """Take a step, by which a later loss is noticed. To be called only where nothing is wrong.
+        """Advance the counter by one. Call it only if `find_fault` found none, or with `accept`.
 
-        With `accept` whatever is there counts as right from here on.
+        With `accept` the present state counts as right from now on: objects ahead of the record are deleted.
         """
         head = self._heads.find(STORE) or EMPTY_HEAD
         if accept:
@@ -80,9 +85,10 @@ class HeadsMark:
             answer=b"", time_ms=now_ms, stamps={}, entry=entry,
         )  # fmt: skip
         try:
+            # A commit like any other: only one of several processes at the same count succeeds.
             self._heads.flip(STORE, flip)
         except Conflict:
-            return  # another process takes the same step
+            return  # another process has just taken this step
         self._objects.put(_key(count), b"the head records were at this count of .store\n")
 
     def rebuild(self) -> None:
@@ -102,7 +108,7 @@ class HeadsMark:
         self._heads.replace_head(STORE, head, rebuilt)
 
     def remove_older(self) -> None:
-        """Remove the objects of all steps but the newest; only maintenance has the right to delete."""
+        """Remove the objects of all steps but the last. Called by maintenance, which may delete objects."""
         counts = sorted(self._list())
         self._objects.delete([_key(count) for count in counts[:-1]])
 

@@ -1,7 +1,11 @@
-"""The stored form of pages: a snapshot holds all of a version, a delta those that changed.
+"""Encodes and decodes the objects that hold pages: a snapshot has all of a version, a delta changed ones.
 
-Both are one format, written and read front to back in blocks; bytes are told in `storage/README.md`.
-Refuses to hand out a page that is not proven whole, or pages out of order or range.
+Both have one format, written and read in one pass (`storage/README.md` has it byte by byte):
+
+    header | commit ids | block ... | end of blocks | index of blocks | checksum of the database | SHA-256
+
+A block is a zstd frame of page numbers and pages. The parser raises Corrupt for anything that is not exactly
+what its chain entry says.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ else:
 MAGIC = b"ankipage"
 FORMAT = 1
 BLOCK_BYTES = 1 << 20
-"""Raw bytes of pages in one block; one page where it is larger."""
+"""Raw bytes of pages in one block, at most."""
 TRAILER_BYTES = 56
 
 _HEADER = struct.Struct("<8sBcHIIIQQQQQ")
@@ -41,16 +45,16 @@ _LOCK_BYTE = 0x40000000
 
 Bytes = bytes | bytearray | memoryview
 PageBlock = tuple[Sequence[int], Bytes]
-"""Ascending page numbers and their pages, end to end."""
+"""Ascending page numbers and their pages, concatenated."""
 
 
 class PageHeader(msgspec.Struct, frozen=True):
-    """What an object says of itself before its pages."""
+    """The header of an object."""
 
     kind: EntryKind
     page_size: int
     page_count: int
-    """Of the database after these pages."""
+    """Pages of the database at version `last`."""
     first: int
     last: int
     token: int
@@ -61,7 +65,10 @@ class PageHeader(msgspec.Struct, frozen=True):
 
 
 def lock_page(page_size: int) -> int:
-    """The page that SQLite never uses, 1 GiB into a file: neither stored nor counted."""
+    """The page at 1 GiB that SQLite never uses: it is not stored and not part of the checksum.
+
+    Source: https://www.sqlite.org/fileformat2.html#the_lock_byte_page
+    """
     return _LOCK_BYTE // page_size + 1
 
 
@@ -75,12 +82,12 @@ def page_hashes(numbers: Sequence[int], pages: Bytes, page_size: int) -> list[in
 
 
 def pages_checksum(numbers: Sequence[int], pages: Bytes, page_size: int) -> int:
-    """XOR over the pages of `page_hashes`."""
+    """XOR of the hashes of these pages."""
     return functools.reduce(operator.xor, page_hashes(numbers, pages, page_size), 0)
 
 
 def page_packer(level: int) -> Packer:
-    """What packs the blocks of an object."""
+    """The compressor for the blocks of an object."""
     return Packer(level, write_checksum=True, write_content_size=True)
 
 
@@ -138,19 +145,24 @@ class PageWriter:
         self._sink(content)
 
     def add(self, numbers: Sequence[int], pages: Bytes) -> None:
-        """One block: at most `pages_per_block` pages, ascending, behind all earlier ones."""
+        """Write one block: at most `pages_per_block` pages, ascending, after all those of earlier blocks."""
+        # Page numbers come before the pages, all in one frame, so that they are compressed and checksummed
+        # together.
         raw = b"".join((np.array(numbers, "<u4").tobytes(), pages))
         frame = self._packer.pack(raw)
+        # The index has the offset of the block, before its header is written.
         self._index.append(_INDEX.pack(self.size_bytes, len(numbers), numbers[0]))
         self._write(_BLOCK.pack(len(numbers), len(frame)) + frame)
 
     def finish(self, checksum: int) -> bytes:
-        """Close the object of a database with this checksum; returns the SHA-256 it ends with."""
+        """Write index, database checksum and SHA-256, and return that SHA-256."""
+        # A block of 0 pages marks the end of the blocks.
         self._write(_BLOCK.pack(0, len(self._index)))
         start = self.size_bytes
         self._write(b"".join(self._index))
         self._write(_TRAILER.pack(start, len(self._index), checksum))
         digest = self._sha256.digest()
+        # The SHA-256 is not part of itself, so this bypasses `_write`.
         self._sink(digest)
         self.size_bytes += len(digest)
         return digest
@@ -159,8 +171,8 @@ class PageWriter:
 class PageParser:
     """Reads the object of a chain entry from pieces as they arrive.
 
-    Every page is passed on as soon as its block is whole; only after `finish` are they proven.
-    All methods raise Corrupt.
+    Pages are given as soon as their block is complete, but only `finish` verifies them: until then the caller
+    must not rely on them. All methods raise Corrupt.
     """
 
     def __init__(self, key: str, entry: ChainEntry) -> None:
@@ -176,18 +188,21 @@ class PageParser:
 
     @property
     def header(self) -> PageHeader:
-        """The object's header, once its first block came."""
+        """The object's header, once enough bytes were fed."""
         if self._header is None:
             raise Corrupt(self._key, "a header", "too few bytes")
         return self._header
 
     def feed(self, piece: bytes) -> Iterator[PageBlock]:
-        """Take the next bytes; gives the blocks that they complete."""
+        """Take the next bytes, and give the blocks that they complete."""
+        # The object's last 32 bytes are its SHA-256, which does not cover itself.
         hashed = max(0, self._entry.size_bytes - 32 - self._taken - len(self._buffer))
         self._sha256.update(memoryview(piece)[:hashed])
         self._buffer += piece
+        # Checked with each piece, so that a wrong object cannot fill the memory.
         if self._taken + len(self._buffer) > self._entry.size_bytes:
             raise Corrupt(self._key, f"{self._entry.size_bytes} bytes", "more")
+        # Not enough bytes for the header yet.
         if self._header is None and not self._read_header():
             return
         while not self._ended:
@@ -197,16 +212,18 @@ class PageParser:
             yield block
 
     def finish(self) -> None:
-        """Check the end of the object, when all its bytes were fed."""
+        """Verify the object after all its bytes were fed."""
         entry = self._entry
         if not self._ended or self._taken + len(self._buffer) != entry.size_bytes:
             raise Corrupt(self._key, f"{entry.size_bytes} bytes", "fewer")
+        # Index and trailer must be exactly those that the blocks give.
         index = b"".join(self._index)
         trailer = _TRAILER.pack(self._taken, len(self._index), entry.checksum)
         if self._buffer[:-32] != index + trailer:
             raise Corrupt(self._key, "an index and checksum of these blocks", "others")
         if not self._buffer[-32:] == entry.sha256 == self._sha256.digest():
             raise Corrupt(self._key, entry.sha256.hex(), self._sha256.hexdigest())
+        # A snapshot has all pages but the lock page, if the database reaches that far.
         whole = entry.page_count - (entry.page_count >= lock_page(entry.page_size))
         if entry.kind == EntryKind.SNAPSHOT and self.page_total != whole:
             raise Corrupt(self._key, f"{whole} pages", self.page_total)
@@ -225,6 +242,7 @@ class PageParser:
         )
         if magic != MAGIC or form != FORMAT:
             raise Corrupt(self._key, f"format {FORMAT} of {MAGIC!r}", bytes(self._buffer[:9]))
+        # The commit ids follow the fixed part of the header.
         if len(self._buffer) < _HEADER.size + ids_bytes:
             return False
         entry = self._entry
@@ -249,7 +267,7 @@ class PageParser:
             self._ended = True
             return None
         raw_bytes = count * (4 + self._entry.page_size)
-        # zstd's own bound for bytes that do not compress, with room to spare
+        # A little more than zstd's own upper bound for bytes that do not compress.
         if count > pages_per_block(self._entry.page_size) or length > raw_bytes + raw_bytes // 128 + 1024:
             raise Corrupt(self._key, "a block of bounded size", (count, length))
         if len(self._buffer) < _BLOCK.size + length:
@@ -264,6 +282,7 @@ class PageParser:
 
     def _decompress(self, frame: bytes, raw_bytes: int) -> bytes:
         try:
+            # Checked before decompression, so that a frame cannot expand to more than expected.
             if zstandard.frame_content_size(frame) != raw_bytes:
                 raise Corrupt(self._key, f"a frame of {raw_bytes} bytes", "another size")
             raw = self._zstd.decompress(frame)
@@ -274,6 +293,7 @@ class PageParser:
         return raw
 
     def _check_order(self, numbers: list[int]) -> None:
+        # Strictly ascending through all blocks, so no page can occur twice.
         before = self._last_page
         for number in numbers:
             if number <= before:

@@ -1,4 +1,7 @@
-"""What maintenance has to remember from one run to the next: small objects, the last one of which counts."""
+"""The state that maintenance keeps between its runs, as small objects; the newest one is valid.
+
+Read and written by `app.upkeep`.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     databases: int = 0
     """Head records at the last full run."""
     blobs: int = 0
-    """Contents of media that were named at the last full run."""
+    """Media contents that some index referred to at the last full run."""
     started_ms: int = 0
-    """When the run began that is under way or was broken off; 0 where none is."""
+    """When the run that is in progress or was interrupted began; 0 if there is none."""
     is_full: bool = False
     since_ms: int = 0
-    """From when on that run takes changed databases."""
+    """That run looks at databases changed at this time or later."""
     after: str = ""
     """Databases up to this one (`user/kind`) are done in that run."""
 
@@ -81,7 +84,7 @@ class StateLog(Generic[S]):
             raise Corrupt(names[-1], "a state", str(exc)) from exc
 
     def write(self, state: S) -> None:
-        """Make this the last state, and remove those before it."""
+        """Store a state as the last one, and remove the older ones."""
         older = self._list()
         number = int(older[-1].removeprefix(self._prefix)[:16], 16) + 1 if older else 1
         key = f"{self._prefix}{number:016x}-{self._nonce()}.run"

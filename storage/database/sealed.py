@@ -1,6 +1,8 @@
-"""Small stored objects: magic, format, content, SHA-256. Journal bodies and history are kept so.
+"""The envelope of small stored objects (journal bodies, history, maintenance state): it detects damage.
 
-Refuses to open what is not byte for byte what was sealed.
+    magic (8 bytes) | format (1 byte) | content | SHA-256 of all before (32 bytes)
+
+Used by `history`, `runs` and `sessions`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ BACKUP, BACKUP_PART = b"ankibkup", b"ankibprt"
 
 
 def seal(magic: bytes, content: bytes) -> bytes:
-    """The object of a content."""
+    """Wrap a content; `magic` says what it is."""
     body = magic + bytes([FORMAT]) + content
     return body + hashlib.sha256(body).digest()
 
 
 def unseal(key: str, magic: bytes, sealed: bytes) -> bytes:
-    """The content of an object. Raises: Corrupt."""
+    """The content of an object. Raises: Corrupt if magic, format or SHA-256 is wrong."""
     body, digest = sealed[:-32], sealed[-32:]
     if len(sealed) < len(magic) + 33 or hashlib.sha256(body).digest() != digest:
         raise Corrupt(key, "its own SHA-256", digest.hex())

@@ -1,6 +1,10 @@
-"""The running sync of a database, as the head record holds it: opened, appended to, read, ended.
+"""Opens, appends to, reads and ends the session of a database: the running sync in its head record.
 
-Large messages, and all messages of a long sync, are moved to objects, so that the record stays small.
+Called by `app.sync.session` through `DatabaseStore.sessions`. To keep the record small, a large message is
+stored as an object, and if the journal gets long, all of it is moved to one object ("folded"):
+
+    [a] [b] [c]   --append d, over the limit-->   [folded: key]        the object: [a] [b] [c] [d]
+    [folded: k1] [e] [f] ...   --over the limit again-->   [folded: k2]   the object: [folded: k1] [e] [f] ...
 """
 
 from __future__ import annotations
@@ -18,17 +22,17 @@ from storage.objects.base import ObjectStore
 from storage.types import EMPTY_HEAD, DatabaseId, Head, JournalEntry, Session
 
 FOLDED = "folded"
-"""Method of an entry whose object holds the entries before it."""
+"""The method of an entry whose object holds the journal up to then."""
 
 _BATCH = 16
-"""Bodies that are fetched at once."""
+"""Journal bodies that are fetched at once."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[JournalEntry, ...]).decode
 
 
 class SessionLog:
-    """Sessions of any database. All methods raise `Unavailable` if a store is away."""
+    """Sessions of any database. All methods raise `Unavailable` if a backend is not available."""
 
     def __init__(
         self, heads: HeadStore, objects: ObjectStore, limits: Limits, nonce: Callable[[], str]
@@ -40,17 +44,17 @@ class SessionLog:
         return self._heads.find(database) or EMPTY_HEAD
 
     def heads(self, databases: Sequence[DatabaseId]) -> list[Head]:
-        """As `head`, of a few databases in one round trip."""
+        """As `head`, for a few databases in one round trip."""
         return [head or EMPTY_HEAD for head in self._heads.find_many(databases)]
 
     def open(self, database: DatabaseId, session: NewSession) -> Head:
-        """Begin a sync; any older one of the database is over."""
+        """Begin a sync; an older session of the database ends. Raises: SessionLost."""
         return self._heads.open_session(database, session)
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
-        """Add a message to the journal; the head as it is then.
+        """Add a message to the journal, and return the head as written.
 
-        Raises: SessionLost; TooLarge if the session has grown over the limits, and it is over then.
+        Raises: SessionLost; TooLarge if the session is over its limits, which also ends it.
         """
         if entry.body is not None and len(entry.body) > self._limits.journal_inline_bytes:
             entry = self._place(database, session_id, entry)
@@ -63,7 +67,7 @@ class SessionLog:
         return self._fold_if_long(database, head)
 
     def _place(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> JournalEntry:
-        """The entry with its body in an object, whose key needs the session's token."""
+        """Store the body of an entry as an object; its key contains the session's token."""
         session = self.head(database).session
         if session is None or session.id != session_id:
             raise SessionLost(f"no session {session_id}")
@@ -72,6 +76,7 @@ class SessionLog:
     def _put(
         self, database: DatabaseId, session: Session, entry: JournalEntry, content: bytes
     ) -> JournalEntry:
+        # The token in the key keeps the object from being deleted as long as the session runs.
         key = keys.journal_key(database, session.token, session.seq, self._nonce())
         self._objects.put(key, sealed.seal(sealed.JOURNAL, content))
         return msgspec.structs.replace(entry, body=None, key=key)
@@ -88,23 +93,23 @@ class SessionLog:
         try:
             return self.update(database, session, SessionUpdate(journal=(folded,)))
         except Conflict:
-            return head  # another request was faster, and its worker sees how long the journal is
+            return head  # another request has written the session; its worker folds the journal
 
     def update(self, database: DatabaseId, session: Session, update: SessionUpdate) -> Head:
-        """Replace parts of a session that is still as it was read; the head as it is then.
+        """Replace parts of a session if it is still as it was read, and return the head as written.
 
         Raises: SessionLost, SessionAhead.
         """
         return self._heads.update_session(database, session.token, session.id, session.seq, update)
 
     def close(self, database: DatabaseId, session: Session) -> bool:
-        """End the session if it is still this one; False if it was not."""
+        """End the session if it is still this one; returns whether it was."""
         return self._heads.close_session(database, session.token, session.id)
 
     def read_journal(self, session: Session) -> Iterator[tuple[JournalEntry, bytes]]:
-        """All messages in the order of their arrival, with their zstd frames.
+        """(entry, zstd frame of its body) of all messages in order of arrival.
 
-        Raises: NotFound if the session is over and its objects were deleted; Corrupt.
+        Raises: NotFound if the session has ended and its objects were deleted; Corrupt.
         """
         entries = iter(self._unfolded(session.journal))
         while batch := list(itertools.islice(entries, _BATCH)):
@@ -117,13 +122,14 @@ class SessionLog:
                 if entry.key is None:
                     raise Corrupt("journal", "a body or a key", entry.method)
                 content = next(contents)
-                # The object store raises NotFound with its own words if the object is gone.
+                # `read_many` gives None for a missing object; `read` raises the NotFound.
                 yield (
                     entry,
                     _unsealed(entry.key, self._objects.read(entry.key) if content is None else content),
                 )
 
     def _unfolded(self, journal: tuple[JournalEntry, ...]) -> list[JournalEntry]:
+        # From the newest part back to the oldest: each folded entry leads to the part before it.
         later: list[tuple[JournalEntry, ...]] = []
         while journal and journal[0].method == FOLDED:
             later.append(journal[1:])

@@ -1,7 +1,7 @@
-"""Small objects that are to be put at the same time go to the store in one call.
+"""Group commit for small objects: puts that are requested while a call to the store runs share the next call.
 
-Refuses to wait for company: what comes while a call runs shares the next one. For stores whose call
-costs the same for one object and for many: a sync of the disk.
+For object stores on a disk, where a call costs one sync however many objects it has. A put never waits in
+order to share a call: if no call runs, it starts at once.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class SharedPut:
         self._waiting: list[_Waiting] = []
 
     def __call__(self, key: str, content: bytes) -> None:
-        """As the port's `put`; an error of one is the error of all that shared the call."""
+        """As `ObjectStore.put`. If the call fails, all puts that share it raise its error."""
         mine = _Waiting(key, content)
         self._waiting.append(mine)
+        # While this caller waits for the lock, another one may put its object, too.
         with self._turn:
             if not mine.is_done:
                 self._put(mine)
@@ -50,14 +51,14 @@ class SharedPut:
             for one in batch:
                 one.error = exc
         except BaseException:
-            # This greenlet is being ended, or there is a bug in its object: the others try again.
+            # This greenlet is being killed, or its object caused the error: the other puts try again.
             self._waiting[:0] = [one for one in batch if one is not mine]
             raise
         for one in batch:
             one.is_done = True
 
     def _take(self, mine: _Waiting) -> list[_Waiting]:
-        """A caller's own and those that wait beside it, while they are not too many bytes."""
+        """The caller's object and waiting ones, up to `_MOST_BYTES` in total; the rest stays waiting."""
         batch, size = [mine], len(mine.content)
         rest = []
         for one in self._waiting:

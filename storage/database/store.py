@@ -1,6 +1,7 @@
-"""A user's SQLite file as a line of versions over heads and objects: checked out, committed, kept short.
+"""Versioned databases: checks out a version, commits the next one, and maintains chain and history.
 
-Callers that change the same database at the same time are told apart by the head record alone.
+The facade of this package for `app` and `storage.media`. If several callers change the same database at the
+same time, the conditions on the writes of its head record decide: one succeeds, the others get an error.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ __all__ = ["Checkout", "Commit", "DatabaseStore", "Limits"]
 log = logging.getLogger(__name__)
 
 _SHORT_BYTES = 256 << 10
-"""Pages of so many bytes are read, hashed and packed in less than a millisecond."""
+"""Pages up to this size in total are read, hashed and compressed in less than a millisecond."""
 
 _PLANS = 3
-"""How often a checkout reads the head again because compaction and sweep took an object away."""
+"""How often a checkout reads the head again because compaction and sweep have removed an object."""
 
 
 _Make = Callable[[Checkout, Head, Commit, str, Change], Made]
@@ -62,14 +63,14 @@ def _count_nothing(_event: str) -> None:
 
 
 def _ignore(_database: DatabaseId) -> None:
-    """For processes that leave compaction to others."""
+    """The `due` of processes that do not compact."""
 
 
 class DatabaseStore:
-    """Versioned databases. One per process; any number of greenlets for different databases.
+    """Versioned databases. One per process, for any number of greenlets.
 
-    All methods raise `Unavailable` when a backend or the local disk is away, and `Corrupt` when
-    stored bytes are not what was written.
+    All methods raise `Unavailable` if a backend or the local disk is not available, and `Corrupt` if stored
+    bytes are not what was written.
     """
 
     def __init__(  # noqa: PLR0913  # all collaborators are given
@@ -128,7 +129,7 @@ class DatabaseStore:
         return found
 
     def new_path(self, suffix: str) -> Path:
-        """A name for a temporary file on the disk of the working copies, removed with the process."""
+        """A new path for a temporary file on the disk of the working copies, removed with the process."""
         return self._work.new_path(suffix)
 
     def head(self, database: DatabaseId) -> Head:
@@ -136,9 +137,9 @@ class DatabaseStore:
         return self.sessions.head(database)
 
     def checkout(self, database: DatabaseId, head: Head) -> Checkout:
-        """A working copy at `head.version` (at least 1), the caller's until it is released or discarded.
+        """A working copy at `head.version` (at least 1), for the caller alone until released or discarded.
 
-        Raises HeadMoved when the version cannot be had any more because newer ones replaced it.
+        Raises: HeadMoved if newer versions have replaced this one and its objects are deleted.
         """
         return self._assemble(
             database, head, lambda target: self._copies.take(target) or self._assembler.checkout(target)
@@ -149,9 +150,11 @@ class DatabaseStore:
             try:
                 return assemble(Target(database, head.version, head.checksum, head.chain))
             except NotFound:
+                # An object of the chain is missing: compaction may have replaced it, and a sweep deleted it.
                 moved, head = head, self._heads.find(database) or EMPTY_HEAD
                 if moved.version != head.version:
                     raise HeadMoved(f"{database} is at version {head.version}") from None
+                # The chain is still the same, so the object is really lost.
                 if moved.chain == head.chain:
                     raise
         raise Unavailable(f"the chain of {database} does not stand still")
@@ -159,7 +162,7 @@ class DatabaseStore:
     def release(self, checkout: Checkout) -> None:
         """Give a checkout back; an open transaction is rolled back.
 
-        A fault of this host's files costs the copy and nothing else: whatever was committed is stored.
+        Does not raise for a fault of local files: the copy is dropped, and all that was committed is stored.
         """
         if not self._copies.holds(checkout):
             self._offload(checkout.remove)
@@ -172,7 +175,7 @@ class DatabaseStore:
             log.warning("the working copy of %s was dropped: %s", checkout.database, exc)
 
     def discard(self, checkout: Checkout) -> None:
-        """Drop a checkout with all that was done in it."""
+        """Drop a checkout with all changes in it."""
         if self._copies.holds(checkout):
             self._copies.discard(checkout)
         else:
@@ -180,7 +183,7 @@ class DatabaseStore:
 
     @contextlib.contextmanager
     def discarding(self, checkout: Checkout) -> Iterator[None]:
-        """Within the block, an error drops the checkout with all that was done in it."""
+        """Within the block, any error discards the checkout."""
         try:
             yield
         except BaseException:
@@ -188,7 +191,7 @@ class DatabaseStore:
             raise
 
     def distrust(self, checkout: Checkout) -> None:
-        """Drop a checkout that SQLite finds malformed, and the local bases it may come from."""
+        """Drop a checkout that SQLite reports as malformed, and all cached bases of its database."""
         self.discard(checkout)
         self._assembler.forget(checkout.database)
 
@@ -201,32 +204,32 @@ class DatabaseStore:
         beside: Objects = (),
         way: Offload[Any] | None = None,
     ) -> Head:
-        """Make the checkout's state the next version; the checkout is then at it.
+        """Make the checkout's state the next version; the checkout is then at that version.
 
-        `head` is the one that the checkout was made for, with the token of the caller's session.
-        `beside` are small objects that the new version relies on: they are put together with its own,
-        before it is the next. `way` is how SQLite's COMMIT and the making of a small delta are run, off
-        the event loop unless the caller knows that the change is short.
-        On any error the checkout is gone. Raises: SessionLost, HeadMoved.
+        `head` is the one that the checkout was made for, with the token of the caller's session. `beside` are
+        small objects to which the new version refers: they are put together with its own object, before the
+        head is changed. `way` runs SQLite's COMMIT and the making of a small delta: off the event loop,
+        unless the caller knows that the change is small. On any error the checkout is discarded. Raises:
+        SessionLost, HeadMoved.
         """
         return self._commit(checkout, head, commit, self._commits.make, beside, way or self._offload)
 
     def restore(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
-        """Make the state of a checkout of whatever version the next version, as a snapshot.
+        """Make the state of a checkout, which may be of any version, the next version, as a snapshot.
 
-        `head` is the current one; the version that it names stays in the history. On any error the
-        checkout is gone. Raises: HeadMoved.
+        `head` is the current one; its version goes to the history. On any error the checkout is discarded.
+        Raises: HeadMoved.
         """
         return self._commit(checkout, head, commit, self._commits.make_whole, (), self._offload)
 
     def prepare(
         self, checkout: Checkout, head: Head, commit: Commit, checked: bytes, *, way: Offload[Any]
     ) -> Head:
-        """Store the checkout's state as the commit that `finish` makes the next version.
+        """Store the checkout's state as a prepared commit, which `finish` makes the next version.
 
-        `head` has the session that the checkout merges, at the `seq` that it includes. `checked` is the
-        digest of the sanity check that is answered by it. The checkout is then at the version to be. On any
-        error it is gone. Raises: SessionLost, SessionAhead.
+        `head.session` is the session that was merged into the checkout, with the `seq` up to which it was.
+        `checked` is the digest of the sanity check's request. The checkout is then at the prepared
+        version. On any error it is discarded. Raises: SessionLost, SessionAhead.
         """
         session = head.session
         if session is None:
@@ -244,7 +247,7 @@ class DatabaseStore:
         return prepared
 
     def finish(self, database: DatabaseId, head: Head) -> Head:
-        """Make the prepared commit of the head's session the next version. Raises: SessionLost, HeadMoved."""
+        """Make the prepared commit of `head.session` the next version. Raises: SessionLost, HeadMoved."""
         session = head.session
         if session is None or session.prepared is None:
             raise SessionLost("the session has nothing to commit")
@@ -276,18 +279,21 @@ class DatabaseStore:
         way: Offload[Any],
         record: Callable[[Made], Head],
     ) -> Head:
-        """Commit locally, store the object, then `record` it in the head."""
+        """Commit locally, put the object, then write the head with `record`."""
         try:
             change = way(lambda: self._commits.settle(checkout))
+            # Too much work for the event loop.
             if change.touched_bytes > _SHORT_BYTES or self._commits.is_whole(head, change):
                 way = self._offload
             made = way(lambda: make(checkout, head, commit, self._nonce(), change))
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
+            # The object must be durable before the head refers to it.
             self._put(checkout.database, made, beside)
             recorded = record(made)
         except BaseException as exc:
             self.discard(checkout)
+            # The cached base may be damaged.
             if isinstance(exc, Corrupt):
                 self._assembler.forget(checkout.database)
             raise
@@ -300,15 +306,17 @@ class DatabaseStore:
     def replace(
         self, database: DatabaseId, head: Head, path: Path, commit: Commit, *, beside: Objects = ()
     ) -> Head:
-        """Make a whole file the next version. The file must be sound; it is taken over on success.
+        """Make a whole file the next version, as a snapshot; the file is moved to the cache on success.
 
-        `beside` as for `commit`. Raises: InvalidDatabase, SessionLost, HeadMoved.
+        Its contents must have been checked by the caller. `beside` is as for `commit`.
+        Raises: InvalidDatabase, SessionLost, HeadMoved.
         """
         entry = ChainEntry(
             EntryKind.SNAPSHOT, head.version + 1, head.version + 1, head.token, self._nonce(), 0, b"",
             0, 0, 0, (commit.commit_id,), commit.now_ms, commit.counts,
         )  # fmt: skip
         made = self._offload(lambda: self._commits.adopt(path, entry))
+        # A snapshot drops the whole chain.
         self._history.record(database, head, self._nonce())
         self._put(database, made, beside)
         flipped = self._flip(database, head, commit, made.entry)
@@ -319,9 +327,10 @@ class DatabaseStore:
         return flipped
 
     def compact(self, database: DatabaseId) -> bool:
-        """Shorten the chain if that is due and nobody commits or starts meanwhile; whether it was done.
+        """Shorten the chain if that is due; returns whether it was done.
 
-        It reads a working copy, which other requests may go on with meanwhile.
+        It is not done if a commit or the start of a sync happens meanwhile. It reads a working copy, but does
+        not keep other requests from using it.
         """
         head = self.head(database)
         start = plan(head.chain, self._limits)
@@ -332,7 +341,7 @@ class DatabaseStore:
         except NotFound:
             return False  # compacted and swept by another process
         except Corrupt:
-            # If this host's copy is at fault, the stored objects still tell the truth.
+            # The fault may be in this host's copy: try again from stored objects alone.
             self._assembler.forget(database)
             with self._apart(self._rebuild(database, head)) as image:
                 return self._compactor.fold(database, head, start, image, self._putting(database))
@@ -342,14 +351,14 @@ class DatabaseStore:
         if not self._copies.holds(copy):
             with self._apart(copy) as image:
                 return self._compactor.fold(database, head, start, image, self._putting(database))
-        # What is committed in a copy is never moved: its pages can be read while others use it.
+        # Committed frames of a copy are never moved: its pages can be read while other requests use it.
         with copy.image() as image:
             self.release(copy)
             return self._compactor.fold(database, head, start, image, self._putting(database))
 
     @contextlib.contextmanager
     def _apart(self, copy: Checkout) -> Iterator[Image]:
-        """The pages of a copy that nobody else knows; it is dropped at the end."""
+        """The pages of a private copy, which is discarded at the end of the block."""
         try:
             with copy.image() as image:
                 yield image
@@ -384,16 +393,16 @@ class DatabaseStore:
         self._sweeper.erase(database)
 
     def history(self, database: DatabaseId, head: Head | None = None) -> list[Point]:
-        """Every version that can be brought back, oldest first, the current one last.
+        """Every version that can be restored, oldest first, the current one last.
 
-        `head` is the current one if it is known; EMPTY_HEAD gives what the history names by itself.
+        `head` is the current one, read if not given; with EMPTY_HEAD only the history objects count.
         """
         return self._history.list_points(database, head or self.head(database))
 
     def checkout_point(self, database: DatabaseId, point: Point) -> Checkout:
-        """A working copy of a version of the history; `restore` can make it current again.
+        """A working copy of a version of the history, for `restore` or `export`.
 
-        Raises NotFound when it is too old by now.
+        Raises: NotFound if its objects have been deleted meanwhile.
         """
         target = Target(database, point.version, point.chain[-1].checksum, point.chain)
         return self._assembler.checkout(target)
@@ -407,7 +416,7 @@ class DatabaseStore:
         return self._assembler.rebuild(Target(database, chain[-1].last, chain[-1].checksum, chain))
 
     def export(self, database: DatabaseId, point: Point, path: Path) -> None:
-        """Write the file of a version to a new path. Raises NotFound when it is too old by now."""
+        """Write a version as a file to a new path. Raises: NotFound if its objects have been deleted."""
         checkout = self.checkout_point(database, point)
         try:
             self._offload(lambda: self._assembler.write_file(checkout, path))
@@ -415,7 +424,7 @@ class DatabaseStore:
             self.discard(checkout)
 
     def doctor(self, database: DatabaseId) -> Diagnosis:
-        """Examine every stored object of the current version, and rebuild it from them alone."""
+        """Examine every stored object of the current version, and rebuild it from them: see `Doctor`."""
         return self._doctor.examine(database, self.head(database))
 
     def _rebuild(self, database: DatabaseId, head: Head) -> Checkout:
@@ -446,8 +455,8 @@ class DatabaseStore:
         try:
             flipped = self._heads.flip(database, flip)
         except (Conflict, Unavailable):
-            # The reply may be lost and the flip done; the record tells. `NotDurable` is neither: there the
-            # record shows a flip that a power cut may undo.
+            # The update may be done and only its answer lost: read the record. `NotDurable` is not caught:
+            # the record would show the update, but a power cut may undo it.
             found = self._heads.find(database)
             if found is not None and has_landed(found, flip):
                 return found
@@ -457,9 +466,9 @@ class DatabaseStore:
         return flipped
 
     def _note_due(self, database: DatabaseId, chain: tuple[ChainEntry, ...]) -> None:
-        """Ask for a compaction if a chain needs one.
+        """Call `due` if a chain needs compaction.
 
-        After a sync it is the worker that merged which asks, as it has the copy that compaction reads.
+        After a sync this is done by the worker that merged, as its host has the copy that compaction reads.
         """
         if plan(chain, self._limits) is not None:
             self._due(database)

@@ -1,6 +1,8 @@
-"""Deletes the objects of a database that nothing names and nothing can name any more.
+"""Deletes the objects of a database that neither head nor history refer to, and to which no writer can refer.
 
-An object with an unknown name, with a token that may still commit, or that is young, stays.
+Called by `storage.database.store` for maintenance. Objects are kept if they are young, if their key has
+another form than those of `keys`, or if the token in the key is still the head's: that writer may yet
+commit them.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ _BATCH = 500
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What a sweep did."""
+    """What a sweep found and did."""
 
     seen: int
     deleted: int
     deleted_bytes: int
     chain_revision: int = 0
-    """Of the head that counted."""
+    """Of the head that the sweep was based on."""
     doubt: str = ""
-    """Why the head may be of an earlier moment than the objects beside it."""
+    """Why the head may have been restored from an older copy; empty if there is no sign of it."""
 
 
 class Sweeper:
-    """Sweeps one database at a time; may run beside commits, readers and other sweeps."""
+    """Sweeps one database at a time. Commits, readers and other sweeps may run at the same time."""
 
     def __init__(self, heads: HeadStore, objects: ObjectStore, history: History, limits: Limits) -> None:
         self._heads, self._objects, self._history, self._limits = heads, objects, history, limits
@@ -79,10 +81,11 @@ class Sweeper:
             rest = [found for found in departed if found.key not in expired]
             expired |= find_needless(rest, head, now_ms, self._limits)
         named = _named(database, head, [found for found in departed if found.key not in expired])
+        # Young objects may be of a commit in progress, whose head update is still to come.
         old_ms = now_ms - self._limits.sweep_grace_ms
         dead = [stat for stat in listed if stat.modified_ms <= old_ms and stat.key not in named]
         orphans = [stat for stat in dead if _is_orphan(database, head, stat)]
-        # A history object goes after what only it named: a sweep cut short can be repeated.
+        # History objects are deleted last: if the sweep is interrupted, the next one finds the rest by them.
         records = [stat for stat in dead if stat.key in expired]
         told_ms = now_ms - self._limits.history_ms
         told = keys.failure_prefix(database)
@@ -102,8 +105,9 @@ class Sweeper:
         )
 
     def _outlive(self, database: DatabaseId, head: Head, newer: list[ObjectStat]) -> Head:
-        """Raise the token past those of newer objects: then no writer can make one of them the head's."""
+        """Raise the head's token above those of newer objects, so that no writer can still commit them."""
         last = max(token for stat in newer if (token := keys.find_token(database, stat.key)) is not None)
+        # Each new session raises the token by one.
         while head.token <= last:
             head = self._heads.open_session(database, NewSession("accepted", 0, 0))
         if head.session is not None:
@@ -111,7 +115,7 @@ class Sweeper:
         return head
 
     def erase(self, database: DatabaseId) -> None:
-        """Forget a database for good: its record, then all its objects."""
+        """Delete a database for good: its record, then all its objects."""
         self._heads.delete(database)
         self._delete(self._objects.list(keys.prefix(database)))
 
@@ -125,12 +129,13 @@ def _named(database: DatabaseId, head: Head, departed: list[Departed]) -> set[st
     chains: list[tuple[ChainEntry, ...]] = [head.chain, *(found.departure.chain for found in departed)]
     named = {keys.entry_key(database, entry) for chain in chains for entry in chain}
     if head.session is not None:
+        # Journal objects of the running session.
         named.update(entry.key for entry in head.session.journal if entry.key is not None)
     return named
 
 
 def _is_orphan(database: DatabaseId, head: Head, stat: ObjectStat) -> bool:
-    """Whether no writer can name the object any more: every flip demands the head's own token."""
+    """Whether no writer can still commit the object: a head update must have the head's token."""
     token = keys.find_token(database, stat.key)
     is_history = stat.key.startswith(keys.history_prefix(database))
     return token is not None and not is_history and token < head.token

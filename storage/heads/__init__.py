@@ -1,1 +1,1 @@
-"""One mutable record per database: head, lease and journal."""
+"""The head store: one record per database, with its current version and its running session."""

@@ -1,8 +1,9 @@
-"""The port of the head store: one record per database, changed by single conditional updates.
+"""The port of the head store: one record per database, changed by single conditional writes.
 
-Every method is atomic, linearisable and one round trip to one record. A write whose outcome the
-backend could not learn is resolved by the backend itself where the record shows it, else it raises
-`Unavailable`; callers then look for their commit id. No condition compares clocks.
+Used by `storage.database`; implemented by `local`, `dynamodb`, `s3` and `memory`. Every method is atomic and
+linearisable, and costs one round trip to one record. If a write's answer is lost, the backend reads the
+record to find out whether the write was applied; if that fails too, it raises `Unavailable`, and the
+caller looks for its commit id. No condition compares clocks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ RECENT_KEPT = 8
 
 
 class NewSession(msgspec.Struct, frozen=True):
-    """What `open_session` writes; token and base version come from the record."""
+    """The session that `open_session` writes; token and base version come from the record."""
 
     id: str
     merge_revision: int
@@ -37,9 +38,9 @@ class SessionUpdate(msgspec.Struct, frozen=True):
 
 
 class Flip(msgspec.Struct, frozen=True):
-    """A commit: what the head becomes, and what it must be for that.
+    """A head update: what the head becomes with a commit, and the condition for it.
 
-    Guard: `head.version == base_version and head.token == token`, and with a `session_id` also
+    Condition: `head.version == base_version and head.token == token`, and with a `session_id` also
     `session.id == session_id and session.seq == seq`. Without one any running session is ended.
     """
 
@@ -52,34 +53,34 @@ class Flip(msgspec.Struct, frozen=True):
     time_ms: int
     stamps: dict[str, int | bool]
     entry: ChainEntry
-    """Page size, count and checksum of the head are taken from here. A snapshot replaces the
-    chain; a delta is appended. `entry.last == base_version + 1`."""
+    """The head gets its page size, page count and checksum from here. A snapshot replaces the chain; a
+    delta is appended. `entry.last == base_version + 1`."""
 
 
 class HeadStore(Protocol):
-    """All methods raise `Unavailable` when the store is away."""
+    """All methods raise `Unavailable` if the store is not available."""
 
     def find(self, database: DatabaseId) -> Head | None:
-        """The record, strongly consistent; None for a database never written."""
+        """The record, by a strongly consistent read; None for a database that was never written."""
 
     def find_many(self, databases: Sequence[DatabaseId]) -> list[Head | None]:
-        """As `find`, of a few databases in one round trip; not one moment for all of them."""
+        """As `find`, for a few databases in one round trip; not a consistent snapshot of all of them."""
 
     def open_session(self, database: DatabaseId, session: NewSession) -> Head:
-        """Take the database over: token + 1, any older session is replaced, `seq` counts the journal.
+        """Start a session: token + 1, an older session is replaced, `seq` = number of journal entries.
 
         Creates the record if there is none. Returns the head as written. Need not survive a power cut.
 
-        Guard: no session of the same id has come further than its start. A second delivery of a start, by a
-        proxy that tries again, must not empty the journal of the sync that goes on. Raises: SessionLost.
+        Condition: the record has no session with the same id that has a higher `seq`, so that a start that a
+        proxy delivers twice does not empty the journal of the running sync. Raises: SessionLost.
         """
 
     def append(self, database: DatabaseId, session_id: str, entry: JournalEntry) -> Head:
         """Add an entry to the journal of a running session, and return the head as written.
 
-        Guard: `session.id == session_id`. The caller need not have seen the record: the order in which
-        appends arrive is the order of the journal. The entry may be added twice if an answer is lost.
-        Raises SessionLost. Need not survive a power cut.
+        Condition: `session.id == session_id`. The caller need not have read the record: the journal has the
+        order in which appends arrive. If an answer is lost, the entry may be added twice.
+        Raises: SessionLost. Need not survive a power cut.
         """
 
     def update_session(
@@ -87,29 +88,29 @@ class HeadStore(Protocol):
     ) -> Head:
         """Replace parts of the running session, seq + 1, and return the head as written.
 
-        Guard: `head.token == token and session.id == session_id and session.seq == seq`.
-        Raises SessionAhead if only `seq` differs, else SessionLost. Need not survive a power cut.
+        Condition: `head.token == token and session.id == session_id and session.seq == seq`.
+        Raises: SessionAhead if only `seq` differs, else SessionLost. Need not survive a power cut.
         """
 
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
-        """End the session if it is this one (`token` and id equal); False if it was not."""
+        """End the session if token and id are these; returns whether they were."""
 
     def flip(self, database: DatabaseId, flip: Flip) -> Head:
         """Make a new version the head; durable on return, also against a power cut.
 
-        On success: version + 1, chain_revision + 1, stamps and page figures set, `Recent` kept (the
-        last RECENT_KEPT), session removed. With a session the token stays; without one it becomes
-        token + 1. A record that does not exist counts as EMPTY_HEAD. Repeating a flip that landed
-        returns the head (its commit id is in `recent`). Raises: SessionLost, HeadMoved, and NotDurable
-        if the new version is visible but may be lost by a power cut.
+        On success: version + 1, chain_revision + 1, stamps and page figures set, a `Recent` added (the last
+        RECENT_KEPT are kept), session removed. With a session the token stays, without one it becomes
+        token + 1. A missing record counts as EMPTY_HEAD. Idempotent: if this head update was applied before,
+        the head is returned. Raises: SessionLost, HeadMoved, SessionAhead; NotDurable if the new version is
+        visible, but may be lost by a power cut.
         """
 
     def replace_chain(
         self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]
     ) -> Head:
-        """Compaction: another chain to the same version; keeps version, token, session; durable.
+        """Replace the chain by another one to the same version (compaction); durable on return.
 
-        Guard: token and chain_revision equal. Raises: HeadMoved.
+        Version, token and session stay. Condition: token and chain_revision are these. Raises: HeadMoved.
         """
 
     def replace_head(self, database: DatabaseId, found: Head | None, head: Head) -> None:
@@ -120,17 +121,17 @@ class HeadStore(Protocol):
         """
 
     def list(self, user: UserId | None = None) -> Iterator[DatabaseId]:
-        """The databases that have a record, ordered; of one user or of all; lazy."""
+        """The databases that have a record, of one user or of all; ordered, lazy."""
 
     def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
-        """The databases that `settle` has not been called for since their last commit, ordered.
+        """The databases with a commit since `settle` was last called for them; ordered, lazy.
 
-        A store that keeps no such note gives those with a commit at `since_ms` or later, by `Flip.time_ms` or
-        by its own clock. Others may be among them. Never reads the records one by one over a network.
+        A store that does not keep track of `settle` gives those with a commit at `since_ms` or later, by
+        `Flip.time_ms` or by its own clock. May give others, too. Never reads single records over a network.
         """
 
     def settle(self, database: DatabaseId, chain_revision: int) -> None:
-        """Note that maintenance has seen the record at this chain revision, if it is still at it."""
+        """Note that maintenance is done with the record, if its chain revision is still this one."""
 
     def delete(self, database: DatabaseId) -> None:
-        """Forget a database (its user was removed). Its objects are the sweep's business."""
+        """Delete the record of a database; its objects are not touched."""

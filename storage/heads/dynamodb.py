@@ -1,8 +1,8 @@
-"""Head records as items of a DynamoDB table: one item per database, single-item conditional writes only.
+"""The head store in a DynamoDB table: one item per database, changed by conditional writes of single items.
 
-A transition is one `UpdateItem` whose condition is the port's guard. Where the condition fails, the
-item as it was comes with the error, and `storage.heads.transitions` says from it what went wrong.
-See `storage/README.md`, "Heads in DynamoDB".
+Each write is one `UpdateItem` with the port's condition as its own. If that fails, DynamoDB returns the
+item with the error, and the function of `storage.heads.transitions` is applied to it, which raises the
+right error. See `storage/README.md`, "Heads in DynamoDB".
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from storage.types import (
 LISTING_INDEX: Final = "listing"
 _SETTLED: Final = {"S": "head"}
 _CHANGED: Final = {"S": "head-changed"}
-"""What `listing` says of a record with commits that maintenance has not seen."""
+"""The value of `listing` for a record with commits since maintenance was last done with it."""
 FORMAT_VERSION: Final = 1
 _FORMAT: Final = {"N": str(FORMAT_VERSION)}
 _GUARD_FAILED: Final = "ConditionalCheckFailedException"
 _ATTEMPTS: Final = 5
-"""Of a write whose guard held by the record that was read after it had failed."""
+"""Attempts of a write whose condition failed although the record read afterwards fulfils it."""
 _SESSION: Final = (
     "session", "seq", "base_version", "merge_revision", "started_ms", "journal", "state", "prepared",
 )  # fmt: skip
@@ -71,9 +71,9 @@ def client_config(connections: int) -> Config:
 
 
 def table_definition(table: str) -> dict[str, Any]:
-    """What `create_table` is called with for a table that holds heads.
+    """The arguments of `create_table` for a table of heads.
 
-    The index holds keys alone, so that it is written when a record appears and goes, not by syncs.
+    The index has keys only, so it is written when `listing` changes, not by every write to a record.
     """
     return {
         "TableName": table,
@@ -118,6 +118,7 @@ class DynamoHeadStore:
                 answer = _sound(self._client.batch_get_item(RequestItems=request))
             for item in answer["Responses"].get(self._table, ()):
                 found[item["pk"]["S"]] = item
+            # DynamoDB may leave out keys, for example if it is throttled.
             keys = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
             if not keys:
                 break
@@ -143,6 +144,7 @@ class DynamoHeadStore:
             "chain": "if_not_exists(#chain, :empty)",
         }
         for name in ("version", "chain_revision", "page_size", "page_count", "checksum"):
+            # The first session creates the record, with the fields of EMPTY_HEAD.
             sets[name] = f"if_not_exists(#{name}, :zero)"
         values = {":zero": _number(0), ":one": _number(1), ":none": _packed({}), ":empty": {"L": []}}
         values[":settled"] = _SETTLED
@@ -281,13 +283,14 @@ class DynamoHeadStore:
 
     def _list(self) -> Iterator[DatabaseId]:
         last = None
+        # Both queries are ordered, and so is the result.
         for database in heapq.merge(self._query(_SETTLED), self._query(_CHANGED)):
-            if database != last:  # one that changes just now may come twice
+            if database != last:  # one that changes `listing` meanwhile may come twice
                 yield database
             last = database
 
     def _query(self, listing: dict[str, str]) -> Iterator[DatabaseId]:
-        """By the index, whose order is ours: `#` sorts before whatever a user id may hold."""
+        """Databases by the index, in the port's order: `#` sorts before all characters of a user id."""
         request = {
             "TableName": self._table,
             "IndexName": LISTING_INDEX,
@@ -315,7 +318,10 @@ class DynamoHeadStore:
         transition: Callable[[Head | None], Head],
         landed: Callable[[Head | None], bool],
     ) -> Head:
-        """The head after a guarded update, which the update itself returns. Raises what `transition` does."""
+        """Make a conditional update, and return the head after it. Raises what `transition` does.
+
+        `landed(head)` is whether a head shows that the update was applied.
+        """
         at = self._at(database)
         for _ in range(_ATTEMPTS):
             try:
@@ -323,7 +329,7 @@ class DynamoHeadStore:
                     answer = _sound(self._client.update_item(**at, **update, ReturnValues="ALL_NEW"))
                 return _head(database, answer["Attributes"])
             except Unavailable:
-                # The write may have been applied, and only its answer be lost.
+                # The write may have been applied, and only its answer lost.
                 head = self.find(database)
                 if head is not None and landed(head):
                     return head
@@ -332,25 +338,28 @@ class DynamoHeadStore:
                 failure = exc.__cause__
                 if not isinstance(failure, ClientError) or code_of(failure) != _GUARD_FAILED:
                     raise
-                item = failure.response.get("Item")  # not every engine sends it
+                item = failure.response.get("Item")  # DynamoDB-compatible engines may leave it out
                 head = _head(database, item) if item else self.find(database)
+                # The SDK sent it twice: the first attempt may have changed the record, which made the
+                # second one fail.
                 if head is not None and was_repeated(failure.response) and landed(head):
                     return head
-                after = transition(head)  # raises what the condition of the update stands for
+                after = transition(head)  # raises the error that the failed condition means
+                # The update was applied before (a repeated flip): nothing to write.
                 if after is head:
                     return after
         raise Unavailable(f"{database}: no agreement on the record")
 
 
 def _sound(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer, unless its checksum was wrong at every attempt."""
+    """The answer. Raises: Unavailable if its checksum was wrong at every attempt."""
     if gave_up(answer):
         raise Unavailable("an answer with a wrong checksum, again and again")
     return answer
 
 
 class _NotRunning(Exception):
-    """The session to be closed does not run."""
+    """The session to be closed is not running."""
 
 
 def _closed(head: Head | None, token: int, session_id: str) -> Head:
@@ -382,11 +391,12 @@ def _flip_update(flip: Flip) -> dict[str, Any]:
         values[":entry"] = {"L": [_packed(entry)]}
     guard = {"version": _number(flip.base_version), "token": _number(flip.token)}
     if flip.session_id is not None:
+        # With a session: also its id and `seq`, and the token stays.
         guard |= {"session": _text(flip.session_id), "seq": _number(flip.seq)}
         return _update(sets, values, guard, removes=_SESSION)
     sets["token"] = _number(flip.token + 1)
     if flip.base_version == flip.token == 0:
-        # No record has token 0: its first write makes it 1.
+        # Token 0 means that there is no record: the first write of any record makes the token 1.
         return _update(sets, values, removes=_SESSION) | _IF_ABSENT
     return _update(sets, values, guard, removes=_SESSION)
 
@@ -398,7 +408,10 @@ def _update(
     *,
     removes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of `update_item`. What is set is an expression, or a value to put in."""
+    """The arguments of `update_item`. `sets`: attribute -> expression (str) or value (dict).
+
+    `guard`: attribute -> value that it must have.
+    """
     values = dict(values)
     assignments = []
     for name, what in sets.items():
@@ -417,6 +430,7 @@ def _update(
         "ExpressionAttributeValues": values,
     }
     if guard:
+        # The condition: each attribute has the value that was read.
         values |= {f":was_{name}": value for name, value in guard.items()}
         arguments["ConditionExpression"] = " AND ".join(f"#{name} = :was_{name}" for name in guard)
         arguments["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
@@ -449,6 +463,7 @@ def _decoded(item: dict[str, Any]) -> Head:
             state=item["state"]["B"] if "state" in item else b"",
             prepared=_prepared.decode(item["prepared"]["B"]) if "prepared" in item else None,
         )
+    # The attributes of the last RECENT_KEPT versions, oldest first.
     told = range(max(1, version - RECENT_KEPT + 1), version + 1)
     return Head(
         version=version,
@@ -465,7 +480,10 @@ def _decoded(item: dict[str, Any]) -> Head:
 
 
 def _recent_name(version: int) -> str:
-    """Answers go round a few attributes: no update can both add to a list and cut it."""
+    """The attribute for the `Recent` of a version.
+
+    A ring of RECENT_KEPT attributes, since one update cannot both append to a list and shorten it.
+    """
     return f"recent{version % RECENT_KEPT}"
 
 

@@ -1,4 +1,7 @@
-"""Head records that must not be believed: nothing is answered from them, or written to them, meanwhile."""
+"""A head store that stays unavailable as long as its records may be wrong: see `storage.database.mark`.
+
+`app.main` wraps the head store of the server in it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ _LOOK_EVERY_S: Final = 10.0
 
 
 class GuardedHeadStore:
-    """Stands for a head store, all of whose methods raise Unavailable as long as `find_fault` tells a reason.
+    """A head store all of whose methods raise `Unavailable` as long as `find_fault` returns a fault.
 
-    It is asked again every ten seconds, so a repair needs no restart.
+    `find_fault` is called again every ten seconds, so no restart is needed after a repair.
     """
 
     def __init__(
@@ -25,7 +28,7 @@ class GuardedHeadStore:
         self._looked_s = -_LOOK_EVERY_S
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        """A method of the store that looks first."""
+        """A method of the store that checks for a fault first."""
 
         def call(*args: Any, **options: Any) -> Any:
             self._look()

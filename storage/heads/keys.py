@@ -1,4 +1,4 @@
-"""Which databases may have a record. A user's id is part of keys and file names in some backends."""
+"""Checks user ids, which are part of keys and file names in some backends; used by all head stores."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _USER: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 
 
 def check_user(user: UserId) -> None:
-    """Refuse a user id that is no plain name of 1 to 128 characters. Raises: ValueError."""
+    """Raises: ValueError if a user id is not 1 to 128 characters of [A-Za-z0-9._-]."""
     if _USER(user) is None or user in {".", ".."}:
         raise ValueError(f"no user id: {user!r}")
 
 
 def databases_of(user: UserId, find: Callable[[DatabaseId], Head | None]) -> Iterator[DatabaseId]:
-    """Those databases of one user that have a record, ordered; lazy."""
+    """The databases of one user that have a record; ordered, lazy."""
     own = (DatabaseId(user, DatabaseKind.COLLECTION), DatabaseId(user, DatabaseKind.MEDIA))
     return (database for database in own if find(database) is not None)

@@ -1,14 +1,14 @@
-"""Head records of one machine, in one SQLite file that all its worker processes share.
+"""The head store of one machine: one SQLite file that all its worker processes share.
 
-The write lock is held for the microseconds that a record takes, never across an fsync: every write
-commits into the WAL without waiting for the disk, and a write that must be durable then syncs the
-WAL file, off the event loop. The WAL is written in order, so that sync covers all commits before
-it, also those of other processes; writers that wait at the same time share one. See
-`storage/README.md`, "Head record".
+SQLite's write lock is held only for the microseconds that it takes to write a record, never during an fsync:
+every write commits into the WAL without waiting for the disk, and a write that must be durable then syncs
+the WAL file, off the event loop. The WAL is written in order, so one sync covers all earlier commits,
+including those of other processes; writers that wait at the same time share one. See `storage/README.md`,
+"Head record".
 
-A write reads the record without a lock, works out the next one, and stores it on condition that the
-record still has the bytes that were read; only if another process was faster does it take the lock
-first. The last records are kept decoded with their bytes, so that most reads decode nothing.
+A write reads the record without a lock, computes the next one, and stores it on condition that the record
+still has the bytes that were read. If another process has changed it, the write is done again with the
+lock taken first. Recent records are cached with their bytes, so most reads need no decoding.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ _LIST: Final = """
 """
 
 _PAGE_BYTES: Final = 8192
-"""Holds nearly every record in one page, so that a write is one frame. Files of before keep theirs."""
+"""Nearly every record fits into one page, so a write is one frame. Existing files keep their page size."""
 
 _CHECKPOINT_PAGES: Final = 1000
-"""WAL pages after which a write starts a checkpoint, which does not stop readers or writers."""
+"""Pages in the WAL from which on a write starts a checkpoint, which does not block readers or writers."""
 _CHECKPOINT_PATIENCE: Final = 4
-"""Multiple of that at which writers wait for a moment, so that the WAL can start again from its beginning."""
+"""At this multiple the checkpoint blocks writers for a moment, so that the WAL is reset to its start."""
 
 _KNOWN: Final = 512
 _KNOWN_BYTES: Final = 16 << 10
-"""How many records are kept at hand, and how long one of them may be."""
+"""How many records are cached, and the largest size of one."""
 
 _YIELDS: Final = 500
-"""How often a writer that meets another one gives way before it sleeps: the lock is short."""
+"""How often a writer that finds the file locked yields the CPU before it sleeps; the lock is held briefly."""
 _NAP_S: Final = 0.001
 _NAPS: Final = 10_000
 
@@ -91,7 +91,7 @@ class LocalHeadStore:
         self._known: OrderedDict[DatabaseId, tuple[bytes, Head]] = OrderedDict()
         self._sync_turn = Lock()
         self._written = self._synced = 0
-        """Durable writes by number: the last one in the WAL, and the last one that a sync covers."""
+        """Durable writes are numbered: the last one in the WAL, and the last one that a sync has covered."""
         self._wal_pages = 0
         self._checkpointing = False
         self._sync_failed = False
@@ -99,15 +99,15 @@ class LocalHeadStore:
             self._connection = _connect(path)
             self._connection.set_wal_hook(self._note_wal)
             self._checkpointer = _connect(path)
-            # A sync of an earlier process may have failed: what its log holds is written anew.
+            # A sync of an earlier process may have failed: the checkpoint writes and syncs the WAL's pages.
             with suppress(apsw.BusyError, apsw.LockedError):
                 self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            # The connections above keep SQLite from replacing this file. It takes none of its locks
-            # there, so that closing a descriptor of ours drops none.
+            # As long as the connections above are open, SQLite does not replace this file. SQLite has no
+            # POSIX locks on it, so closing our descriptor cannot drop any.
             self._wal = os.open(f"{path}-wal", os.O_RDONLY)
 
     def close(self) -> None:
-        """Give the file back; the last process to close it folds its WAL in."""
+        """Close the file; the last process to do so makes SQLite checkpoint the WAL."""
         os.close(self._wal)
         self._checkpointer.close()
         self._connection.close()
@@ -185,14 +185,15 @@ class LocalHeadStore:
             after = rows[-1]
 
     def list_changed(self, since_ms: int) -> Iterator[DatabaseId]:
-        # A record is read and decoded in 10 us, so there is no index to keep with every commit.
+        # Reading and decoding a record takes 10 us, so an index by time is not worth updating with every
+        # commit.
         for database in self.list():
             head = self.find(database)
             if head is not None and transitions.changed_since(head, since_ms):
                 yield database
 
     def settle(self, database: DatabaseId, chain_revision: int) -> None:
-        """Nothing: the time of the last commit tells what has changed."""
+        """Does nothing: `list_changed` goes by the time of the last commit."""
 
     def delete(self, database: DatabaseId) -> None:
         check_user(database.user)
@@ -202,12 +203,13 @@ class LocalHeadStore:
         self._make_durable()
 
     def _change(self, database: DatabaseId, transition: Callable[[Head | None], T]) -> T:
-        """The record after a transition; nothing is written if the transition returns what it was given."""
+        """Apply a transition, and return its result; nothing is written if that is the same object."""
         check_user(database.user)
         self._check_disk()
         with _Mapped(self._path), self._lock:
             record, before = self._load(database)
         after = transition(before)
+        # The usual case is one read and one UPDATE; only after a conflict the lock is taken first.
         if after is not before and not self._exchange(database, record, after):
             with self._transaction():
                 _, before = self._load(database)
@@ -218,7 +220,7 @@ class LocalHeadStore:
         return after
 
     def _exchange(self, database: DatabaseId, record: bytes | None, after: Head | None) -> bool:
-        """Write over a record that was read; False if it is not the stored one any more."""
+        """Replace a record that was read; False if the stored one has changed since."""
         if record is None or after is None:
             return False
         new = self._encoder.encode(after)
@@ -233,6 +235,7 @@ class LocalHeadStore:
         known = self._known
         known[database] = (record, head)
         known.move_to_end(database)
+        # Large records, with long journals, are not cached.
         if len(record) > _KNOWN_BYTES:
             del known[database]
         elif len(known) > _KNOWN:
@@ -257,6 +260,7 @@ class LocalHeadStore:
 
     def _decoded(self, database: DatabaseId, record: bytes) -> Head:
         known = self._known.get(database)
+        # The same bytes: no need to decode them.
         if known is not None and known[0] == record:
             return known[1]
         try:
@@ -275,12 +279,14 @@ class LocalHeadStore:
         return apsw.SQLITE_OK
 
     def _make_durable(self) -> None:
-        """Sync what is written. Callers that come while a sync runs share the next one."""
+        """Sync the WAL. Callers that come while a sync runs share the next one (group commit)."""
         with self._lock:
             self._written += 1
             mine = self._written
         with self._sync_turn:
+            # Else the sync of another caller has covered this write while this one waited.
             if self._synced < mine:
+                # Writes up to this number are in the WAL now; later ones may or may not be covered.
                 covered = self._written
                 self._offload(self._sync)
                 self._synced = covered
@@ -295,8 +301,8 @@ class LocalHeadStore:
             raise NotDurable(f"{self._path}: {exc.strerror}") from exc
 
     def _check_disk(self, *, after_write: bool = False) -> None:
-        # After a failed sync the kernel may have dropped the unwritten pages, and a later success would
-        # say nothing about them. So nothing is written any more; the next start writes the log anew.
+        # After a failed sync the kernel may have dropped the dirty pages, and a later sync succeeds without
+        # writing them. So this process writes nothing any more; the next start checkpoints the WAL.
         if self._sync_failed:
             message = f"{self._path}: an earlier sync failed; start the server again"
             raise NotDurable(message) if after_write else Unavailable(message)
@@ -307,13 +313,14 @@ class LocalHeadStore:
             self._offload(self._checkpoint)
 
     def _checkpoint(self) -> None:
-        """Write the log into the file. A failure is harmless: the records are in the log."""
+        """Checkpoint the WAL. A failure loses nothing, as the records stay in the WAL."""
         try:
             self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            # Readers have kept the WAL from being reset for long: wait for them, and truncate it.
             if self._wal_pages > _CHECKPOINT_PAGES * _CHECKPOINT_PATIENCE:
                 self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
-            pass  # another process is at it; a later write tries again
+            pass  # another process checkpoints; a later write tries again
         except apsw.Error as exc:
             log.warning("%s could not be checkpointed: %s", self._path, exc)
         finally:
@@ -327,7 +334,8 @@ def _connect(path: Path) -> apsw.Connection:
         connection.pragma("page_size", _PAGE_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.wal_autocheckpoint(0)
-        # NORMAL never lets a power cut damage the file; it only leaves the sync of commits to us.
+        # With NORMAL a power cut cannot damage the file, but SQLite does not sync commits: `_make_durable`
+        # does.
         connection.pragma("synchronous", "normal")
         connection.execute("BEGIN IMMEDIATE")
         _create_or_check(connection, path)
@@ -355,6 +363,7 @@ def _create_or_check(connection: apsw.Connection, path: Path) -> None:
 
 def _give_way(tries: int) -> bool:
     if tries < _YIELDS:
+        # The other process holds the lock for microseconds only.
         os.sched_yield()
     else:
         time.sleep(_NAP_S)
@@ -362,7 +371,7 @@ def _give_way(tries: int) -> bool:
 
 
 class _Mapped:
-    """SQLite's errors and the disk's become the storage's. A class, as every request passes here often."""
+    """Maps errors of SQLite and of the disk. A class, as it is faster than a generator and on every path."""
 
     __slots__ = ("_path",)
 

@@ -69,7 +69,7 @@ class MemoryHeadStore:
         return (known for known, head in heads if transitions.changed_since(head, since_ms))
 
     def settle(self, database: DatabaseId, chain_revision: int) -> None:
-        """Nothing: the time of the last commit tells what has changed."""
+        """Does nothing: `list_changed` goes by the time of the last commit."""
 
     def delete(self, database: DatabaseId) -> None:
         check_user(database.user)

@@ -1,9 +1,8 @@
-"""Head records as small objects of a bucket, for who has an S3-compatible store and no DynamoDB.
+"""The head store in a bucket, for installations with an S3-compatible service and no DynamoDB.
 
-A transition reads the record, applies `storage.heads.transitions`, and writes it back on condition
-that it is still the one that was read. Every write carries a random id, so that a writer whose
-answer was lost finds out by reading whether the record is its own.
-See `storage/README.md`, "Heads in S3".
+A write reads the record, applies a function of `storage.heads.transitions`, and puts the result on
+condition that the record's ETag has not changed. Every put has a random id, so that a writer whose answer
+was lost can tell from the record whether it is its own. See `storage/README.md`, "Heads in S3".
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _DIGEST_BYTES: Final = 16
 _WRITE_ID_AT: Final = len(_MAGIC) + 1 + _DIGEST_BYTES
 _HEAD_AT: Final = _WRITE_ID_AT + _WRITE_ID_BYTES
 _READS: Final = 3
-"""Of a record whose bytes do not arrive as they were written."""
+"""Attempts of a read whose bytes arrive damaged."""
 _READS_AT_ONCE: Final = 32
 _ATTEMPTS: Final = 40
-"""Each lost attempt is another writer's success; so many in a row on one record mean a fault."""
+"""Each failed attempt means that another writer succeeded; so many in a row on one record mean a fault."""
 _LONGEST_PAUSE: Final = 0.2
-"""Seconds between attempts at most: writers in step with one another would starve the slowest."""
+"""The longest pause between attempts, in seconds. It is random: otherwise the slowest writer could starve."""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -140,19 +139,20 @@ class S3HeadStore:
         return self._list(since_ms)
 
     def settle(self, database: DatabaseId, chain_revision: int) -> None:
-        """Nothing: the time of the last commit tells what has changed."""
+        """Does nothing: `list_changed` goes by the time of the last write."""
 
     def delete(self, database: DatabaseId) -> None:
         with mapped(str(database)):
             self._client.delete_object(**self._at(database))
 
     def _list(self, since_ms: int) -> Iterator[DatabaseId]:
-        """Records that were written at a time or later, in our order: `!` sorts before all of a user id."""
+        """Databases whose record was written at a time or later; `!` sorts before all of a user id."""
         request = {"Bucket": self._bucket, "Prefix": self._prefix}
         while True:
             with mapped(f"heads under {self._prefix}"):
                 answer = self._client.list_objects_v2(**request)
             for found in answer.get("Contents", ()):
+                # S3 gives whole seconds.
                 if found["LastModified"].timestamp() < since_ms // 1000:
                     continue
                 user, _, kind = found["Key"].removeprefix(self._prefix).rpartition("!")
@@ -171,30 +171,35 @@ class S3HeadStore:
         transition: Callable[[Head | None], Head],
         landed: Callable[[Head | None], bool] = lambda _: False,
     ) -> Head:
-        """The head after a transition; `landed` tells whether an earlier attempt is in the record.
+        """Apply a transition to the record, and return the head after it. Raises what `transition` does.
 
-        Raises what `transition` does.
+        `landed(head)` is whether a head shows that an earlier attempt was applied.
         """
         record = self._read(database)
         attempted: set[bytes] = set()
         for attempt in range(_ATTEMPTS):
             before = _head(record)
+            # An earlier attempt, whose answer was lost, was applied, and other writes followed it.
             if before is not None and attempted and landed(before):
                 return before
             after = transition(before)
             if after is before:
                 return after
+            # New for each attempt, so that the record shows which attempt was applied.
             write_id = self._write_id()
             attempted.add(write_id)
             fault = self._try_write(database, after, write_id, record)
             if fault is None:
                 return after
             again = self._read(database)
+            # The record is this writer's own.
             if again is not None and again.write_id in attempted:
                 return again.head
+            # It may still be applied after this read, so trying again could apply it twice.
             if isinstance(fault, Unavailable) and not landed(_head(again)):
                 raise fault
             if not self._learn_etags(fault, record, again):
+                # Exponential back-off with full jitter.
                 longest = min(_LONGEST_PAUSE, 0.002 * 2**attempt)
                 time.sleep(random.uniform(0, longest))  # noqa: S311  nothing to guess
                 again = self._read(database)
@@ -204,12 +209,14 @@ class S3HeadStore:
     def _try_write(
         self, database: DatabaseId, head: Head, write_id: bytes, over: _Record | None
     ) -> StorageError | None:
-        """Write over the record that was read; what went wrong, or None.
+        """Replace the record that was read; returns None, or the error if the write can be tried again.
 
-        A lost race is a `StorageError` of its own; `Unavailable` leaves open whether it landed.
+        `Unavailable` means that it may have been applied; any other `StorageError` that another writer was
+        faster.
         """
         told = write_id + self._encoder.encode(head)
         body = b"".join((_MAGIC, bytes([FORMAT_VERSION]), _digest(told), told))
+        # Replace exactly the record that was read, or create it.
         guard = {"IfMatch": self._spelt(over.etag)} if over else {"IfNoneMatch": "*"}
         try:
             with mapped(str(database)):
@@ -261,9 +268,10 @@ class S3HeadStore:
         return etag.strip('"') if self._bare_etags else etag
 
     def _learn_etags(self, fault: StorageError, read: _Record | None, again: _Record | None) -> bool:
-        """A record that nobody changed lost no race: the store wants ETags spelt without quotes.
+        """Change between ETags with and without quotes if a condition failed on an unchanged record.
 
-        Whether that was so. Source: Ceph's radosgw 16, which compares `If-Match` with the bare ETag.
+        Returns whether that was so. Source: Ceph's radosgw 16 compares `If-Match` with the ETag without
+        quotes.
         """
         failure = fault.__cause__
         refused = isinstance(failure, ClientError) and status_of(failure) == 412
@@ -285,7 +293,7 @@ def _head(record: _Record | None) -> Head | None:
 
 
 class _NotRunning(Exception):
-    """The session to be closed does not run."""
+    """The session to be closed is not running."""
 
 
 def _closed(head: Head | None, token: int, session_id: str) -> Head:

@@ -1,6 +1,18 @@
 """The rules of a head record, as pure functions from a head and a request to the next head.
 
-Every backend writes what these return, so the rules exist once.
+All backends use them, so that the rules exist once. The session of a head is in one of three states:
+
+                  open_session                  update_session(prepared=...)
+    no session ----------------> journal open ------------------------------> prepared
+        ^                         | ^    ^ | append, update_session             |  |
+        |     close_session       | |    +-+                                    |  |
+        +-------------------------+ +------------ append, update_session -------+  |
+        |                                     (the prepared commit is dropped)     |
+        +---- flip with the session's id, close_session ---------------------------+
+
+Each write to a session adds 1 to its `seq`.
+From any state: `open_session` replaces the session, with token + 1; a flip without a session id ends it, with
+token + 1; `replace_chain` changes neither session nor token.
 
 If several conditions fail at once, the first of this list is raised:
 
@@ -9,10 +21,10 @@ If several conditions fail at once, the first of this list is raised:
 3. `HeadMoved`: version, token or chain revision differ;
 4. with a session, `SessionAhead`: only `seq` differs.
 
-A request that makes no sense whatever the head is raises `ValueError` before all others.
+A request that is invalid for any head raises `ValueError` before all others.
 
-`has_opened`, `has_appended`, `has_updated`, `has_landed` and `has_replaced` tell a backend whether a write
-with an unknown outcome is in the record.
+After a write with an unknown outcome a backend reads the record and finds out with `has_opened`,
+`has_appended`, `has_updated`, `has_landed` or `has_replaced` whether the write was applied.
 """
 
 from __future__ import annotations
@@ -25,7 +37,7 @@ from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, Head, JournalEntry,
 
 
 def open_session(head: Head | None, new: NewSession) -> Head:
-    """The head with a session of its own, whatever other session ran before. Raises: SessionLost."""
+    """The head with a new session in place of any older one. Raises: SessionLost."""
     head = head or EMPTY_HEAD
     running = head.session
     if running is not None and running.id == new.id and running.seq > len(new.journal):
@@ -39,7 +51,7 @@ def open_session(head: Head | None, new: NewSession) -> Head:
 
 
 def has_opened(head: Head | None, new: NewSession) -> bool:
-    """Whether the running session is this one, right after its start."""
+    """Whether the running session is this one, as it is right after its start."""
     session = head.session if head else None
     return session is not None and (session.id, session.seq, session.started_ms) == (
         new.id,
@@ -49,7 +61,7 @@ def has_opened(head: Head | None, new: NewSession) -> bool:
 
 
 def append(head: Head | None, session_id: str, entry: JournalEntry) -> Head:
-    """The head with one more journal entry; a prepared commit lacks it and is dropped.
+    """The head with one more journal entry. A prepared commit is dropped, as it lacks the entry.
 
     Raises: SessionLost.
     """
@@ -61,7 +73,7 @@ def append(head: Head | None, session_id: str, entry: JournalEntry) -> Head:
 
 
 def update_session(head: Head | None, token: int, session_id: str, seq: int, update: SessionUpdate) -> Head:
-    """The head with another state, journal or prepared commit. Raises: SessionLost, SessionAhead."""
+    """The head with parts of its session replaced. Raises: SessionLost, SessionAhead."""
     head, session = _running(head, token, session_id)
     _check_seq(session, seq)
     return replace(head, session=_updated(session, update))
@@ -78,7 +90,7 @@ def _updated(session: Session, update: SessionUpdate) -> Session:
 
 
 def close_session(head: Head | None, token: int, session_id: str) -> Head | None:
-    """The head without the session; None where another session, or none, is running."""
+    """The head without the session; None if this session is not running."""
     try:
         head, _ = _running(head, token, session_id)
     except SessionLost:
@@ -87,7 +99,7 @@ def close_session(head: Head | None, token: int, session_id: str) -> Head | None
 
 
 def flip(head: Head | None, request: Flip) -> Head:
-    """The head at its next version; the same head where this flip has landed before.
+    """The head at its next version, or the same head if this flip was applied before.
 
     Raises: SessionLost, HeadMoved, SessionAhead.
     """
@@ -97,6 +109,7 @@ def flip(head: Head | None, request: Flip) -> Head:
         return head
     _check_guard(head, request)
     entry = request.entry
+    # The answer is kept for a client that repeats `finish`.
     recent = (*head.recent, Recent(request.commit_id, request.answer, request.time_ms))
     return Head(
         version=head.version + 1,
@@ -113,22 +126,28 @@ def flip(head: Head | None, request: Flip) -> Head:
 
 
 def has_landed(head: Head | None, request: Flip) -> bool:
-    """Whether the version that the flip was to make exists and was made by this very flip.
+    """Whether version `base_version + 1` exists and was made by this head update.
 
-    The commit id alone does not say so: a client may use the key of an old sync again. Every
-    version adds one `Recent`, hence the place in the list tells the version.
+    A commit id may be used again, since clients choose the session key; so only the commit that made this
+    version counts. Every version adds one `Recent`, so its index follows from the version:
+
+        version  8 (head), recent = [1, 2, ..., 8];  base_version 5  ->  version 6 is recent[8 - (8 - 5)]
+
+    If it is so old that it is not in `recent` any more, the chain has its id until the next compaction.
     """
     if head is None or head.version <= request.base_version:
         return False
+    # See the docstring: the index of version `base_version + 1` in `recent`.
     place = len(head.recent) - (head.version - request.base_version)
     if place >= 0:
         return head.recent[place].commit_id == request.commit_id
+    # Older than all in `recent`: compaction keeps only the last id of an entry, so this may not find it.
     made = request.base_version + 1
     return any(e.first <= made <= e.last and request.commit_id in e.commit_ids for e in head.chain)
 
 
 def has_appended(head: Head | None, session_id: str, entry: JournalEntry) -> bool:
-    """Whether the running session is this one and has this very entry."""
+    """Whether the running session is this one and has this entry."""
     session = head.session if head else None
     return session is not None and session.id == session_id and entry in session.journal
 
@@ -143,13 +162,13 @@ def has_updated(head: Head | None, token: int, session_id: str, seq: int, update
 
 
 def has_replaced(head: Head | None, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]) -> bool:
-    """Whether the head has just this chain by one replacement of that revision."""
+    """Whether the head has this chain, by one replacement of that revision's."""
     wanted = (token, chain_revision + 1, chain)
     return head is not None and (head.token, head.chain_revision, head.chain) == wanted
 
 
 def replace_chain(head: Head | None, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]) -> Head:
-    """The head with another chain to the same version. Raises: HeadMoved."""
+    """The head with another chain to the same version. Raises: HeadMoved, ValueError."""
     reached = check_chain(chain)
     if head is None or (head.token, head.chain_revision) != (token, chain_revision):
         raise HeadMoved(f"chain revision {chain_revision} under token {token} is not the head's")
@@ -179,7 +198,7 @@ def changed_since(head: Head, since_ms: int) -> bool:
 
 
 def check_flip(request: Flip) -> None:
-    """Refuse an entry that no reader could follow: the caller's mistake, not another's write."""
+    """Raises: ValueError if the entry does not follow `base_version`, which is a mistake of the caller."""
     entry, version = request.entry, request.base_version + 1
     if entry.last != version:
         raise ValueError(f"the entry leads to version {entry.last}, not {version}")
@@ -187,7 +206,7 @@ def check_flip(request: Flip) -> None:
 
 
 def check_chain(chain: tuple[ChainEntry, ...]) -> int:
-    """The version that a chain leads to. Raises ValueError for one that no reader could follow."""
+    """The version that a chain leads to. Raises: ValueError if an entry does not follow the one before it."""
     reached = 0
     for place, entry in enumerate(chain):
         if (place == 0) != (entry.kind is EntryKind.SNAPSHOT):

@@ -1,1 +1,1 @@
-"""The media index, and the files it names."""
+"""Users' media: the index of files of each user, and the contents, which all users share."""

@@ -1,8 +1,8 @@
-"""The contents of media files, one object per content, shared by all users and never changed.
+"""Stores the contents of media files (blobs): one object per content, shared by all users, never changed.
 
-The key follows from the content: `blobs/<SHA-256 in hex>`, and the object is the bare content; names are kept
-in the index. The keys have no fan-out: on one machine a batch then names all its files in one folder, which
-is synced once. What is read for a client is compared with its hash.
+Used by `app.media`. The key is `blobs/<SHA-256 in hex>` and the object is the plain content; file names
+are in the index. Keys have no subfolders: so on one machine a batch of files is in one folder, which is
+synced once. Contents are compared with their hash when they are read for a client.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.types import Offload, run_here
 
 PREFIX = "blobs/"
 LARGE_BYTES = 1 << 20
-"""From this size on a content is never held in memory as a whole."""
+"""Contents of this size or larger are never held in memory as a whole."""
 
 log = logging.getLogger("ankisyncd.media")
 
@@ -31,32 +31,32 @@ B = TypeVar("B")
 
 
 class InParallel(Protocol):
-    """Applies a function that asks the object store to several items; results in their order."""
+    """Applies a function to several items, possibly in parallel; results in order."""
 
     def __call__(self, function: Callable[[A], B], items: Sequence[A], /) -> list[B]:
-        """All results; the first exception is raised."""
+        """All results. Raises the exception of the first item that has one."""
 
 
 def in_turn(function: Callable[[A], B], items: Sequence[A], /) -> list[B]:
-    """One after the other: for stores whose `find` does not wait."""
+    """Apply it to one item after the other: for stores whose `find` is fast."""
     return [function(item) for item in items]
 
 
 class NewBlob(NamedTuple):
-    """A content to keep: its bytes, or the file that holds them (which may be moved away)."""
+    """A content to store: its bytes, or a file (which may be moved away)."""
 
     sha256: bytes
     content: bytes | Path
 
 
 def facts_of(content: bytes, crc32: int) -> FileFacts:
-    """Of a whole content whose CRC-32 is known already."""
+    """The facts of a content whose CRC-32 is known already."""
     sha1 = hashlib.sha1(content, usedforsecurity=False).digest()
     return FileFacts(sha1, hashlib.sha256(content).digest(), crc32, len(content))
 
 
 class Digester:
-    """Takes a content piece by piece and tells what the index has to know of it."""
+    """Computes the facts of a content from its pieces."""
 
     def __init__(self) -> None:
         self._sha1 = hashlib.sha1(usedforsecurity=False)
@@ -72,17 +72,17 @@ class Digester:
         self._size_bytes += len(piece)
 
     def facts(self) -> FileFacts:
-        """Of all pieces so far."""
+        """The facts of all pieces so far."""
         return FileFacts(self._sha1.digest(), self._sha256.digest(), self._crc32, self._size_bytes)
 
 
 class Blobs:
     """The contents in an object store.
 
-    `fresh_ms`: a blob that is already there counts as put only if it is younger, by the store's clock; an
-    older one is written again. It must be at most half of the sweep's grace (see `storage.media.sweep`).
-    `offload` runs the hashing of what is read. `in_parallel` is how to ask for several blobs at a time;
-    only a store behind a network gains by it.
+    `fresh_ms`: a blob that exists is relied upon only if it is younger, by the store's clock; an older one
+    is written again. It must be at most half of the sweep's grace (see `storage.media.sweep`). `offload`
+    runs the hashing of contents that are read. `in_parallel` looks several blobs up, which is worth it for
+    a store behind a network.
     """
 
     def __init__(
@@ -99,27 +99,28 @@ class Blobs:
         self._in_parallel = in_parallel
 
     def put_new(self, blobs: Sequence[NewBlob]) -> int:
-        """Make sure that all these contents are kept, durable on return; the number really written.
+        """Store all these contents, durably on return; returns how many had to be written.
 
-        `sha256` must be what the caller computed from the very bytes: it is not checked again.
+        `sha256` is not checked here: the caller must have computed it from the bytes.
         """
         wanted = self._wanted(blobs)
         self.put_rest(self._put_files(wanted))
         return len(wanted)
 
     def put_files(self, blobs: Sequence[NewBlob]) -> Objects:
-        """The first half of `put_new`: put the contents that are in files.
+        """The first half of `put_new`: store the contents that are in files.
 
-        Returns the objects that are still to be put, which somebody may do together with others.
+        Returns the other objects, for `put_rest`, or to be put together with other objects.
         """
         return self._put_files(self._wanted(blobs))
 
     def put_rest(self, rest: Objects) -> None:
-        """The other half."""
+        """The second half of `put_new`: store the objects that `put_files` returned."""
         if rest:
             self._objects.put_many(rest)
 
     def _wanted(self, blobs: Sequence[NewBlob]) -> list[NewBlob]:
+        # Files of a batch may have the same content.
         unique = list({blob.sha256: blob for blob in blobs}.values())
         fresh = self._in_parallel(lambda blob: self._is_fresh(blob.sha256), unique)
         return [blob for blob, is_fresh in zip(unique, fresh, strict=True) if not is_fresh]
@@ -131,9 +132,9 @@ class Blobs:
         return [(key_of(blob.sha256), blob.content) for blob in wanted if isinstance(blob.content, bytes)]
 
     def renew(self, row: FileRow, copy: Path) -> bool:
-        """Make a content young again that a sweep may be about to delete; False if it is lost.
+        """Write a blob again, so that no sweep deletes it for its age; False if it is lost.
 
-        It is read, compared with its hash, and put anew by way of the file `copy`.
+        It is read into the file `copy`, compared with its hash, and put from there.
         """
         pieces = self.find_stream(row)
         if pieces is None:
@@ -152,10 +153,9 @@ class Blobs:
         return True
 
     def read_many(self, rows: Sequence[FileRow]) -> list[bytes | None]:
-        """The whole contents of small files, each compared with its hash; None for a blob that is lost.
+        """The contents of small files, each compared with its hash; None for a missing or damaged blob.
 
-        A blob with other bytes counts as lost: see `is_sound`. Raises: Corrupt for an index that tells
-        another size.
+        A damaged blob is removed: see `is_sound`. Raises: Corrupt if the index has another size.
         """
         contents = self._objects.read_many([key_of(row.sha256) for row in rows])
         sound: list[bool] = self._offload(
@@ -163,6 +163,7 @@ class Blobs:
         )
         for at, row in enumerate(rows):
             if contents[at] is not None and not sound[at]:
+                # Read it once more: the damage may have happened on the way.
                 contents[at] = self._read_again(row)
         for row, content in zip(rows, contents, strict=True):
             if content is not None and len(content) != row.size_bytes:
@@ -178,10 +179,10 @@ class Blobs:
         return content
 
     def is_sound(self, row: FileRow) -> bool:
-        """Read a whole blob, and tell whether it is there and is what was uploaded.
+        """Read a whole blob; returns whether it exists and has its hash.
 
-        One that is not, also when it is read a second time, is logged and removed: an upload of the content
-        would otherwise rely on it.
+        One with another hash, also when read a second time, is logged and removed: otherwise a new upload
+        of the content would rely on it.
         """
         key = key_of(row.sha256)
         for is_last in (False, True):
@@ -194,13 +195,14 @@ class Blobs:
             if is_last:
                 damage = Corrupt(key, row.sha256.hex(), "nothing" if found is None else found.hex())
                 log.error("%s is not what was uploaded: it is removed", key, exc_info=damage)
+                # Only if it was not written again since then.
                 self._remove(key, stat.modified_ms)
         return False
 
     def _remove(self, key: str, modified_ms: int) -> None:
         """Remove a damaged blob, if this process may delete objects.
 
-        Where it may not, the blob is written again by the next upload that finds it old enough.
+        Otherwise it is written again by the next upload that finds it older than `fresh_ms`.
         """
         try:
             self._objects.delete_old([key], modified_ms + 1)
@@ -217,10 +219,10 @@ class Blobs:
         return digest.digest()
 
     def find_stream(self, row: FileRow) -> Iterator[bytes] | None:
-        """The content in pieces of at most 1 MiB, or None if the blob is lost.
+        """The content in pieces of at most 1 MiB, or None if the blob is missing.
 
-        The first piece is fetched before this returns. Raises Corrupt from the iterator when there
-        are more or fewer bytes than the index says.
+        The first piece is fetched before this returns. The iterator raises Corrupt if there are more or fewer
+        bytes than in the index.
         """
         try:
             pieces = iter(self._objects.stream(key_of(row.sha256)))
@@ -233,6 +235,7 @@ class Blobs:
         stat = self._objects.find(key_of(sha256))
         if stat is None or stat.now_ms is None:
             return False
+        # Two-sided, so that a blob with a time far in the future counts as old, and is written again.
         return stat.now_ms - self._fresh_ms < stat.modified_ms <= stat.now_ms + self._fresh_ms
 
 

@@ -1,6 +1,6 @@
-"""The media index of one user: which file names exist, with which content, since which USN.
+"""The media index of one user: names of media files, each with its content's hash and the USN of its change.
 
-Refuses file contents (`storage.media.blobs` keeps them) and transactions (the caller holds one).
+Used by `app.media`, in a transaction of the caller. The contents are in `storage.media.blobs`.
 
 The database, schema version 1 (`PRAGMA user_version`), WAL mode, pages of 4096 bytes:
 
@@ -9,8 +9,8 @@ The database, schema version 1 (`PRAGMA user_version`), WAL mode, pages of 4096 
             sha1 (20 bytes), sha256 (32 bytes; names the blob), crc32, size in bytes, mtime_s.
             A removed file stays as a tombstone: size 0, and null in place of the three sums.
     totals  one row: the last USN given, the number of files that are no tombstones, their bytes.
-    gone    sha256 and time of each content that a name lost, by replacement or removal. So the
-            newest version alone tells which blobs the versions of the last weeks need.
+    gone    sha256 and time of each content that was replaced or removed. So the newest version
+            shows which blobs the versions of the last weeks need.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CREATE TABLE gone (
 """
 
 GONE_KEPT_S = 400 * 24 * 3600
-"""How long at least it is known what a user's media once held: no history may be longer."""
+"""How long rows of `gone` are kept at least: no history may be longer."""
 
 _FORGOTTEN_AT_ONCE = 50
 
@@ -69,17 +69,17 @@ _NOTHING = (None, None, None, 0)
 
 
 class FileFacts(msgspec.Struct, frozen=True):
-    """What the server found out about one file's content by reading it."""
+    """Hashes and size of a file's content, as computed by the server."""
 
     sha1: bytes
     sha256: bytes
     crc32: int
     size_bytes: int
-    """At least 1: the protocol knows no empty files."""
+    """At least 1: the protocol does not have empty files."""
 
 
 class FileRow(NamedTuple):
-    """A file that exists: name and content."""
+    """A file that exists (no tombstone)."""
 
     name: str
     sha256: bytes
@@ -98,29 +98,29 @@ class MediaIndex:
     """The SQL of the media database, on a connection whose transaction is the caller's."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        """Raises: Corrupt for a schema that this code does not know: nothing may be read out of that."""
+        """Raises: Corrupt if the database has another schema version."""
         found = connection.pragma("user_version")
         if found != SCHEMA_VERSION:
             raise Corrupt("media index", f"schema {SCHEMA_VERSION}", f"schema {found}")
         self._connection = connection
 
     def apply(self, changes: Iterable[tuple[str, FileFacts | None]], now_s: int) -> bool:
-        """Add, replace (facts) or remove (None) files, in order; False if nothing changed by it.
+        """Add or replace (facts) or remove (None) files, in order; returns whether anything changed.
 
-        Each real change takes the next USN; the same content again, or removing what is absent,
-        takes none. A name that comes twice is changed twice, and the last one stays.
-        All or nothing only with the caller's transaction: on an exception, roll back.
+        Each change takes the next USN; storing the same content again, or removing a missing file, is no
+        change. A name that comes twice is changed twice. If it raises, the caller must roll back.
         """
         execute = self._connection.execute
         before, files, total_bytes = self._totals()
-        # A machine whose clock is behind must not date a loss to before the history, nor one whose clock is
-        # ahead make losses be forgotten.
+        # With a clock that is behind, rows of `gone` must not get a time before the history; with one that is
+        # ahead, no rows must be forgotten early.
         latest_s = self._latest_s()
         forget_s, now_s = min(now_s, latest_s), max(now_s, latest_s)
         usn = before
         for name, facts in changes:
             found: Any = execute("SELECT sha256, size FROM files WHERE name = ?", (name,)).fetchone()
             old_sha256, old_bytes = found or (None, 0)
+            # The same content again, or a removal of a file that does not exist.
             if (facts.sha256 if facts else None) == old_sha256:
                 continue
             usn += 1
@@ -129,8 +129,10 @@ class MediaIndex:
             execute(
                 _REPLACE, (usn, name, *(_NOTHING if facts is None else msgspec.structs.astuple(facts)), now_s)
             )
+            # +1 for an added file, -1 for a removed one, 0 for a replaced one.
             files += (facts is not None) - (old_sha256 is not None)
             total_bytes += (facts.size_bytes if facts else 0) - old_bytes
+        # Nothing changed, so the caller need not commit.
         if usn == before:
             return False
         self._set_totals(usn, files, total_bytes)
@@ -153,7 +155,7 @@ class MediaIndex:
         return before, Totals(files, size_bytes)
 
     def _latest_s(self) -> int:
-        """The time of the last change that is known."""
+        """The time of the last recorded change."""
         row: Any = self._connection.execute(
             "SELECT max(coalesce((SELECT mtime_s FROM files ORDER BY usn DESC LIMIT 1), 0),"
             " coalesce((SELECT gone_s FROM gone ORDER BY id DESC LIMIT 1), 0))"
@@ -161,21 +163,22 @@ class MediaIndex:
         return int(row[0])
 
     def remember(self, contents: Iterable[bytes], now_s: int) -> None:
-        """Note contents (SHA-256) as gone by now: what older versions held that this one does not.
+        """Add contents (SHA-256) to `gone`: earlier versions have them, and this one does not.
 
-        Whoever makes an older version the newest one must note what the one it replaces held.
+        When an older version is restored, the caller must add the contents of the version that it replaces.
         """
         rows = ((sha256, now_s) for sha256 in contents)
         self._connection.executemany("INSERT INTO gone (sha256, gone_s) VALUES (?, ?)", rows)
 
     def restore(self, rows: Iterable[tuple[int, str, FileFacts | None, int]], last_usn: int) -> None:
-        """Fill an empty index as another server had it: (usn, name, facts or None, mtime_s) by USN.
+        """Fill an empty index from another server: (usn, name, facts or None, mtime_s), ordered by USN.
 
-        Clients then go on from the USN that they know. Where two rows have one USN, the later ones
-        move up.
+        The USNs stay, so that clients continue from the one they know. If two rows have the same USN, the
+        later one gets the next.
         """
         usn = files = total_bytes = 0
         for given_usn, name, facts, mtime_s in rows:
+            # Strictly ascending, as `usn` is the primary key.
             usn = max(usn + 1, given_usn)
             values = _NOTHING if facts is None else msgspec.structs.astuple(facts)
             self._connection.execute(_REPLACE, (usn, name, *values, mtime_s))
@@ -191,10 +194,9 @@ class MediaIndex:
         return ((name, FileFacts(*facts)) for name, *facts in rows)
 
     def missing_from(self, older: MediaIndex) -> Iterator[tuple[str, FileFacts]]:
-        """The files of an older version that are not here, or with another content; lazy.
+        """The files of an older version that are missing here or have another content; lazy.
 
-        `apply` brings them back, each under a USN of its own, so that devices fetch them, and notes
-        the contents that they take the place of.
+        `apply` restores them, each with a new USN, so that devices fetch them.
         """
         return (
             (name, facts)
@@ -203,13 +205,13 @@ class MediaIndex:
         )
 
     def added_since(self, older: MediaIndex) -> Iterator[str]:
-        """The names of files that are here, and not in an older version; lazy."""
+        """The names of files that are not in an older version; lazy."""
         return (name for name, _ in self.list_files() if older._find(name) is None)
 
     def changes_since(self, last_usn: int, limit: int = CHANGES_LIMIT) -> list[tuple[str, int, str]]:
-        """(name, usn, sha1 in lower-case hex, "" for a tombstone) with usn > last_usn, ascending.
+        """(name, usn, sha1 in lower-case hex, or "" for a tombstone) with usn > last_usn, ordered by USN.
 
-        Clients go on from the last row's USN until an answer is empty, so the order matters.
+        Clients continue from the last row's USN until an answer is empty, so the order matters.
         """
         rows: list[Any] = self._connection.execute(
             "SELECT name, usn, coalesce(lower(hex(sha1)), '') FROM files WHERE usn > ? ORDER BY usn LIMIT ?",
@@ -218,14 +220,15 @@ class MediaIndex:
         return rows
 
     def find_many(self, names: Sequence[str]) -> list[FileRow | None]:
-        """For each name its file, or None where it was never there or is a tombstone."""
+        """For each name its file, or None if it never existed or was removed."""
         return [self._find(name) for name in names]
 
     def drop_rows(self, rows: Iterable[FileRow]) -> bool:
-        """Forget files whose blobs are lost, without tombstone or USN, so that no device deletes its own.
+        """Delete the rows of files whose blobs are lost; returns whether any was deleted.
 
-        Rows that hold another content by now stay. False if nothing was dropped.
-        Source: rslib/src/sync/media/database/server/entry/download.rs (forget_missing_file).
+        Without tombstone or USN, so that devices do not delete their own files. Rows that have another
+        content by now stay. Source: rslib/src/sync/media/database/server/entry/download.rs
+        (forget_missing_file).
         """
         usn, files, total_bytes = self._totals()
         before = files
@@ -233,6 +236,7 @@ class MediaIndex:
             self._connection.execute(
                 "DELETE FROM files WHERE name = ? AND sha256 = ?", (row.name, row.sha256)
             )
+            # Only if the row still has this content.
             if self._connection.changes():
                 files -= 1
                 total_bytes -= row.size_bytes
@@ -258,7 +262,7 @@ class MediaIndex:
     def contents_since(self, time_s: int) -> Iterator[bytes]:
         """The SHA-256 of each content that a file has, or had at `time_s` or later.
 
-        In no order; one content may come several times.
+        Unordered; a content may come several times.
         """
         rows: Any = self._connection.execute(
             "SELECT sha256 FROM files WHERE size > 0 UNION ALL SELECT sha256 FROM gone WHERE gone_s >= ?",
@@ -268,12 +272,12 @@ class MediaIndex:
             yield sha256
 
     def stamps(self) -> dict[str, int | bool]:
-        """For the head record: `usn` (the last given), `count` and `bytes` of the files that exist."""
+        """The stamps for the head: `usn` (the last one used), `count` and `bytes` of the existing files."""
         usn, files, total_bytes = self._totals()
         return {"usn": usn, "count": files, "bytes": total_bytes}
 
     def recount(self) -> dict[str, int | bool]:
-        """What `stamps` must say, by a scan of all rows; `usn` is a lower bound, as rows can be dropped."""
+        """The values of `stamps` from a scan of all rows; `usn` is a lower bound, as rows can be dropped."""
         row: Any = self._connection.execute(
             "SELECT coalesce(max(usn), 0), count(nullif(size, 0)), coalesce(sum(size), 0) FROM files"
         ).fetchone()
@@ -290,7 +294,7 @@ class MediaIndex:
         return True
 
     def _forget_old(self, now_s: int) -> None:
-        """A few at a time, oldest first: more than one batch of changes can add."""
+        """Delete the oldest expired rows of `gone`: with each call more than a batch usually adds."""
         self._connection.execute(
             "DELETE FROM gone WHERE gone_s < ? AND id IN (SELECT id FROM gone ORDER BY id LIMIT ?)",
             (now_s - GONE_KEPT_S, _FORGOTTEN_AT_ONCE),
@@ -312,7 +316,7 @@ class MediaIndex:
 
 
 def create_empty(path: Path) -> None:
-    """Write the media database of a user who has no media; the same bytes every time."""
+    """Write the media database of a user without media; always the same bytes."""
     with contextlib.closing(apsw.Connection(str(path))) as connection:
         connection.pragma("page_size", PAGE_BYTES)
         with connection:

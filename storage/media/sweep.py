@@ -1,14 +1,20 @@
-"""Deleting the blobs that no retained version of any user's media names.
+"""Deletes the blobs to which no retained version of any user's media index refers. Called by `app.upkeep`.
 
-Every index is read before the first blob is deleted, and an object whose key is not that of a blob is left
-alone. The newest version of an index tells what the older ones held, too.
+It has two phases: mark (all indexes are read; the newest version of an index also has the contents of
+earlier ones), then sweep (blobs are listed and deleted). Objects whose key is not that of a blob are left
+alone.
 
-Why an upload and a sweep cannot lose a blob between them: an upload relies on a blob that is there
-only if it is younger than half the grace (`Blobs.fresh_ms`), else it writes it again. A sweep deletes
-only what was older than the whole grace when its marking began. So a blob relied upon shortly
-before or during a sweep is too young for it, and one relied upon longer ago is named by a version
-that the marking sees. What is left is an upload that rewrites an old blob just when the sweep
-deletes it: `ObjectStore.delete_old` leaves that one alone. All ages are by the store's clock.
+Why an upload and a sweep that run at the same time cannot lose a blob:
+
+    age of the blob when marking begins       0 ------ grace / 2 ------ grace ------->
+    an upload of the same content             relies   writes it again
+    the sweep                                 keeps it                  deletes it, if it is not marked
+
+An upload relies on an existing blob only if it is younger than half the grace (`Blobs.fresh_ms`). So a
+blob on which an upload relied shortly before or during a sweep is too young to be deleted, and one on
+which it relied earlier is marked, as the version that refers to it has been committed by then. The
+remaining case is an upload that writes an old blob again while the sweep deletes it:
+`ObjectStore.delete_old` does not delete that one. All ages are by the store's clock.
 """
 
 from __future__ import annotations
@@ -35,11 +41,11 @@ from storage.types import EMPTY_HEAD, DatabaseId, Offload
 
 _AT_ONCE = 500
 _CLOCKS_MS = 24 * 3600 * 1000
-"""More than the clocks of two workers can ever be apart."""
+"""More than the clocks of two workers can differ."""
 
 _DIGITS = 64
 _OLDER_TRIED = 8
-"""Versions of an index that are tried when the newest one cannot be read."""
+"""Earlier versions of an index that are tried if the newest one cannot be read."""
 
 log = logging.getLogger("ankisyncd.upkeep")
 
@@ -48,9 +54,9 @@ class Swept(msgspec.Struct, frozen=True):
     """What one sweep found and did."""
 
     named: int
-    """Contents that an index names."""
+    """Contents to which an index refers."""
     kept: int
-    """Blobs that are named by an index, or too young to tell."""
+    """Blobs to which an index refers, or that are too young."""
     deleted: int
     deleted_bytes: int
     unreadable: int = 0
@@ -58,15 +64,15 @@ class Swept(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What one user's media name."""
+    """The contents to which one user's index refers."""
 
     sha256s: Sequence[bytes]
     until_ms: int | None = None
-    """They are all that was named until then; what was named later is not known. None: they are all."""
+    """If set, contents added after this time are unknown, as an earlier version was read."""
 
 
 class _Marks:
-    """The set of live contents, in a file: it may be larger than memory."""
+    """The set of marked contents, in an SQLite file, as it may be larger than memory."""
 
     def __init__(self, path: Path) -> None:
         self._connection = apsw.Connection(str(path))
@@ -94,7 +100,7 @@ class _Marks:
 
 
 def names_since_s(now_ms: int, history_ms: int) -> int:
-    """From when on a content that was named must be kept."""
+    """Contents to which an index has referred at this time or later must be kept."""
     if history_ms + _CLOCKS_MS > GONE_KEPT_S * 1000:
         raise ValueError(f"a history of {history_ms} ms is longer than the media indexes remember")
     return (now_ms - history_ms - _CLOCKS_MS) // 1000
@@ -113,11 +119,11 @@ def sweep_blobs(  # noqa: PLR0913 - collaborators by name
     """Delete blobs that are not among `contents` and that are older than `grace_ms`.
 
     `now_ms` is the time by the store's clock before anything is read (see `storage.objects.now`).
-    `contents` must give what the newest version of every user's media database has named since
-    `names_since_s`, and must look for them only while it is iterated: what is committed before that is
-    marked, what comes later is young. An exception out of it ends the sweep with nothing deleted.
+    `contents` must give, for every user, the contents to which the index has referred since
+    `names_since_s`; and it must read them while it is iterated, not before: later commits rely on young
+    blobs only. If it raises, nothing is deleted.
 
-    Raises: DeletionUnsafe when fewer than `least_named` contents are named: the indexes may be lost.
+    Raises: DeletionUnsafe if there are fewer than `least_named` contents, as indexes may be lost.
     """
     before_ms, unreadable = now_ms - grace_ms, 0
     with tempfile.TemporaryDirectory(dir=scratch, prefix="marks-") as folder:
@@ -126,7 +132,7 @@ def sweep_blobs(  # noqa: PLR0913 - collaborators by name
             for known in contents:
                 offload(partial(marks.add, known.sha256s))
                 if known.until_ms is not None:
-                    # Whatever it names since then is younger than this.
+                    # Blobs that the unknown later versions refer to are younger than this.
                     before_ms = min(before_ms, known.until_ms - grace_ms - _CLOCKS_MS)
                     unreadable += 1
             named: int = offload(marks.count)
@@ -141,11 +147,11 @@ def sweep_blobs(  # noqa: PLR0913 - collaborators by name
 def read_contents(
     store: DatabaseStore, database: DatabaseId, since_s: int, offload: Offload[Any], *, is_doubtful: bool
 ) -> Contents:
-    """What a media database has named since a time, by its newest version that can be read.
+    """The contents to which a media index has referred since a time, by its newest version that can be read.
 
-    `is_doubtful`: its head may be of an earlier moment than its objects. Where the newest version cannot be
-    read, or may not be the newest, all that the version read has ever named counts. Raises what reading the
-    newest version raised, if no other one can be read either.
+    `is_doubtful`: the head may have been restored from an older copy. If the newest version cannot be
+    read, or if the head is doubtful, all contents in the version's table `gone` count, whatever their
+    time. If no version can be read, raises the error of reading the newest one.
     """
     head = EMPTY_HEAD
     try:
@@ -154,6 +160,7 @@ def read_contents(
             return Contents(())
         if head.version:
             checkout = store.checkout(database, head)
+            # A newer version may have existed: count everything that this one has ever had.
             if is_doubtful:
                 return Contents(_names(store, checkout, 0, offload), head.chain[-1].time_ms)
             return Contents(_names(store, checkout, since_s, offload))
@@ -169,7 +176,7 @@ def read_contents(
 
 
 def _names(store: DatabaseStore, checkout: Checkout, since_s: int, offload: Offload[Any]) -> list[bytes]:
-    """Read a checkout and give it back. Raises: Corrupt."""
+    """Read the contents from a checkout, and discard it. Raises: Corrupt."""
     try:
         names: list[bytes] = offload(lambda: list(MediaIndex(checkout.connection).contents_since(since_s)))
     except apsw.Error as exc:
@@ -185,11 +192,13 @@ def _names(store: DatabaseStore, checkout: Checkout, since_s: int, offload: Offl
 def _sweep(
     objects: ObjectStore, marks: _Marks, before_ms: int, offload: Offload[Any]
 ) -> tuple[int, int, int]:
-    """How many blobs were kept and deleted, and the bytes of those deleted."""
+    """(blobs kept, blobs deleted, bytes deleted)."""
     kept = deleted = deleted_bytes = 0
     for page in _pages(objects.list(PREFIX)):
+        # Only old blobs are looked up in the marks, which is the slow part.
         old = [stat for stat in page if _is_old(stat, before_ms)]
         dead: list[ObjectStat] = offload(partial(marks.unmarked, old))
+        # Checks the age again, right before each delete.
         gone = set(objects.delete_old([stat.key for stat in dead], before_ms))
         kept += len(page) - len(gone)
         deleted += len(gone)

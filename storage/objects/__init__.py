@@ -1,1 +1,1 @@
-"""Immutable blobs by key."""
+"""The object store: immutable objects by key."""

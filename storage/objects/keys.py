@@ -1,4 +1,4 @@
-"""Which keys an object may have, so that every backend can keep it and none is led astray."""
+"""Checks the keys of objects, for all backends: every backend can store a valid key, in its own folder."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _KEY: Final = re.compile(
 
 
 def check_key(key: str) -> None:
-    """Refuse what is no key. Raises: ValueError."""
+    """Raises: ValueError if this is not a valid key."""
     if _KEY(key) is None:
         raise ValueError(f"no object key: {key!r}")
 
 
 def check_prefix(prefix: str) -> None:
-    """Refuse what no key begins with. Raises: ValueError."""
+    """Raises: ValueError if no key can begin with this."""
     folder, slash, _ = prefix.rpartition("/")
     if slash:
         check_key(folder)
 
 
 def check_range(start: int, length: int | None) -> None:
-    """Refuse a range that counts from the end. Raises: ValueError."""
+    """Raises: ValueError for a negative start or length."""
     if start < 0 or (length is not None and length < 0):
         raise ValueError(f"no range: {start}, {length}")

@@ -1,7 +1,8 @@
-"""Objects as files of one folder. Refuses half files: what has its final name is whole and synced.
+"""The object store of one machine: objects are files in a folder.
 
-`objects/` holds the files by their key, `tmp/` those being written, both on one file system. With a
-log of writes (`storage.objects.ahead`) small files are whole and synced in the log, and follow later.
+`objects/` has the files by their key, `tmp/` those being written; both are on one file system. A file gets
+its final name by a rename, after it was synced, so it is never visible in part. With a write-ahead log
+(`storage.objects.ahead`) small files are synced in the log only, and at their final place later.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _WRITTEN_AT_ONCE: Final = 100
 _FOLDER_RACES: Final = 10
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _TEMPORARY_S: Final = 24 * 3600
-"""No write takes longer; an older temporary file is what a crash has left."""
+"""No write takes longer than this; an older temporary file was left by a crash."""
 
 
 _Files = Sequence[tuple[str, bytes | memoryview]]
@@ -48,13 +49,13 @@ class LocalObjectStore:
         self._offload, self._ahead = offload, ahead
         self._objects = root / "objects"
         self._temporary = root / "tmp"
-        self._above = f"{self._objects}/"  # a Path costs more than a question about a small file
+        self._above = f"{self._objects}/"  # making a Path costs more than the stat of a small file
         with _mapped(str(root)):
             _make_folder(self._objects)
             _make_folder(self._temporary)
             self._clear_temporary()
             if ahead is not None:
-                ahead.recover(self._put_synced)  # what a log has may be there, and half written
+                ahead.recover(self._put_synced)  # files that are in a log may be incomplete on the disk
 
     def put(self, key: str, content: bytes | memoryview) -> None:
         self.put_many([(key, content)])
@@ -124,7 +125,7 @@ class LocalObjectStore:
                 self._put_batch(batch)
 
     def _put_batch(self, batch: _Files) -> None:
-        """A large file among small ones is synced itself, and the others are no worse off for it."""
+        """Write small files by way of the log, and large ones synced at once."""
         large = [file for file in batch if len(file[1]) > LARGEST_BYTES]
         if large:
             self._put_synced(large)
@@ -134,6 +135,7 @@ class LocalObjectStore:
 
     def _put_small(self, batch: _Files) -> None:
         ahead = self._ahead
+        # If this gives a log, the files are durable from here on.
         log = None if ahead is None else ahead.keep(batch)
         if ahead is None or log is None:
             self._put_synced(batch)
@@ -141,11 +143,13 @@ class LocalObjectStore:
         try:
             self._put_named(batch, _write)
         finally:
+            # Also if writing failed: the log must not wait for this caller for ever.
             ahead.placed(log, [key for key, _ in batch])
 
     def _put_synced(self, batch: _Files) -> None:
-        """Write all, sync all, name all, then sync each folder once."""
+        """Write all files, sync them, rename them, then sync each folder once."""
         self._put_named(batch, _write_synced)
+        # A rename is durable only after its folder was synced; each folder once.
         for folder in dict.fromkeys(self._path(key).parent for key, _ in batch):
             _sync_folder(folder)
 
@@ -163,6 +167,7 @@ class LocalObjectStore:
 
     def _put_file(self, key: str, path: Path) -> None:
         with _mapped(key):
+            # The file may be old, and the age of the object is its modification time.
             os.utime(path)
             sync_path(path)
             try:
@@ -170,12 +175,12 @@ class LocalObjectStore:
             except OSError as exc:
                 if isinstance(exc, FileNotFoundError) or is_full(exc):
                     raise
-                # From another disk, however the file system says so.
+                # Most likely another file system, for which there are various errors. Else copying fails too.
                 self._copy(path, key)
             _sync_folder(self._path(key).parent)
 
     def _copy(self, path: Path, key: str) -> None:
-        """Bring a file over from another file system."""
+        """Store a file that is on another file system."""
         temporary = self._new_temporary()
         try:
             shutil.copyfile(path, temporary)
@@ -187,7 +192,7 @@ class LocalObjectStore:
         path.unlink(missing_ok=True)
 
     def _name(self, path: Path | str, key: str) -> None:
-        """Give a file its final name; its folder is made if it is missing, and may go with its last file."""
+        """Give a file its final name; makes its folder, which a delete may remove again at the same time."""
         final = self._above + key
         for _ in range(_FOLDER_RACES):
             try:
@@ -205,6 +210,7 @@ class LocalObjectStore:
         youngest = time.time() - _TEMPORARY_S
         for path in self._temporary.iterdir():
             with suppress(FileNotFoundError):
+                # Younger ones may be in use by another process.
                 if path.lstat().st_mtime < youngest:
                     path.unlink()
 
@@ -212,6 +218,7 @@ class LocalObjectStore:
         with _mapped(key):
             file, piece = self._offload(lambda: _opened(path))
             with file:
+                # The first `next` only opens the file: see `stream`.
                 yield b""
                 while piece:
                     yield piece
@@ -223,9 +230,9 @@ class LocalObjectStore:
             yield from page
 
     def _delete(self, paths: _Paths) -> None:
-        """Unlink files and folders that become empty.
+        """Unlink files, and folders that become empty.
 
-        Not synced: what a power cut brings back is swept again.
+        Not synced: if a power cut brings a file back, the next sweep deletes it again.
         """
         with _mapped(str(self._objects)):
             for path in paths:
@@ -235,15 +242,16 @@ class LocalObjectStore:
 
     def _after_deletes(self, paths: _Paths) -> None:
         for folder in dict.fromkeys(path.parent for path in paths):
+            # Removing a folder fails as long as it has files, so no check is needed.
             self._prune(folder)
         if self._ahead is not None and paths:
             self._ahead.forget([path.relative_to(self._objects).as_posix() for path in paths])
 
     def _take_away(self, key: str, path: Path, before_ms: int) -> bool:
-        """Delete a file unless it is young.
+        """Delete a file unless it was written at `before_ms` or later; returns whether it was deleted.
 
-        It is moved aside before the look that counts: a file that another process puts in its place from
-        then on is not the one that is deleted, and one that it put there before is moved back.
+        The file is first moved to a temporary name, and its age is read again there. If another process has
+        replaced it before the move, the new file is moved back; if later, the new file is not touched.
         """
         stat = _stat(key, path)
         if stat is None or stat.modified_ms >= before_ms:
@@ -253,6 +261,7 @@ class LocalObjectStore:
             path.rename(aside)
         except FileNotFoundError:
             return False
+        # The check that counts: from here on no other process can replace this file.
         stat = _stat(key, aside)
         if stat is not None and stat.modified_ms >= before_ms:
             self._name(aside, key)
@@ -270,6 +279,7 @@ class LocalObjectStore:
 def _read(key: str, path: Path, start: int, length: int | None) -> bytes:
     with _mapped(key), path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
+        # A range beyond the end gives what there is.
         wanted = max(0, size - start) if length is None else min(length, max(0, size - start))
         file.seek(start)
         pieces = []
@@ -306,7 +316,7 @@ def _write_all(number: int, content: bytes | memoryview) -> None:
 
 
 def _write_synced(files: _Files) -> None:
-    """Write new files and sync them, the disk busy with all of them before the first is waited for."""
+    """Write new files and sync them; the disk is given all of them before the first is waited for."""
     with ExitStack() as opened:
         written = []
         for path, content in files:
@@ -316,14 +326,14 @@ def _write_synced(files: _Files) -> None:
             _write_all(number, content)
         if len(written) > 1 and hasattr(os, "posix_fadvise"):
             for number in written:
-                # Linux starts to write the file's dirty pages, here in half the time of the syncs alone.
+                # Makes Linux start writing the file's dirty pages: half the time of the syncs alone.
                 os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
         for number in written:
             os.fsync(number)
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # all that was in it is deleted again
+    with suppress(FileNotFoundError):  # removed meanwhile, as all files in it were deleted
         sync_path(folder)
 
 
@@ -331,6 +341,7 @@ def _make_folder(folder: Path) -> None:
     """Make a folder and those above it, each synced into the one above."""
     if folder.is_dir():
         return
+    # From the top down, each one synced into its parent.
     _make_folder(folder.parent)
     with suppress(FileExistsError):
         folder.mkdir()
@@ -351,7 +362,7 @@ def _walk(folder: Path, above: str, prefix: str) -> Iterator[ObjectStat]:
     """Files below `folder` whose key begins with `prefix`, by key; `above` is the folder's key."""
     try:
         with os.scandir(folder) as entries:
-            # A folder sorts by its key's next character, as in a store that knows no folders.
+            # With the `/` a folder sorts as its keys do in a store without folders: "a-1" before "a/1".
             names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return

@@ -1,4 +1,4 @@
-"""Objects in a dictionary, for tests and for trying things. Refuses to keep anything."""
+"""Objects in a dictionary, for tests."""
 
 from __future__ import annotations
 

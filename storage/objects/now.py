@@ -1,4 +1,4 @@
-"""What time it is by the object store's own clock: no deletion by age may depend on this machine's."""
+"""Reads the object store's own clock. Used by sweeps, which must not delete by this machine's clock."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST_APART_MS: Final = 3_600_000
 
 
 def read_clock(objects: ObjectStore, clock_ms: Callable[[], int]) -> int:
-    """The modification time of an object that is written for this.
+    """The time by the store's clock: the modification time of an object that is written for this.
 
-    Raises: DeletionUnsafe when `clock_ms` differs by more than an hour. One of the two is wrong then.
+    Raises: DeletionUnsafe if `clock_ms` differs by more than an hour, as one of the two clocks is wrong then.
     """
     objects.put(CLOCK_KEY, _CONTENT)
     stat = objects.find(CLOCK_KEY)

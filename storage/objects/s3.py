@@ -1,7 +1,7 @@
-"""Objects in a bucket of S3, or of a store that speaks its protocol.
+"""The object store in a bucket of S3, or of a compatible service.
 
-Every write may simply be repeated, since a key only ever gets the same bytes: the SDK's retries
-need no resolution here, save for the end of a multipart upload, which a repeat finds gone.
+Every write can simply be repeated, since a key only ever gets the same bytes, so the SDK's retries are
+safe. The exception is the completion of a multipart upload: see `_complete`.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from storage.objects.keys import check_key, check_prefix, check_range
 from storage.types import Offload, run_here
 
 _PIECE_BYTES: Final = 1 << 20
-"""Of a stream, each with a request of its own."""
+"""Size of the pieces of a stream; each is one request."""
 _PIECES_AHEAD: Final = 12
-"""One stream of S3 brings some 50 MB/s, and a request waits 20 ms or more for its first byte."""
+"""Pieces requested at the same time: one request to S3 gives some 50 MB/s, after 20 ms or more."""
 _SINGLE_PUT_BYTES: Final = 64 << 20
 _PART_BYTES: Final = 8 << 20
 _PARTS_AHEAD: Final = 3
 _PARTS: Final = 10_000
-"""As many parts as S3 takes; a larger file gets larger parts."""
+"""The most parts that S3 accepts; a larger file gets larger parts."""
 _HASHED_AT_ONCE_BYTES: Final = 64 << 10
-"""More than this is hashed off the event loop."""
+"""Larger contents are hashed off the event loop."""
 _BEHIND_THE_END: Final = frozenset({"InvalidRange", "416"})
 _DELETED_AT_ONCE: Final = 1000
 _ATTEMPTS: Final = 3
-"""Of a read whose body broke: the SDK repeats only what fails before the body."""
+"""Attempts of a read whose body breaks off: the SDK retries only failures before the body."""
 
 
 def client_config(connections: int) -> Config:
     """The settings of the client that `S3ObjectStore` and `S3HeadStore` expect.
 
-    Checksums are set by the store where S3 checks them; the SDK's own ones come as trailers that
-    not every other store understands.
+    The SDK's own checksums are off, as they come as trailers that not every service understands; the store
+    sends checksums in headers, which S3 verifies.
     """
     return Config(
         max_pool_connections=connections,
@@ -72,7 +72,7 @@ _Parts = list[dict[str, Any]]
 class S3ObjectStore:
     """The object store of a bucket. `prefix` is empty or ends with `/`.
 
-    Requests run in threads of its own, `parallel` at once; with gevent's patches these are greenlets.
+    Requests that are made in parallel run in a pool of `parallel` threads; under gevent these are greenlets.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class S3ObjectStore:
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
         check_range(start, length)
+        # HTTP has no empty range.
         if length == 0:
             if self.find(key) is None:
                 raise NotFound(key)
@@ -133,10 +134,10 @@ class S3ObjectStore:
         return self.in_parallel(self._find_content, keys)
 
     def in_parallel(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
-        """Apply a function that makes one request to each item; the results in order.
+        """Apply a function to all items in parallel, and return the results in order.
 
-        Returns when all have ended; raises what the first of them failed with. The function runs in one of
-        this store's threads, so it must not call a method that makes use of several itself.
+        Waits for all; raises the exception of the first item that has one. The function runs in this store's
+        pool, so it must not call a method that waits for the pool itself (such as `read_many`).
         """
         running = [self._pool.submit(function, item) for item in items]
         wait(running)
@@ -150,7 +151,7 @@ class S3ObjectStore:
     def stream(self, key: str) -> Iterator[bytes]:
         check_key(key)
         pieces = self._pieces(key)
-        next(pieces)  # asks for the first window, so that its absence shows here
+        next(pieces)  # requests the first piece, so that NotFound is raised here
         return pieces
 
     def find(self, key: str) -> ObjectStat | None:
@@ -187,7 +188,7 @@ class S3ObjectStore:
         return [key for key, answer in zip(keys, asked, strict=True) if answer.result()]
 
     def _delete_if_old(self, key: str, before_ms: int) -> bool:
-        """S3 has no condition for this, as a rewrite leaves the ETag as it is: look, and delete at once."""
+        """Read the age, then delete. No condition can join the two: writing the same bytes keeps the ETag."""
         stat = self.find(key)
         if stat is None or stat.modified_ms >= before_ms:
             return False
@@ -211,6 +212,7 @@ class S3ObjectStore:
 
     def _put_parts(self, key: str, file: BufferedReader, size: int) -> None:
         with mapped(key):
+            # Parts have their own checksums, which S3 combines into one of the object.
             answer = self._client.create_multipart_upload(**self._at(key), ChecksumAlgorithm="SHA256")
         upload = {**self._at(key), "UploadId": answer["UploadId"]}
         try:
@@ -218,13 +220,14 @@ class S3ObjectStore:
             self._complete(key, upload, parts, size)
         except BaseException:
             with suppress(StorageError), mapped(key):
+                # Parts of an upload that is neither completed nor aborted stay, and cost money.
                 self._client.abort_multipart_upload(**upload)
             raise
 
     def _upload_parts(
         self, key: str, upload: dict[str, str], file: BufferedReader, part_bytes: int
     ) -> _Parts:
-        """Upload all parts, a few at a time: only those are in memory."""
+        """Upload all parts, a few at a time; only these are in memory."""
         parts: _Parts = []
         running: deque[Future[dict[str, Any]]] = deque()
         number = 0
@@ -232,6 +235,7 @@ class S3ObjectStore:
             while content := self._offload(lambda: file.read(part_bytes)):
                 number += 1
                 running.append(self._pool.submit(self._upload_part, key, upload, number, content))
+                # Wait for the oldest part before the next one is read, which limits the memory.
                 if len(running) == _PARTS_AHEAD:
                     parts.append(running.popleft().result())
             parts += [part.result() for part in running]
@@ -252,8 +256,8 @@ class S3ObjectStore:
             with mapped(key):
                 self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except StorageError:
-            # A repeat of one that landed is told that there is no such upload. The key has but one
-            # content, so its presence is all that counts.
+            # If the SDK repeats a completion that was done, S3 answers that there is no such upload. A key
+            # has only one content, so it is enough that the object exists with the right size.
             found = self.find(key)
             if found is None or found.size_bytes != size:
                 raise
@@ -262,7 +266,7 @@ class S3ObjectStore:
         return self._get(key, wanted)[0]
 
     def _get(self, key: str, wanted: str | None) -> tuple[bytes, int]:
-        """The bytes wanted, none where the range begins behind the end; and the object's whole size."""
+        """(content of the range, size of the object); no bytes and 0 if the range starts after the end."""
         ranged = {} if wanted is None else {"Range": wanted}
         for attempt in range(_ATTEMPTS):
             try:
@@ -279,13 +283,15 @@ class S3ObjectStore:
                 if attempt == _ATTEMPTS - 1:
                     raise
             else:
+                # "bytes 0-1048575/5000000": the size of the object is behind the slash.
                 total = answer.get("ContentRange", "").rpartition("/")[2]
                 return content, int(total or len(content))
         raise AssertionError
 
     def _pieces(self, key: str) -> Iterator[bytes]:
-        """An empty piece when the first one is there; then that and the others, several fetched at once."""
+        """An empty piece once the first one was received; then all pieces, several requested ahead."""
         first, total = self._get(key, f"bytes=0-{_PIECE_BYTES - 1}")
+        # The first request has returned the total size, so all other ranges are known now.
         starts = iter(range(len(first), total, _PIECE_BYTES))
         ahead: deque[Future[bytes]] = deque()
         try:
@@ -295,6 +301,7 @@ class S3ObjectStore:
                 yield first
             while ahead:
                 piece = _whole(key, ahead.popleft())
+                # One more request for each piece that was received.
                 ahead += [self._ask(key, start, total) for start in islice(starts, 1)]
                 yield piece
         finally:
@@ -324,12 +331,13 @@ class S3ObjectStore:
                 Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
             )
         for error in answer.get("Errors", ()):
+            # A missing object is no error of a delete.
             if error.get("Code") != "NoSuchKey":
                 raise Unavailable(f"{error.get('Key')}: {error.get('Code')} {error.get('Message')}")
 
 
 def _settle(running: deque[Future[dict[str, Any]]]) -> None:
-    """Let no upload of a part go on behind the back of an abort."""
+    """Cancel uploads of parts and wait for those in progress: none may run after the abort."""
     for one in running:
         one.cancel()
     wait(running)
@@ -357,7 +365,7 @@ def _base64(digest: bytes) -> str:
 
 
 def _date_ms(answer: dict[str, Any]) -> int | None:
-    """The time by the store's clock, of the answer's `Date`."""
+    """The time by the store's clock, from the answer's `Date` header."""
     try:
         date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
         return _milliseconds(parsedate_to_datetime(date))
@@ -366,5 +374,5 @@ def _date_ms(answer: dict[str, Any]) -> int | None:
 
 
 def _milliseconds(time: datetime) -> int:
-    """Of the whole second: a listing of some stores tells parts of it, but no store's HEAD does."""
+    """Rounded down to the second: some services list fractions of it, but none gives them for a HEAD."""
     return int(time.timestamp()) * 1000

@@ -1,6 +1,6 @@
-"""Makes many files durable that were written some time ago, by one call where the kernel is up to it.
+"""Syncs files to the disk (fsync); many files of one folder by a single `syncfs` call if that is reliable.
 
-Refuses nothing: what it cannot do at once it does file by file.
+Used by the local object store and its write-ahead log.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ from pathlib import Path
 from typing import Final
 
 MANY: Final = 64
-"""From so many files on the whole file system is synced: 3,200 of 20 KB take 0.15 s in place of 10 s."""
+"""From this number of files on the whole file system is synced: 3,200 of 20 KB take 0.15 s, not 10 s."""
 
 _TRUSTED: Final = frozenset({"ext4", "xfs"})
-"""File systems on which `syncfs` is an fsync of everything. On others, FUSE for one, it may do less."""
+"""File systems on which `syncfs` does all that fsync does. On others, such as FUSE, it may do less."""
 
 _LEAST_KERNEL: Final = (5, 8)
-"""Before it `syncfs` kept silent about failed writes. Source: man 2 syncfs."""
+"""Earlier kernels do not report failed writes from `syncfs`. Source: man 2 syncfs."""
 
 
 _FORBIDDEN: Final = frozenset({errno.ENOSYS, errno.EPERM})
-"""What a sandbox answers that does not let the call through."""
+"""Errors of a sandbox that does not allow the call."""
 
 SyncFs = Callable[[int], int]
-"""Of a descriptor; 0 when all is on the disk, else `ctypes.get_errno` tells why not."""
+"""Syncs the file system of a descriptor. 0 on success, else the error is in `ctypes.get_errno`."""
 
 
 class FolderSync:
-    """Syncs files below one folder; it is opened here, so that no failed write since then goes unnoticed."""
+    """Syncs files below one folder.
+
+    The folder is kept open from the start: `syncfs` reports write errors since the descriptor was opened.
+    """
 
     def __init__(self, folder: Path, syncfs: SyncFs | None = None) -> None:
-        """The folder must be there. `syncfs` is found out where it is not given."""
+        """The folder must exist. `syncfs` is for tests; by default it is chosen by kernel and file system."""
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._syncfs = syncfs or _find_syncfs(folder)
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Close the folder."""
         os.close(self._folder)
 
     def sync_all(self, paths: Sequence[Path]) -> None:
-        """Sync files and their folders; those that are deleted by now are left out. Raises: OSError."""
+        """Sync files and their folders; files that have been deleted are skipped. Raises: OSError."""
         if self._syncfs is not None and len(paths) >= MANY:
             if self._syncfs(self._folder) == 0:
                 return
@@ -66,7 +69,7 @@ def sync_path(path: Path) -> None:
 
 
 def _find_syncfs(folder: Path) -> SyncFs | None:
-    """None where it is not to be had, or does less than an fsync of each file."""
+    """`syncfs` of the C library; None if it is missing, or does less than an fsync of each file."""
     if sys.platform != "linux" or _kernel() < _LEAST_KERNEL or _file_system_of(folder) not in _TRUSTED:
         return None
     return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
@@ -78,7 +81,7 @@ def _kernel() -> tuple[int, ...]:
 
 
 def _file_system_of(folder: Path) -> str:
-    """Its type's name; empty where it cannot be told."""
+    """The type of the file system, such as `ext4`; empty if it cannot be found."""
     device = folder.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with suppress(OSError):

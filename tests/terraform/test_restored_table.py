@@ -122,7 +122,8 @@ def test_a_restored_table_takes_the_place_of_the_damaged_one(
         assert device.sync() == "full"
         device.download()
         assert_same(device, fresh)
-        # Media come back from the device that has them; it finds the difference, and sends all it has at the next sync.
+        # Media come back from the device that has them; it finds the difference, and sends all it has at
+        # the next sync.
         with pytest.raises(ClientError, match="sync again"):
             device.sync_media()
         device.sync_media()
