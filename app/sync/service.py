@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.errors import ProtocolError, UnknownMethod, refusal_reason
+from app.errors import ProtocolError, Refusal, UnknownMethod, refusal
 from app.sync import messages, transfer
 from app.sync.admission import Admission
 from app.sync.genesis import Genesis
-from app.sync.meta import Limits, meta, over_quota, refusal
+from app.sync.meta import Limits, answer_of_refusal, meta, over_quota
 from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
@@ -117,12 +117,13 @@ class SyncService:
         )
         limits = Limits(self._limit_bytes, self._quota_of(user).collection_bytes)
         answer = meta(request, collection, media, self._clock_ms(), limits)
-        refusal_reason.set(answer.message)
+        if answer.message:
+            refusal.set(Refusal("QuotaExceeded" if answer.go_on else "ClientTooOld", answer.message))
         return messages.encode(answer)
 
     def refuse(self, text: str) -> bytes:
         """The answer to `meta` that lets clients show a text, and do nothing else."""
-        return messages.encode(refusal(text, self._clock_ms()))
+        return messages.encode(answer_of_refusal(text, self._clock_ms()))
 
     def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
         """Always null; ends the sync of this key only, unlike the official server's."""
@@ -142,7 +143,9 @@ class SyncService:
         try:
             quota_bytes = self._quota_of(user).collection_bytes
             if quota_bytes is not None and (size_bytes := sound.stat().st_size) > quota_bytes:
-                return over_quota(size_bytes, quota_bytes)
+                text = over_quota(size_bytes, quota_bytes)
+                refusal.set(Refusal("QuotaExceeded", text))
+                return text
             self._transfer.replace(_collection_of(user), sound, stamps, device)
         finally:
             sound.unlink(missing_ok=True)

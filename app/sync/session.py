@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.errors import NotApplicable, SessionConflict, refusal_reason
+from app.errors import NO_REFUSAL, NotApplicable, Refusal, SessionConflict, refusal
 from app.sync import changes, graves, messages, sanity
 from app.sync.admission import Admission, Proof
 from app.sync.chunks import next_chunk
@@ -239,7 +239,7 @@ class Sessions:
 
         Raises: NotApplicable, and the sync is over.
         """
-        refusal_reason.set("")
+        refusal.set(NO_REFUSAL)
         checked = digest(SANITY_CHECK, body)
         for head in self._heads_of(sync):
             session = self._session_of(sync, head)
@@ -258,7 +258,7 @@ class Sessions:
                 return encode(answer)
             if not self._is_outdated(sync, head):
                 log.warning("sanity check of %s failed: %s, %s", sync.database, answer.client, answer.server)
-                refusal_reason.set(sanity.describe(answer))
+                refusal.set(Refusal("SanityCheckFailed", sanity.describe(answer)))
                 self._end(sync, session)
                 return encode(answer)
         raise SessionConflict("another request of this sync is faster")
