@@ -22,11 +22,23 @@ from __future__ import annotations
 
 import errno
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import apsw
 
-refusal_reason: ContextVar[str] = ContextVar("refusal_reason", default="")
-"""Why the upload, sanity check or client at hand was refused; the answer has status 200 and no reason."""
+
+class Refusal(NamedTuple):
+    """Why a request was refused, though its answer has status 200."""
+
+    error: str
+    """Of which kind, like the name of an exception; empty if nothing was refused."""
+    text: str
+    """For the log."""
+
+
+NO_REFUSAL = Refusal("", "")
+refusal: ContextVar[Refusal] = ContextVar("refusal", default=NO_REFUSAL)
+"""Whether and why the request at hand was refused; for the log, metrics and `ankisyncctl syncs`."""
 
 
 class AppError(Exception):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from app.errors import refusal_reason
+from app.errors import NO_REFUSAL, Refusal, refusal
 from app.http.limits import CHANGES, IDS, LOGIN, ROWS, SMALL
 from app.http.pipeline import Access, Method, Pipeline
 from app.http.request import SyncRequest
@@ -70,16 +70,15 @@ def collection_methods(pipeline: Pipeline, service: CollectionService) -> list[M
         return msgspec.json.encode(LoginAnswer(key))
 
     def call(request: SyncRequest, caller: Admission, message: bytes) -> bytes:
-        refusal_reason.set("")
+        refusal.set(NO_REFUSAL)
         answer = service.call(caller, request.method, request.skey, request.version, message)
-        if why := refusal_reason.get():
-            is_client = request.method == "meta"
-            request.entry.reason = why if is_client else f"sanity check failed: {why}"
-            request.entry.error = "ClientTooOld" if is_client else "SanityCheckFailed"
+        if why := refusal.get().text:
+            request.entry.reason = why if request.method == "meta" else f"sanity check failed: {why}"
+            request.entry.error = refusal.get().error
         return answer
 
     def upload(request: SyncRequest, caller: Admission, _message: bytes) -> bytes:
-        refusal_reason.set("")
+        refusal.set(NO_REFUSAL)
         try:
             with (
                 files.only_upload(caller.user),
@@ -90,9 +89,9 @@ def collection_methods(pipeline: Pipeline, service: CollectionService) -> list[M
         except TooLarge:  # legacy clients show a text, and no status
             text = TOO_LARGE
         if text != OK:
-            why = refusal_reason.get()
-            request.entry.reason = f"upload refused: {why or text}"
-            request.entry.error = "TooLarge" if text == TOO_LARGE else "InvalidDatabase"
+            found = refusal.get() if refusal.get() != NO_REFUSAL else Refusal("TooLarge", text)
+            request.entry.reason = f"upload refused: {found.text}"
+            request.entry.error = found.error
         return text.encode()
 
     def download(request: SyncRequest, caller: Admission, message: bytes) -> Download:

@@ -54,6 +54,7 @@ def media_methods(pipeline: Pipeline, service: MediaService) -> list[Method]:
             raise ProtocolError("the zip is too large") from exc
         except QuotaExceeded as exc:
             request.entry.reason = f"over quota: {exc}"
+            request.entry.error = type(exc).__name__
             return service.refuse(str(exc))
 
     def download_files(_request: SyncRequest, caller: Admission, message: bytes) -> Download:

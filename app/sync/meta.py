@@ -66,7 +66,7 @@ def over_quota(size_bytes: int, quota_bytes: int) -> str:
     )
 
 
-def refusal(text: str, now_ms: int) -> MetaAnswer:
+def answer_of_refusal(text: str, now_ms: int) -> MetaAnswer:
     """The answer by which a client ends its sync and shows `text`. It looks at clock and text alone."""
     return MetaAnswer(
         mod_ms=0, schema_ms=0, usn=0, now_s=now_ms // 1000, message=text, go_on=False, host_number=0,

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.errors import ProtocolError, UnknownMethod, refusal_reason
+from app.errors import ProtocolError, Refusal, UnknownMethod, refusal
 from app.sync import messages, transfer
 from app.sync.admission import Admission
 from app.sync.genesis import Genesis
-from app.sync.meta import Limits, meta, over_quota, refusal
+from app.sync.meta import Limits, answer_of_refusal, meta, over_quota
 from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
 from storage.collection.codec import Codec
@@ -123,12 +123,13 @@ class SyncService:
         )
         limits = Limits(self._limit_bytes, self._quota_of(user).collection_bytes)
         answer = meta(request, collection, media, self._clock_ms(), limits)
-        refusal_reason.set(answer.message)
+        if answer.message:
+            refusal.set(Refusal("QuotaExceeded" if answer.go_on else "ClientTooOld", answer.message))
         return messages.encode(answer)
 
     def refuse(self, text: str) -> bytes:
         """The answer to `meta` that lets clients show a text, and do nothing else."""
-        return messages.encode(refusal(text, self._clock_ms()))
+        return messages.encode(answer_of_refusal(text, self._clock_ms()))
 
     def _abort(self, admission: Admission, skey: str, payload: bytes) -> bytes:
         """Answer `abort` with null. Unlike on the official server, other sessions of the user go on."""
@@ -152,8 +153,15 @@ class SyncService:
         try:
             quota_bytes = self._quota_of(user).collection_bytes
             if quota_bytes is not None and (size_bytes := sound.stat().st_size) > quota_bytes:
+<<<<<<< HEAD
                 return over_quota(size_bytes, quota_bytes)
             self._transfer.replace(_collection_of(user), sound, stamps, Origin(kind, device))
+=======
+                text = over_quota(size_bytes, quota_bytes)
+                refusal.set(Refusal("QuotaExceeded", text))
+                return text
+            self._transfer.replace(_collection_of(user), sound, stamps, device)
+>>>>>>> fix
         finally:
             sound.unlink(missing_ok=True)
         return transfer.OK

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.errors import NotApplicable, SessionConflict, refusal_reason
+from app.errors import NO_REFUSAL, NotApplicable, Refusal, SessionConflict, refusal
 from app.sync import changes, graves, messages, sanity
 from app.sync.admission import Admission, Proof
 from app.sync.chunks import next_chunk
@@ -248,7 +248,7 @@ class Sessions:
         If they differ, the answer is `bad`, and the sync ends. Raises: NotApplicable, which also ends the
         sync.
         """
-        refusal_reason.set("")
+        refusal.set(NO_REFUSAL)
         checked = digest(SANITY_CHECK, body)
         for head in self._heads_of(sync):
             session = self._session_of(sync, head)
@@ -269,7 +269,7 @@ class Sessions:
             # With an outdated head the counts may differ only because messages were missing: try again.
             if not self._is_outdated(sync, head):
                 log.warning("sanity check of %s failed: %s, %s", sync.database, answer.client, answer.server)
-                refusal_reason.set(sanity.describe(answer))
+                refusal.set(Refusal("SanityCheckFailed", sanity.describe(answer)))
                 self._end(sync, session)
                 return encode(answer)
         raise SessionConflict("another request of this sync is faster")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from app.errors import SessionConflict, refusal_reason
+from app.errors import Refusal, SessionConflict, refusal
 from app.sync.genesis import Genesis
 from app.sync.version import takes_current_schema
 from storage.collection.admit import admit
@@ -92,8 +92,12 @@ class Transfer:
             return into, self.offload(lambda: admit(path, into, self.codec))
         except BaseException as exc:
             if isinstance(exc, InvalidDatabase):
+<<<<<<< HEAD
                 # Only for the log: the client gets a fixed text.
                 refusal_reason.set(str(exc))
+=======
+                refusal.set(Refusal("InvalidDatabase", str(exc)))
+>>>>>>> fix
             into.unlink(missing_ok=True)
             raise
 
