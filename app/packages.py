@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import zstandard
 
-from app.errors import ProtocolError, refusal_reason
+from app.errors import NO_REFUSAL, ProtocolError, refusal
 from app.media.gate import IndexGate
 from app.media.unzip import MAX_FILE_BYTES, fault_of_name
 from app.sync.service import SyncService
@@ -116,10 +116,10 @@ class Packages:
             # Media first: a collection that is there while its media is not would be synced so.
             for at in range(0, len(sound), _AT_ONCE):
                 self._add_media(user, sound[at : at + _AT_ONCE])
-            refusal_reason.set("")
+            refusal.set(NO_REFUSAL)
             text = self.collections.upload(user, collection, kind=Kind.PAGE)
             if text != OK:
-                raise PackageRefused(refusal_reason.get() or text)
+                raise PackageRefused(refusal.get().text or text)
             head = self.databases.head(DatabaseId(user, DatabaseKind.COLLECTION))
             refused = tuple(path.name for path in paths if fault_of_name(path.name))
             return Taken(int(head.stamps["notes"]), len(sound), refused)

@@ -153,15 +153,10 @@ class SyncService:
         try:
             quota_bytes = self._quota_of(user).collection_bytes
             if quota_bytes is not None and (size_bytes := sound.stat().st_size) > quota_bytes:
-<<<<<<< HEAD
-                return over_quota(size_bytes, quota_bytes)
-            self._transfer.replace(_collection_of(user), sound, stamps, Origin(kind, device))
-=======
                 text = over_quota(size_bytes, quota_bytes)
                 refusal.set(Refusal("QuotaExceeded", text))
                 return text
-            self._transfer.replace(_collection_of(user), sound, stamps, device)
->>>>>>> fix
+            self._transfer.replace(_collection_of(user), sound, stamps, Origin(kind, device))
         finally:
             sound.unlink(missing_ok=True)
         return transfer.OK

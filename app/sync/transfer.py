@@ -92,12 +92,8 @@ class Transfer:
             return into, self.offload(lambda: admit(path, into, self.codec))
         except BaseException as exc:
             if isinstance(exc, InvalidDatabase):
-<<<<<<< HEAD
                 # Only for the log: the client gets a fixed text.
-                refusal_reason.set(str(exc))
-=======
                 refusal.set(Refusal("InvalidDatabase", str(exc)))
->>>>>>> fix
             into.unlink(missing_ok=True)
             raise
 
