@@ -23,9 +23,9 @@ from app.auth.hostkeys import HostKeys, KeyRecord
 from app.media.gate import IndexGate
 from storage.collection.oneway import force_one_way
 from storage.collection.schema import configure
-from storage.database import keys, sealed
-from storage.database.history import History, Point
-from storage.database.mark import list_databases
+from storage.database.format import envelope, keys
+from storage.database.history import History, RestorePoint
+from storage.database.maintenance.mark import list_databases
 from storage.database.rebuild import TOKENS_BETWEEN
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, Corrupt, NotFound
@@ -157,15 +157,15 @@ class BackupLog:
 
     def read_part(self, key: str) -> Part:
         """What a backup has of a user. Raises: NotFound, Corrupt."""
-        return _unsealed(key, sealed.BACKUP_PART, self._source.read(key), Part)
+        return _unsealed(key, envelope.BACKUP_PART, self._source.read(key), Part)
 
     def _read(self, key: str) -> Manifest:
-        return _unsealed(key, sealed.BACKUP, self._source.read(key), Manifest)
+        return _unsealed(key, envelope.BACKUP, self._source.read(key), Manifest)
 
 
 def _unsealed(key: str, magic: bytes, content: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.msgpack.decode(sealed.unseal(key, magic, content), type=kind)
+        return msgspec.msgpack.decode(envelope.unseal(key, magic, content), type=kind)
     except msgspec.MsgspecError as exc:
         raise Corrupt(key, "a backup", str(exc)) from exc
 
@@ -227,7 +227,7 @@ class BackupMaker:
         found = [record for record in host_keys.list() if users is None or record.user in users]
         manifest = Manifest(now_ms, users is None, parts, tuple(rows), tuple(found), tuple(faults))
         name = self._next_name(target, now_ms)
-        target.put(_MANIFESTS + name, sealed.seal(sealed.BACKUP, msgspec.msgpack.encode(manifest)))
+        target.put(_MANIFESTS + name, envelope.seal(envelope.BACKUP, msgspec.msgpack.encode(manifest)))
         return name, manifest
 
     def _next_name(self, target: Target, now_ms: int) -> str:
@@ -345,7 +345,7 @@ def _is_same(one: Head, other: Head) -> bool:
 
 
 def _put_part(target: Target, there: set[str], part: Part) -> str:
-    content = sealed.seal(sealed.BACKUP_PART, msgspec.msgpack.encode(part))
+    content = envelope.seal(envelope.BACKUP_PART, msgspec.msgpack.encode(part))
     key = f"{_PARTS}{part.user}/{hashlib.sha256(content).hexdigest()}"
     if key not in there:
         target.put(key, content)
@@ -455,7 +455,7 @@ class BackupRestorer:
         now_ms = self._clock_ms()
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="restore-") as folder:
             path = Path(folder, "database")
-            backup.export(database, Point(chain[-1].last, chain[-1].time_ms, chain), path)
+            backup.export(database, RestorePoint(chain[-1].last, chain[-1].time_ms, chain), path)
             commit = Commit(self._nonce(), b"", now_ms, _dated(path, head, now_ms), None)
             after = self._databases.replace(database, head, path, commit)
         return Restored(database, after.version, is_on_top=True)

@@ -16,11 +16,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.auth import s3 as keys_s3
-from app.auth.cloudusers import ListingRefused, PoolUser, PoolUsers
-from app.auth.cognito import CognitoDirectory
-from app.auth.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoCounts, DynamoHostKeys
-from app.auth.dynamotable import DynamoTable
+from app.auth.aws import s3_hostkeys as keys_s3
+from app.auth.aws.cognito import CognitoDirectory
+from app.auth.aws.dynamodb import IDLE_MS, TTL_ATTRIBUTE, DynamoCounts, DynamoHostKeys
+from app.auth.aws.table import DynamoTable
+from app.auth.aws.users import ListingRefused, PoolUser, PoolUsers
 from app.auth.hostkeys import HostKeys
 from app.config import CloudSettings, CognitoSettings, Heads, Settings
 from app.errors import ServiceUnavailable

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from app.auth.cloudusers import UserList
+from app.auth.aws.users import UserList
 from app.auth.hostkeys import HostKeys, KeyKind, KeyRecord, hash_of
 from app.errors import AppError
 from storage.database.store import DatabaseStore

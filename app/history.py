@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from app.media.gate import IndexGate
-from storage.collection.decks import read_decks
+from storage.collection.engine.package import write_package
 from storage.collection.oneway import force_one_way
-from storage.collection.package import write_package
 from storage.collection.stamps import Stamps
-from storage.database.history import Point, find_point
+from storage.collection.tables.decks import read_decks
+from storage.database.history import RestorePoint, find_restore_point
 from storage.database.origin import Kind, Origin, name_commit
 from storage.database.store import Checkout, Commit, DatabaseStore
 from storage.errors import Conflict, Unavailable
@@ -70,7 +70,7 @@ class Restorer:
     clock_ms: Callable[[], int]
     nonce: Callable[[], str]
 
-    def list_points(self, database: DatabaseId) -> list[Point]:
+    def list_restore_points(self, database: DatabaseId) -> list[RestorePoint]:
         """Every version that can be brought back, oldest first, the current one last."""
         return self.databases.history(database)
 
@@ -81,7 +81,7 @@ class Restorer:
         Raises: NotFound.
         """
         database = DatabaseId(user, DatabaseKind.COLLECTION)
-        point = find_point(self.list_points(database), version)
+        point = find_restore_point(self.list_restore_points(database), version)
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="export-") as folder:
             path = Path(folder, "collection.anki2")
             self.databases.export(database, point, path)
@@ -95,8 +95,8 @@ class Restorer:
     def list_decks(self, user: UserId, version: int) -> list[tuple[str, int]]:
         """Each deck of a version of the collection and how many cards it has, by name. Raises: NotFound."""
         database = DatabaseId(user, DatabaseKind.COLLECTION)
-        point = find_point(self.list_points(database), version)
-        checkout = self.databases.checkout_point(database, point)
+        point = find_restore_point(self.list_restore_points(database), version)
+        checkout = self.databases.checkout_restore_point(database, point)
         try:
             decks: list[tuple[str, int]] = self.offload(lambda: read_decks(checkout.connection))
             return decks
@@ -149,10 +149,10 @@ class Restorer:
 
     @contextmanager
     def _checked_out(self, database: DatabaseId, head: Head, version: int) -> Iterator[Checkout]:
-        point = find_point(self.list_points(database), version)
+        point = find_restore_point(self.list_restore_points(database), version)
         if version == head.version:
             raise RestoreRefused(f"version {version} is the current one")
-        checkout = self.databases.checkout_point(database, point)
+        checkout = self.databases.checkout_restore_point(database, point)
         try:
             yield checkout
         finally:

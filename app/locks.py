@@ -15,7 +15,7 @@ from typing import Any
 @dataclass(slots=True)
 class _Shared:
     lock: AbstractContextManager[Any]
-    guests: int = 0
+    waiters: int = 0
 
 
 class KeyedLocks:
@@ -32,11 +32,11 @@ class KeyedLocks:
         shared = self._shared.get(key)
         if shared is None:
             shared = self._shared[key] = _Shared(self._new_lock())
-        shared.guests += 1
+        shared.waiters += 1
         try:
             with shared.lock:
                 yield
         finally:
-            shared.guests -= 1
-            if not shared.guests:
+            shared.waiters -= 1
+            if not shared.waiters:
                 del self._shared[key]

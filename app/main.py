@@ -21,19 +21,18 @@ import msgspec
 from app.auth.attempts import Counts, LocalCounts, LoginAttempts
 from app.auth.attempts import Limits as LoginLimits
 from app.auth.authenticator import Authenticator, in_thread
-from app.auth.cloudusers import NoUsersFile, UserList
-from app.auth.environment import EnvironmentUsers
+from app.auth.aws.users import NoUsersFile, UserList
 from app.auth.hostkeys import HostKeys
-from app.auth.local import LocalUsers
-from app.auth.localkeys import LocalHostKeys
+from app.auth.local.environment import EnvironmentUsers
+from app.auth.local.hostkeys import LocalHostKeys
+from app.auth.local.users import LocalUsers
+from app.auth.local.usersfile import UsersFile
 from app.auth.passwords import Passwords
 from app.auth.users import UserDirectory
-from app.auth.usersfile import UsersFile
 from app.config import Heads, Settings, SettingsError
 from app.deletions import Deletions
 from app.failures import FailureLog
 from app.history import Restorer
-from app.housekeeping import DailyTurn, DueQueue, Housekeeper, NoTurn, Turn
 from app.http.dispatch import AddPages, make_application
 from app.http.files import Files
 from app.http.ops import with_private_port
@@ -41,6 +40,8 @@ from app.http.pipeline import Pipeline
 from app.http.request import RequestReader
 from app.http.response import Answers, WsgiApp
 from app.locks import KeyedLocks
+from app.maintenance import InParallel, Maintenance
+from app.maintenance_loop import CompactionQueue, Daily, MaintenanceLoop, Never, Schedule
 from app.media.gate import IndexGate, Waiting
 from app.media.service import MediaService
 from app.offload import ThreadPools
@@ -50,14 +51,12 @@ from app.orders import OrdersWatch
 from app.packages import Packages
 from app.restorecheck import RestoreCheck
 from app.sync.service import SyncService
-from app.upkeep import InParallel, Upkeep
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.collection.schema import configure
-from storage.database.cache import WorkFolder
 from storage.database.limits import Limits
-from storage.database.mark import STORE, HeadsMark
+from storage.database.local.cache import WorkFolder
+from storage.database.maintenance.mark import STORE, HeadsMark
 from storage.database.orders import OrdersRecord, Quota
-from storage.database.sharedput import SharedPut
 from storage.database.store import DatabaseStore
 from storage.errors import StorageError
 from storage.heads.base import HeadStore
@@ -66,10 +65,11 @@ from storage.heads.local import LocalHeadStore
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs, in_turn
 from storage.media.blobs import InParallel as BlobsInParallel
-from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
+from storage.objects.batching import GroupCommit
 from storage.objects.local import LocalObjectStore
-from storage.types import Offload, UserId, run_here
+from storage.objects.write_ahead import WriteAheadLog
+from storage.types import Offload, UserId, run_inline
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
@@ -192,10 +192,10 @@ class Stores:
     blobs: Blobs
     locks: KeyedLocks
     """Locks of media indexes."""
-    upkeep: Upkeep
-    due: DueQueue
+    maintenance: Maintenance
+    due: CompactionQueue
     limits: Limits
-    ahead: WriteAhead | None
+    ahead: WriteAheadLog | None
     """Of the local object store; None on AWS."""
     work: WorkFolder
     """For temporary files of this process."""
@@ -258,7 +258,7 @@ def open_databases(objects: ObjectStore, stores: Stores) -> DatabaseStore:
         MemoryHeadStore(),
         objects,
         stores.work.path / f"backup-{new_nonce()}",
-        offload=run_here,
+        offload=run_inline,
         clock_ms=now_ms,
         nonce=new_nonce,
         configure=configure,
@@ -284,7 +284,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
     limits = _limits(settings)
     heads: HeadStore
     objects: ObjectStore
-    ahead: WriteAhead | None = None
+    ahead: WriteAheadLog | None = None
     close_heads: Callable[[], None] = _nothing
     put: Callable[[str, bytes], None] | None = None
     look_up_blobs: BlobsInParallel = in_turn
@@ -299,15 +299,15 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
             limits, journal_inline_bytes=_LOCAL_JOURNAL_BYTES, journal_fold_bytes=4 * _LOCAL_JOURNAL_BYTES
         )
         # Many small objects become durable with one sync of the disk.
-        ahead = WriteAhead(root / "ahead", root / "objects")
+        ahead = WriteAheadLog(root / "ahead", root / "objects")
         local_heads = LocalHeadStore(root / "heads.sqlite", offload)
         close_heads = local_heads.close
         heads = metering.heads(local_heads)
         objects = metering.objects(LocalObjectStore(root, offload, ahead))
         # Commits of several users at the same time share a sync.
-        put = SharedPut(objects)
+        put = GroupCommit(objects)
     work = WorkFolder(_made(settings.cache_dir) / "spool", new_nonce())
-    due = DueQueue()
+    due = CompactionQueue()
     locks = KeyedLocks(threading.RLock)
     served = guard(heads, HeadsMark(heads, objects, new_nonce))
     databases = DatabaseStore(
@@ -339,7 +339,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         offload=offload,
         in_parallel=in_parallel,
     )
-    upkeep = Upkeep(
+    maintenance = Maintenance(
         databases,
         heads,
         objects,
@@ -360,7 +360,7 @@ def build_stores(  # noqa: PLR0913 - collaborators by name
         databases,
         blobs,
         locks,
-        upkeep,
+        maintenance,
         due,
         limits,
         ahead,
@@ -375,12 +375,12 @@ class Process:
     """One worker process: its application, its background work, and how to close it."""
 
     wsgi_app: WsgiApp
-    keep_house: Callable[[], None]
+    run_forever: Callable[[], None]
     """The maintenance loop. Never returns; run it in a greenlet of its own."""
     watch_orders: Callable[[], None]
     """Follows the operator's orders. Never returns; for a greenlet of its own."""
     watch: Callable[[], None] | None
-    """As `keep_house`; None where there are no metrics."""
+    """As `run_forever`; None where there are no metrics."""
     observe: Callable[[Entry], None] | None
     """To be told of each request that has ended."""
     has_users: Callable[[], bool]
@@ -484,20 +484,20 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     def has_users() -> bool:
         return settings.cognito is not None or any(True for _ in accounts.users.list())
 
-    housekeeper = Housekeeper(
-        stores.upkeep,
+    maintenance_loop = MaintenanceLoop(
+        stores.maintenance,
         stores.due,
         sleep=time.sleep,
-        turn=turn_of(settings),
+        schedule=schedule_of(settings),
         monotonic_s=time.monotonic,
         is_closed=lambda: bool(orders.closed_text),
         before=build_deletions(accounts, stores).carry_out,
     )
 
-    def keep_house() -> None:
+    def run_forever() -> None:
         # Compaction must not take threads from small requests.
         with pools.transfer():
-            housekeeper.keep_house()
+            maintenance_loop.run_forever()
 
     add_pages = None
     if settings.has_pages:
@@ -505,12 +505,12 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
     readiness = Readiness(_services(settings, cloud, accounts, stores, offload), time.monotonic)
     if instruments is None or settings.metrics_port is None:
         app: Any = make_application(pipeline, collections, media, readiness.look, add_pages)
-        return Process(app.wsgi_app, keep_house, orders.watch, None, None, has_users, stores.close)
+        return Process(app.wsgi_app, run_forever, orders.watch, None, None, has_users, stores.close)
     watch = instruments.watch(readiness, stores.objects, stores.databases, lambda: len(stores.due), new_nonce)
     app = make_application(pipeline, collections, media, watch.look, add_pages)
     return Process(
         with_private_port(app.wsgi_app, settings.metrics_port, instruments.meters, watch.look),
-        keep_house,
+        run_forever,
         orders.watch,
         lambda: watch.run(time.sleep),
         instruments.observe,
@@ -606,15 +606,15 @@ def build_pages(  # noqa: PLR0913 - collaborators by name
     )
 
 
-def turn_of(settings: Settings) -> Turn:
+def schedule_of(settings: Settings) -> Schedule:
     """The schedule of daily maintenance: one process per host; none if the heads are in a table.
 
     Many hosts share a table, and each would process all users; a scheduled `ankisyncctl maintain` does it
     there.
     """
     if settings.cloud is not None and settings.cloud.heads is Heads.DYNAMODB:
-        return NoTurn()
-    return DailyTurn(settings.cache_dir, now_ms)
+        return Never()
+    return Daily(settings.cache_dir, now_ms)
 
 
 def _limits(settings: Settings) -> Limits:

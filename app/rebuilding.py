@@ -13,11 +13,11 @@ from functools import partial
 import apsw
 import msgspec
 
-from app.upkeep import InParallel
+from app.maintenance import InParallel
 from storage.collection.stamps import read_stamps
-from storage.database import keys
-from storage.database.lost import by_database, find_evidence
-from storage.database.mark import HeadsMark
+from storage.database.format import keys
+from storage.database.maintenance.lost import by_database, find_evidence
+from storage.database.maintenance.mark import HeadsMark
 from storage.database.rebuild import Plan, list_plans, make_head
 from storage.database.store import Checkout, DatabaseStore
 from storage.errors import Corrupt, HeadMoved, NotFound, StorageError

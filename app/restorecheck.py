@@ -4,7 +4,7 @@ A restore goes into an empty folder, so that nothing local can take the place of
 is compared: the digest of each object and of the whole database, SQLite's integrity check, counts against
 rows, the history, and the content of each media file. Every user's turn comes once in `ROUND_MS` by the
 object store's clock, however often maintenance runs, and each time until what was found is gone. How far the
-check is, and what it found, is kept in the store (`storage.database.runs.CheckLog`).
+check is, and what it found, is kept in the store (`storage.database.maintenance.runs.CheckLog`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import msgspec
 from msgspec.structs import replace
 
 from app.examination import Examination
-from app.upkeep import InParallel, Shard, Summary
+from app.maintenance import InParallel, Shard, Summary
 from storage.collection.schema import configure
 from storage.database.limits import Limits
-from storage.database.mark import list_databases
-from storage.database.runs import Checked, CheckLog
+from storage.database.maintenance.mark import list_databases
+from storage.database.maintenance.runs import Checked, CheckLog
 from storage.database.store import DatabaseStore
 from storage.errors import Conflict, Corrupt, NotFound, StorageError, Unavailable
 from storage.heads.base import HeadStore

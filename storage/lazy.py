@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Final
 
-from storage.native import native_threads
+from storage.threads import native_threads
 
 _native = native_threads()
 _import_turn: Final = _native.allocate_lock()

@@ -19,7 +19,7 @@ Offload = Callable[[Callable[[], T]], T]
 """Runs a blocking function off the event loop and returns its result."""
 
 
-def run_here(function: Callable[[], T]) -> T:
+def run_inline(function: Callable[[], T]) -> T:
     """The `Offload` of a process without an event loop, such as the command line: calls the function."""
     return function()
 
@@ -49,7 +49,7 @@ class EntryKind(StrEnum):
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One object of a chain. Its key follows from these fields (`storage.database.keys`).
+    """One object of a chain. Its key follows from these fields (`storage.database.format.keys`).
 
     A snapshot has `first == last`. A delta has whole pages, so applying it to any version from `first - 1` to
     `last - 1` gives version `last`.

@@ -23,8 +23,8 @@ from typing import Protocol, TypeVar
 import apsw
 import msgspec
 
+from app.auth.local.usersfile import UsersFile
 from app.auth.users import normal_name
-from app.auth.usersfile import UsersFile
 from app.errors import RateLimited, ServiceUnavailable
 
 CLOCK_SLACK_MS = 1000

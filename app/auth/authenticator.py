@@ -20,7 +20,7 @@ import msgspec
 from app.auth.attempts import LoginAttempts, counted_name, region_of
 from app.auth.devicepasswords import key_of, new_device_password
 from app.auth.hostkeys import HostKeys, KeyKind, KeyRecord, claimed_user, hash_of, new_key, seal, unseal
-from app.auth.turns import Turns
+from app.auth.login_queue import LoginQueue
 from app.auth.users import CannotConfirm, Identity, UserDirectory
 from app.errors import AppError, AuthError, ServiceUnavailable
 from storage.types import UserId
@@ -118,7 +118,7 @@ class Authenticator:
         revision: Callable[[], int] | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
-        beside: Callable[[Callable[[], None]], None] = in_thread,
+        start_thread: Callable[[Callable[[], None]], None] = in_thread,
         patience_s: float = _PATIENCE_S,
     ) -> None:
         """`revision` returns another number after each change of users or keys, by any process.
@@ -126,9 +126,9 @@ class Authenticator:
         Without it every request reads its key from the store.
         """
         self._directory, self._keys, self._attempts = directory, keys, attempts
-        self._clock_ms, self._sleep, self._beside = clock_ms, sleep, beside
+        self._clock_ms, self._sleep, self._start_thread = clock_ms, sleep, start_thread
         self._patience_s = patience_s
-        self._turns = Turns(directory.verify_at_once)
+        self._queue = LoginQueue(directory.verify_at_once)
         self._revision = revision
         self._confirmed: tuple[int, _Confirmed] = (-1, {})
         self._touch_after_ms = directory.recheck_after_ms or _TOUCH_AFTER_MS
@@ -184,7 +184,7 @@ class Authenticator:
     def _checked(self, username: str, password: str, address: str, *, takes_generated: bool) -> _Login:
         refusal: AuthError | None = None
         # Counted within the turn too: in a flood, those that wait cost no write.
-        with self._turns.turn((("name", counted_name(username)[:64]), ("region", region_of(address)))):
+        with self._queue.place((("name", counted_name(username)[:64]), ("region", region_of(address)))):
             attempt = self._attempts.admit(username, address)
             try:
                 login = self._verify(username, password, takes_generated=takes_generated)
@@ -370,7 +370,7 @@ class Authenticator:
                 del self._checks[record.hash]
                 check.done.set()
 
-        self._beside(ask)
+        self._start_thread(ask)
         return check
 
     def _ask(self, key: str, record: KeyRecord, proof: bytes, now_ms: int) -> KeyRecord:

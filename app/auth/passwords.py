@@ -29,7 +29,7 @@ _MAX_ITERATIONS = 10_000_000
 
 
 class Passwords:
-    """Hashes and verifies off the event loop. The caller limits the parallel calls (`app.auth.turns`)."""
+    """Hashes and verifies off the event loop; `app.auth.login_queue` limits the parallel calls."""
 
     def __init__(self, offload: Offload[Any], *, verify: Callable[[str, str], bool] | None = None) -> None:
         self._offload = offload

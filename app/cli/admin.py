@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from app.auth.environment import environment_id
 from app.auth.hostkeys import KeyRecord
-from app.auth.local import ListedUser
+from app.auth.local.environment import environment_id
+from app.auth.local.users import ListedUser
 from app.auth.passwords import Passwords
 from app.cli import checking, people, store
 from app.cli.audit import Change, note
@@ -35,7 +35,7 @@ from app.config import Settings, SettingsError
 from app.errors import AppError, ServiceUnavailable
 from app.version import VERSION
 from storage.errors import StorageError, Unavailable
-from storage.types import UserId, run_here
+from storage.types import UserId, run_inline
 
 _USER_COLUMNS = ("name", "id", "source", "keys", "created_ms", "changed_ms")
 _KEY_COLUMNS = ("id", "user", "kind", "name", "client", "created_ms", "used_ms")
@@ -132,7 +132,7 @@ def change_password(admin: Admin, name: str, *, password_stdin: bool, as_json: b
 @store.as_json
 def hash_password(*, password_stdin: bool, as_json: bool) -> None:
     """Print the hash of a password, for SYNC_USERn with PASSWORDS_HASHED."""
-    made = Passwords(run_here).hash(read_password(from_stdin=password_stdin))
+    made = Passwords(run_inline).hash(read_password(from_stdin=password_stdin))
     say(made, {"hash": made}, as_json=as_json)
 
 

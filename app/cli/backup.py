@@ -30,12 +30,12 @@ from app.cli.rebuild import find_kept_user
 from app.main import Stores, new_nonce, now_ms, open_bucket, open_databases, open_folder
 from app.media.gate import IndexGate, Waiting
 from storage.database.history import History
-from storage.database.mark import HeadsMark
+from storage.database.maintenance.mark import HeadsMark
 from storage.database.store import DatabaseStore
 from storage.objects.archive import ArchiveReader, ArchiveWriter
 from storage.objects.base import ObjectStore
 from storage.objects.now import read_clock
-from storage.types import UserId, run_here
+from storage.types import UserId, run_inline
 
 _COLUMNS = ("backup", "created_ms", "users", "host_keys", "of", "fault")
 _BUCKET = "s3://"
@@ -195,14 +195,14 @@ def _opened(admin: Admin, target: str, *, is_new: bool = False) -> Iterator[Any]
             raise click.UsageError(f"{target} is within what the server itself keeps")
         if cloud is not None and cloud.bucket == bucket and cloud.prefix.startswith(prefix):
             raise click.UsageError(f"{target} holds what the server itself keeps")
-        yield open_bucket(admin.settings, bucket, prefix, run_here)
+        yield open_bucket(admin.settings, bucket, prefix, run_inline)
     elif target.endswith(_ARCHIVE):
         with closing(ArchiveReader(Path(target))) as archive:
             yield archive
     else:
         folder = Path(target)
         _check_folder(folder, admin.settings.data_root, is_new=is_new)
-        objects = open_folder(folder, run_here)
+        objects = open_folder(folder, run_inline)
         if not is_new:
             yield objects
             return
@@ -256,7 +256,7 @@ def _gate(stores: Stores) -> IndexGate:
     return IndexGate(
         stores.databases,
         locks=stores.locks,
-        offload=run_here,
+        offload=run_inline,
         clock_ms=now_ms,
         nonce=new_nonce,
         scratch=stores.work.path,

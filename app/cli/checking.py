@@ -18,7 +18,7 @@ from app.cli.password import password_stdin, read_password
 from app.config import Settings, SettingsError, Source
 from app.errors import AppError, AuthError, LoginRefused, RateLimited
 from app.main import new_nonce
-from storage.database.mark import HeadsMark
+from storage.database.maintenance.mark import HeadsMark
 from storage.errors import StorageError
 
 _OK: Final = "ok"

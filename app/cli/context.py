@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from app.auth.cloudusers import ListingRefused, UserList
+from app.auth.aws.users import ListingRefused, UserList
 from app.auth.hostkeys import HostKeys
-from app.auth.local import ListedUser
+from app.auth.local.users import ListedUser
 from app.cli.audit import trail_of
 from app.config import Settings
 from app.main import Accounts, Stores, build_accounts, build_cloud, build_stores, now_ms
-from storage.types import UserId, run_here
+from storage.types import UserId, run_inline
 
 if TYPE_CHECKING:
     from app.cloud import Cloud
@@ -43,7 +43,7 @@ class Admin:
     @cached_property
     def accounts(self) -> Accounts:
         """Users, host keys, and the check of passwords."""
-        return build_accounts(self.settings, self.cloud, offload=run_here, clock_ms=now_ms)
+        return build_accounts(self.settings, self.cloud, offload=run_inline, clock_ms=now_ms)
 
     @property
     def users(self) -> UserList:
@@ -62,7 +62,7 @@ class Admin:
             stores = build_stores(
                 self.settings,
                 self.cloud,
-                offload=run_here,
+                offload=run_inline,
                 clock_ms=now_ms,
                 in_parallel=map if self.cloud is None else pool.map,
             )

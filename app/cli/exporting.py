@@ -13,14 +13,14 @@ from typing import Any, Final
 import msgspec
 
 from app.auth.hostkeys import HostKeys
-from app.auth.local import ListedUser
+from app.auth.local.users import ListedUser
 from app.cli.progress import shown
 from app.history import Restorer
 from app.main import Stores
 from app.media.unzip import fault_of_name
-from storage.collection.genesis import create_empty
-from storage.collection.package import write_package
-from storage.database.history import Point
+from storage.collection.engine.empty import create_empty
+from storage.collection.engine.package import write_package
+from storage.database.history import RestorePoint
 from storage.errors import Corrupt
 from storage.media.blobs import Digester
 from storage.media.index import FileFacts, FileRow, MediaIndex
@@ -52,8 +52,8 @@ class Exporter:
 
     def export(self, user: ListedUser, folder: Path, *, with_versions: bool) -> Exported:
         """Write the newest state, and each earlier version if that is wanted, into an existing folder."""
-        collections = self.restorer.list_points(DatabaseId(user.id, DatabaseKind.COLLECTION))
-        media = self.restorer.list_points(DatabaseId(user.id, DatabaseKind.MEDIA))
+        collections = self.restorer.list_restore_points(DatabaseId(user.id, DatabaseKind.COLLECTION))
+        media = self.restorer.list_restore_points(DatabaseId(user.id, DatabaseKind.MEDIA))
         with tempfile.TemporaryDirectory(dir=self.stores.work.path, prefix="export-") as scratch:
             files = Path(scratch, "media")
             files.mkdir()
@@ -114,7 +114,7 @@ class Exporter:
         finally:
             self.stores.databases.discard(checkout)
 
-    def _write_versions(self, user: UserId, points: Sequence[Point], folder: Path) -> None:
+    def _write_versions(self, user: UserId, points: Sequence[RestorePoint], folder: Path) -> None:
         folder.mkdir()
         for point in shown(points, len(points), "Packing earlier versions"):
             target = folder / f"{point.version}.colpkg"
@@ -122,7 +122,11 @@ class Exporter:
                 shutil.copyfile(package, target)
 
     def _about(
-        self, user: ListedUser, collections: Sequence[Point], media: Sequence[Point], lost: Sequence[str]
+        self,
+        user: ListedUser,
+        collections: Sequence[RestorePoint],
+        media: Sequence[RestorePoint],
+        lost: Sequence[str],
     ) -> dict[str, Any]:
         """All else that is known; times in milliseconds."""
         heads = {kind: self.stores.databases.head(DatabaseId(user.id, kind)) for kind in DatabaseKind}
@@ -147,5 +151,5 @@ class Exporter:
         }
 
 
-def _version(point: Point) -> dict[str, int]:
+def _version(point: RestorePoint) -> dict[str, int]:
     return {"version": point.version, "committed_ms": point.time_ms, "bytes": point.chain[-1].size_bytes}

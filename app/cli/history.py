@@ -21,8 +21,8 @@ from app.cli.context import Admin
 from app.cli.output import Row, say, show
 from app.history import Restorer, RestoreRefused
 from app.main import build_gate, build_restorer, new_nonce
-from storage.database.history import Point, find_point
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.database.history import RestorePoint, find_restore_point
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 
 _COLUMNS = ("version", "committed_ms", "file_bytes", "stored_bytes", "state")
 
@@ -45,7 +45,7 @@ def list_versions(admin: Admin, name: str, kind: str, *, as_json: bool) -> None:
     """The versions of the user NAME that can be brought back, oldest first."""
     database = DatabaseId(admin.find_user(name).id, DatabaseKind(kind))
     with restorer_of(admin) as restorer:
-        points = restorer.list_points(database)
+        points = restorer.list_restore_points(database)
     show([_row(point, points[-1].version) for point in points], _COLUMNS, as_json=as_json)
     if gaps := _gaps([point.version for point in points]):
         click.echo(
@@ -95,7 +95,7 @@ def restore(  # noqa: PLR0913 - options
     if exact and database.kind is DatabaseKind.COLLECTION:
         raise click.UsageError("--exact is for media")
     with restorer_of(admin) as restorer:
-        point = find_point(restorer.list_points(database), version)
+        point = find_restore_point(restorer.list_restore_points(database), version)
         if not yes:
             moment = datetime.fromtimestamp(point.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
             also = " and delete on all devices what came later" if exact else ""
@@ -136,7 +136,7 @@ def _restore_media(restorer: Restorer, user: UserId, version: int, *, exact: boo
 def restorer_of(admin: Admin) -> Iterator[Restorer]:
     """What brings versions back, with the stores open."""
     with admin.stores() as stores:
-        yield build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
+        yield build_restorer(stores, build_gate(stores, offload=run_inline), offload=run_inline)
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def _gaps(versions: list[int]) -> list[str]:
     return [str(first) if first == last else f"{first}-{last}" for first, last in pairs]
 
 
-def _row(point: Point, current: int) -> Row:
+def _row(point: RestorePoint, current: int) -> Row:
     entry = point.chain[-1]
     return {
         "version": point.version,

@@ -21,13 +21,13 @@ from app.cli.progress import shown
 from app.main import Stores, build_collections, build_gate, new_nonce, now_ms
 from app.media.unzip import fault_of_name
 from app.sync.transfer import OK
-from storage.collection.package import make_own, read_package
+from storage.collection.engine.package import make_own, read_package
 from storage.database.origin import Kind, name_commit
 from storage.database.store import Commit
 from storage.errors import Corrupt
 from storage.media.blobs import LARGE_BYTES, Blobs, Digester, NewBlob
 from storage.media.index import FileFacts, MediaIndex, create_empty
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 
 _PIECE_BYTES = 1 << 20
 _FILES_AT_ONCE = 500
@@ -104,7 +104,7 @@ class Importer:
     def __init__(self, admin: Admin, stores: Stores) -> None:
         self._admin, self._stores = admin, stores
         self._scratch = stores.work.path
-        self._collections = build_collections(admin.settings, stores, offload=run_here)
+        self._collections = build_collections(admin.settings, stores, offload=run_inline)
 
     def bring(self, folder: official.UserFolder, *, replace: bool) -> str:
         """What was brought, in words; what a run before this one has brought is left as it is.
@@ -192,7 +192,7 @@ class PackageImporter:
 
     def __init__(self, admin: Admin, stores: Stores) -> None:
         self._stores = stores
-        self._collections = build_collections(admin.settings, stores, offload=run_here)
+        self._collections = build_collections(admin.settings, stores, offload=run_inline)
 
     def bring(self, user: UserId, package: Path, *, replace: bool) -> str:
         """What was brought, in words; media first, so that no card comes before its picture.
@@ -218,7 +218,7 @@ class PackageImporter:
 
     def _add_media(self, user: UserId, folder: Path, copy: Path) -> int:
         """Add the files, each batch by one commit; how many there are."""
-        gate = build_gate(self._stores, offload=run_here)
+        gate = build_gate(self._stores, offload=run_inline)
         paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.stat().st_size]
         left = iter(shown(paths, len(paths), "Media"))
         while batch := list(itertools.islice(left, _FILES_AT_ONCE)):

@@ -16,7 +16,7 @@ from app.media.unzip import fault_of_name
 from storage.errors import Corrupt
 from storage.media.blobs import Blobs, Digester
 from storage.media.index import FileFacts, FileRow, MediaIndex
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 
 _COLUMNS = ("name", "fault")
 
@@ -67,7 +67,7 @@ def rebuild(admin: Admin, name: str, *, dry_run: bool, yes: bool, as_json: bool)
 def find_bad(stores: Stores, user: UserId) -> list[Bad]:
     """The files of a user that cannot be given to a device as they are; each content is read once."""
     nothing: list[tuple[str, FileFacts]] = []
-    gate = build_gate(stores, offload=run_here)
+    gate = build_gate(stores, offload=run_inline)
     rows = gate.read(user, lambda index: list(index.list_files()), otherwise=nothing)
     read: dict[bytes, FileFacts | str] = {}
     bad = []
@@ -101,7 +101,7 @@ def drop(stores: Stores, user: UserId, bad: list[Bad]) -> bool:
         index.ask_to_compare(now_ms() // 1000)
         return True
 
-    return build_gate(stores, offload=run_here).change(user, change).is_committed
+    return build_gate(stores, offload=run_inline).change(user, change).is_committed
 
 
 def _read(blobs: Blobs, name: str, facts: FileFacts) -> FileFacts | str:

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from app.auth.local import ListedUser
+from app.auth.local.users import ListedUser
 from app.cli import store
 from app.cli.audit import Change, note
 from app.cli.context import Admin
@@ -19,10 +19,10 @@ from app.cli.progress import shown
 from app.cli.purging import KEY_LIFE_S, Plan, Purged, Purger, Remaining
 from app.cli.resetting import Resetter
 from app.main import build_gate, build_restorer, new_nonce, now_ms
-from storage.database.mark import STORE
+from storage.database.maintenance.mark import STORE
 from storage.errors import StorageError
 from storage.heads.keys import check_user
-from storage.types import DatabaseKind, UserId, run_here
+from storage.types import DatabaseKind, UserId, run_inline
 
 _DAY_MS: Final = 24 * 3_600_000
 _REMAINING_COLUMNS = ("what", "until_ms", "note")
@@ -51,7 +51,7 @@ def export(admin: Admin, name: str, folder: Path, *, versions: bool, as_json: bo
             raise click.ClickException(f"{folder} exists already")
         part.mkdir(mode=0o700)
         with admin.stores() as stores:
-            restorer = build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
+            restorer = build_restorer(stores, build_gate(stores, offload=run_inline), offload=run_inline)
             exporter = Exporter(stores, admin.keys, restorer, now_ms)
             done = exporter.export(found, part, with_versions=versions)
         part.rename(folder)

@@ -15,13 +15,13 @@ import msgspec
 
 from app.auth.hostkeys import HostKeys, KeyRecord
 from app.main import Stores
-from storage.database.keys import prefix
-from storage.database.mark import list_databases
+from storage.database.format.keys import prefix
+from storage.database.maintenance.mark import list_databases
 from storage.errors import StorageError
 from storage.media.blobs import key_of
 from storage.media.sweep import read_contents
 from storage.objects.now import read_clock
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 
 if TYPE_CHECKING:
     from storage.objects.s3versions import S3Versions  # would import the SDK
@@ -183,7 +183,9 @@ class Purger:
     def _contents(self, database: DatabaseId) -> set[bytes]:
         """All that a media index names or remembers."""
         with self.stores.locks(database):
-            return set(read_contents(self.stores.databases, database, 0, run_here, is_doubtful=False).sha256s)
+            return set(
+                read_contents(self.stores.databases, database, 0, run_inline, is_doubtful=False).sha256s
+            )
 
     def _delete_contents(self, plan: Plan, before_ms: int, done: Purged) -> set[str]:
         """Delete contents that are old enough; the keys of those that are there still."""

@@ -13,8 +13,8 @@ from app.cli.context import Admin
 from app.cli.output import Row, show
 from app.main import Stores, new_nonce, now_ms
 from app.rebuilding import Outcome, Rebuilding, State
-from storage.database.keys import user_prefix
-from storage.database.mark import HeadsMark
+from storage.database.format.keys import user_prefix
+from storage.database.maintenance.mark import HeadsMark
 from storage.heads.keys import check_user
 from storage.types import UserId
 

@@ -11,12 +11,12 @@ import apsw
 
 from app.history import insist
 from app.main import Stores, build_gate
-from storage.collection.genesis import create_empty
+from storage.collection.engine.empty import create_empty
 from storage.collection.oneway import force_one_way
 from storage.collection.schema import configure
 from storage.database.store import Commit
 from storage.media.index import FileRow, MediaIndex
-from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_inline
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Resetter:
             index.ask_to_compare(now_s)
             return index.drop_rows(rows)
 
-        build_gate(self.stores, offload=run_here).change(user, forget)
+        build_gate(self.stores, offload=run_inline).change(user, forget)
         return count
 
 

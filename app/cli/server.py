@@ -21,7 +21,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from app.auth.environment import EnvironmentUsers
+from app.auth.local.environment import EnvironmentUsers
 from app.cli.folders import use_folder
 from app.cli.preload import load_modules
 from app.config import AddressSource, Settings, SettingsError
@@ -79,7 +79,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         except (SettingsError, StorageError, OSError, apsw.Error) as exc:
             logging.getLogger("ankisyncd").critical("a worker cannot start: %s: %s", type(exc).__name__, exc)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        gevent.spawn(self.process.keep_house)
+        gevent.spawn(self.process.run_forever)
         gevent.spawn(self.process.watch_orders)
         if self.process.watch is not None:
             gevent.spawn(self.process.watch)

@@ -12,7 +12,7 @@ from app.cli.output import Row, say, show
 from app.cli.store import as_json
 from app.main import Stores
 from app.sync.journal import step_and_device
-from storage.database.mark import list_databases
+from storage.database.maintenance.mark import list_databases
 from storage.types import DatabaseId, DatabaseKind, Session, UserId
 
 _COLUMNS: Final = ("user", "id", "started_ms", "last_ms", "step", "messages", "bytes", "key", "client")

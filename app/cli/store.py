@@ -14,13 +14,13 @@ from app.cli.output import Row, say, show
 from app.cli.progress import shown
 from app.examination import Examination, Finding
 from app.main import Stores, build_deletions, new_nonce
+from app.maintenance import EVERYTHING, Shard, Summary
 from app.restorecheck import lines_of, read_verified
 from app.sync.journal import step_and_device
-from app.upkeep import EVERYTHING, Shard, Summary
-from storage.database.keys import prefix
-from storage.database.lost import Lost, list_lost
-from storage.database.mark import STORE, HeadsMark, list_databases
-from storage.types import DatabaseId, DatabaseKind, Session, UserId, run_here
+from storage.database.format.keys import prefix
+from storage.database.maintenance.lost import Lost, list_lost
+from storage.database.maintenance.mark import STORE, HeadsMark, list_databases
+from storage.types import DatabaseId, DatabaseKind, Session, UserId, run_inline
 
 _MOST_SHARDS: Final = 1000
 _STATUS_COLUMNS = (
@@ -64,7 +64,7 @@ def doctor(admin: Admin, name: str | None, *, read_media: bool, as_json: bool) -
     names = admin.names()
     chosen = admin.find_user(name).id if name else None
     with admin.stores() as stores:
-        examination = Examination(stores.databases, stores.blobs, run_here)
+        examination = Examination(stores.databases, stores.blobs, run_inline)
         databases = list(list_databases(stores.heads, chosen))
         findings = [
             examination.examine(database, read_media=read_media)
@@ -115,7 +115,7 @@ def maintain(admin: Admin, *, is_full: bool, shard: Shard, accept_loss: bool, as
     with admin.stores() as stores:
         if shard.number == 1:
             build_deletions(admin.accounts, stores).carry_out()
-        summary = stores.upkeep.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
+        summary = stores.maintenance.run(is_full=is_full, shard=shard, accept_loss=accept_loss)
     say(_in_words(summary), msgspec.structs.asdict(summary), as_json=as_json)
     faults = summary.refused + summary.unsound
     if summary.failed:

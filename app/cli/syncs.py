@@ -12,7 +12,7 @@ from app.cli.output import Row, show
 from app.cli.store import as_json
 from app.main import Stores
 from storage.database.failures import Failure, list_failures
-from storage.database.history import Point
+from storage.database.history import RestorePoint
 from storage.database.origin import Kind, read_origin
 from storage.types import DatabaseId, DatabaseKind, UserId
 
@@ -90,7 +90,7 @@ def _rows(stores: Stores, user: UserId, devices: _Devices, *, only_failed: bool)
                 yield _done(kind, point, devices)
 
 
-def _done(kind: DatabaseKind, point: Point, devices: _Devices) -> Row:
+def _done(kind: DatabaseKind, point: RestorePoint, devices: _Devices) -> Row:
     entry = point.chain[-1]
     origin = read_origin(entry.commit_ids[-1]) if entry.commit_ids else None
     step, outcome = ("-", "committed") if origin is None else _DONE[origin.kind]

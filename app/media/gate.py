@@ -20,7 +20,7 @@ from storage.database.store import Checkout, Commit, DatabaseStore
 from storage.errors import Conflict
 from storage.media.index import MediaIndex, create_empty
 from storage.objects.base import Objects
-from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, Head, Offload, UserId, run_inline
 
 T = TypeVar("T")
 Stamps = dict[str, int | bool]
@@ -98,16 +98,16 @@ class IndexGate:
         user: UserId,
         function: Callable[[MediaIndex], bool],
         *,
-        beside: Objects = (),
+        extra_objects: Objects = (),
         origin: Origin = MEDIA_CHANGE,
     ) -> Changed:
         """Let `function` change the index and commit that; nothing is committed where it returns False.
 
-        `beside` are objects that the change relies on, put with the commit if there is one. `function`
+        `extra_objects` are objects that the change relies on, put with the commit if there is one. `function`
         may be called several times, each time on the newest version. `origin` is kept with the
         version. Raises: Conflict when others were faster for as long as a client waits.
         """
-        left = beside
+        left = extra_objects
 
         @contextlib.contextmanager
         def putting() -> Iterator[Objects]:
@@ -132,7 +132,7 @@ class IndexGate:
                 # thread takes. If the commit fails, it discards the checkout itself.
                 commit = self._commit(stamps, origin)
                 with putting() as objects:
-                    self._store.commit(checkout, head, commit, beside=objects, way=run_here)
+                    self._store.commit(checkout, head, commit, extra_objects=objects, executor=run_inline)
             self._store.release(checkout)
             return _outcome(head, stamps)
 
@@ -143,7 +143,7 @@ class IndexGate:
         database: DatabaseId,
         head: Head,
         function: Callable[[MediaIndex], bool],
-        beside: Objects,
+        extra_objects: Objects,
         origin: Origin,
     ) -> Changed:
         """Make the first change of a user: a new index becomes version 1."""
@@ -151,7 +151,9 @@ class IndexGate:
             path = Path(folder, "index")
             stamps: Stamps | None = self._offload(lambda: _created(path, function))
             if stamps is not None:
-                self._store.replace(database, head, path, self._commit(stamps, origin), beside=beside)
+                self._store.replace(
+                    database, head, path, self._commit(stamps, origin), extra_objects=extra_objects
+                )
         return _outcome(head, stamps)
 
     def _commit(self, stamps: Stamps, origin: Origin) -> Commit:

@@ -42,7 +42,7 @@ def upload_changes(  # noqa: PLR0913 - one caller, by name
         if (refusal := _find_excess(quota, *totals)) is not None:
             raise refusal
     small = blobs.put_files(batch.blobs)
-    changed = gate.change(user, change, beside=small, origin=Origin(Kind.MEDIA, device))
+    changed = gate.change(user, change, extra_objects=small, origin=Origin(Kind.MEDIA, device))
     if refusal is not None:
         raise refusal
     # Nothing changed in the index, but an older version may refer to these contents: renew them.

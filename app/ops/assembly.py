@@ -15,7 +15,7 @@ from app.ops.requests import RequestMeter
 from app.ops.stores import AwsWatch, TimedStore
 from app.ops.watch import Watch
 from app.restorecheck import read_verified
-from storage.database.runs import last_finished_ms
+from storage.database.maintenance.runs import last_finished_ms
 from storage.database.store import DatabaseStore
 from storage.heads.base import HeadStore
 from storage.objects.base import ObjectStore

@@ -13,7 +13,7 @@ from storage.errors import StorageError
 _LAZY: Final = frozenset({"list", "list_changed", "stream"})
 _OPERATIONS: Final = {
     "heads": (
-        "find", "find_many", "open_session", "append", "update_session", "close_session", "flip",
+        "find", "find_many", "open_session", "append", "update_session", "close_session", "advance_head",
         "replace_chain", "list", "list_changed", "settle", "delete",
     ),
     "objects": (

@@ -11,13 +11,13 @@ from app.errors import NotApplicable
 from app.sync import changes, graves, messages, sanity
 from app.sync.journal import SyncState, read_body
 from app.sync.messages import APPLY_CHANGES, APPLY_GRAVES, SanityAnswer, SanityRequest
-from storage.collection.codec import Codec
 from storage.collection.collection import Collection
+from storage.collection.engine.codec import Codec
 from storage.collection.errors import InvalidChange
 from storage.collection.records import Chunk
 from storage.collection.stamps import Stamps
-from storage.database.checkout import Checkout, local_disk
-from storage.types import Head, JournalEntry, Offload, Session, run_here
+from storage.database.local.checkout import Checkout, local_disk
+from storage.types import Head, JournalEntry, Offload, Session, run_inline
 
 SHORT_BYTES = 16 * 1024
 """Messages up to this size in total have about a hundred rows, and are merged on the event loop: that
@@ -39,7 +39,7 @@ class Merge:
     state: SyncState
     codec: Codec
     offload: Offload[Any]
-    way: Offload[Any] = run_here
+    executor: Offload[Any] = run_inline
     """Runs the work: on the event loop if it is short, else `offload`."""
     _collection: Collection = field(init=False)
 
@@ -54,7 +54,7 @@ class Merge:
         unburying = self._collection.plan_unburying(now_s)
         size_bytes = sum(entry.size_bytes for entry in self.session.journal)
         if size_bytes > SHORT_BYTES or (unburying.is_due and not self._is_small()):
-            self.way = self.offload
+            self.executor = self.offload
         # First, as the official server does it when a sync starts.
         self._do(lambda: self._collection.unbury(unburying, now_s))
         last = b""
@@ -69,7 +69,7 @@ class Merge:
     def _do(self, work: Callable[[], T]) -> T:
         with local_disk():
             try:
-                result: T = self.way(work)
+                result: T = self.executor(work)
             except InvalidChange as exc:
                 raise NotApplicable(str(exc)) from exc
         return result
@@ -91,7 +91,7 @@ class Merge:
     def check(self, request: SanityRequest) -> SanityAnswer:
         """Compare the row counts of the merged collection with the client's."""
         if not sanity.is_settled_by_carried_counts(request, self._collection):
-            self.way = self.offload
+            self.executor = self.offload
         return self._do(lambda: sanity.sanity_check(request, self._collection))
 
     def stamp(self, now_ms: int) -> tuple[int, Stamps]:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from app.errors import ProtocolError, Refusal, UnknownMethod, refusal
 from app.sync import messages, transfer
 from app.sync.admission import Admission
-from app.sync.genesis import Genesis
+from app.sync.empty_collection import Genesis
 from app.sync.meta import Limits, answer_of_refusal, meta, over_quota
 from app.sync.session import Sessions, Sync, session_id
 from app.sync.transfer import Download, Transfer
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.database.orders import Quota
 from storage.database.origin import Kind, Origin
 from storage.database.store import DatabaseStore

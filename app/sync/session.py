@@ -26,7 +26,7 @@ from app.errors import NO_REFUSAL, NotApplicable, Refusal, SessionConflict, refu
 from app.sync import changes, graves, messages, sanity
 from app.sync.admission import Admission, Proof
 from app.sync.chunks import next_chunk
-from app.sync.genesis import Genesis
+from app.sync.empty_collection import Genesis
 from app.sync.journal import (
     MERGE_REVISION,
     JournalWriter,
@@ -49,12 +49,12 @@ from app.sync.messages import (
     StartRequest,
     encode,
 )
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.collection.errors import InvalidChange
 from storage.collection.records import ChunkPosition, Graves
 from storage.collection.stamps import has_news
 from storage.collection.unseen import Unseen
-from storage.database.checkout import local_disk
+from storage.database.local.checkout import local_disk
 from storage.database.origin import Kind, device_of, name_commit
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, NotFound, SessionLost
@@ -320,7 +320,7 @@ class Sessions:
             answer = merge.check(request)
             commit = self._commit_of(sync, merge) if answer.status == sanity.OK else None
         if commit is not None:
-            head = self.store.prepare(merge.checkout, head, commit, checked, way=merge.way)
+            head = self.store.prepare(merge.checkout, head, commit, checked, executor=merge.executor)
             self.known.updated(sync.database, head)
         self.store.release(merge.checkout)
         return answer
@@ -329,7 +329,7 @@ class Sessions:
         merge = self._merged(sync, head)
         with self.store.discarding(merge.checkout):
             commit = self._commit_of(sync, merge)
-        self.store.commit(merge.checkout, head, commit, way=merge.way)
+        self.store.commit(merge.checkout, head, commit, executor=merge.executor)
         self.store.release(merge.checkout)
         return commit.answer
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from app.errors import Refusal, SessionConflict, refusal
-from app.sync.genesis import Genesis
+from app.sync.empty_collection import Genesis
 from app.sync.version import takes_current_schema
-from storage.collection.admit import admit
-from storage.collection.codec import Codec
 from storage.collection.collection import Collection
-from storage.collection.downgrade import downgrade
+from storage.collection.engine.codec import Codec
+from storage.collection.engine.downgrade import downgrade
 from storage.collection.stamps import Stamps
-from storage.database.checkout import Checkout
-from storage.database.image import PageReader
+from storage.collection.upload.admit import admit
+from storage.database.local.checkout import Checkout
+from storage.database.local.image import PageReader
 from storage.database.origin import Kind, Origin, name_commit
 from storage.database.store import Commit, DatabaseStore
 from storage.errors import Conflict, InvalidDatabase
@@ -101,12 +101,12 @@ class Transfer:
         """Make a file the user's collection, whatever its version is."""
         name = name_commit(origin.kind, self.nonce(), origin.device)
 
-        def flip() -> None:
+        def commit() -> None:
             head = self.store.head(database)
             commit = Commit(name, OK.encode(), self.clock_ms(), stamps, None)
             self.store.replace(database, head, path, commit)
 
-        _insist(flip)
+        _insist(commit)
 
     def give(self, database: DatabaseId, version: int, device: str) -> Download:
         """The collection in schema 18 or, for old clients, 11; increases its USN and `mod` first."""

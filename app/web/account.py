@@ -14,9 +14,9 @@ from wtforms import PasswordField
 from wtforms.validators import EqualTo, InputRequired, Length
 
 from app.auth.authenticator import Authenticator
-from app.auth.cloudusers import UserList
+from app.auth.aws.users import UserList
 from app.auth.hostkeys import HostKeys
-from app.auth.local import ListedUser
+from app.auth.local.users import ListedUser
 from app.deletions import DAYS, Deletions
 from app.errors import AuthError
 from app.packages import PACKAGE_BYTES, PackageRefused, Packages

@@ -11,7 +11,7 @@ import flask
 from flask_babel import Babel
 
 from app.auth.authenticator import Authenticator
-from app.auth.cloudusers import UserList
+from app.auth.aws.users import UserList
 from app.auth.hostkeys import HostKeys
 from app.config import AddressSource
 from app.deletions import Deletions

@@ -17,7 +17,7 @@ from app.web.files import FileGiver
 from app.web.pages import Pages, done, link
 from app.web.visitor import Visitor
 from app.web.words import counted, difference, moment, size_in_words
-from storage.database.history import Point, find_point
+from storage.database.history import RestorePoint, find_restore_point
 from storage.database.origin import Kind, read_origin
 from storage.errors import NotFound
 from storage.types import DatabaseId, DatabaseKind, UserId
@@ -47,7 +47,7 @@ class VersionList:
     def __init__(
         self, restorer: Restorer, keys: HostKeys, user: UserId, kind: DatabaseKind, now_ms: int
     ) -> None:
-        self._points = restorer.list_points(DatabaseId(user, kind))
+        self._points = restorer.list_restore_points(DatabaseId(user, kind))
         self._devices = {record.id: record for record in keys.list(user)}
         self._kind, self._now_ms = kind, now_ms
 
@@ -61,9 +61,9 @@ class VersionList:
 
     def find(self, number: int) -> Version:
         """One version. Raises: NotFound."""
-        return self._described(find_point(self._points, number))
+        return self._described(find_restore_point(self._points, number))
 
-    def _described(self, point: Point) -> Version:
+    def _described(self, point: RestorePoint) -> Version:
         current = self._points[-1]
         entry, names = point.chain[-1], _NAMES[self._kind]
         then, now = entry.counts, current.chain[-1].counts

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import apsw
 
-from storage.collection import (
+from storage.collection import unbury
+from storage.collection.engine.codec import Codec
+from storage.collection.records import Changes, Chunk, Graves, Mark
+from storage.collection.stamps import Stamps, carried_stamps
+from storage.collection.tables import (
     cards,
     config,
     deck_configs,
@@ -17,11 +21,7 @@ from storage.collection import (
     notetypes,
     revlog,
     tags,
-    unbury,
 )
-from storage.collection.codec import Codec
-from storage.collection.records import Changes, Chunk, Graves, Mark
-from storage.collection.stamps import Stamps, carried_stamps
 from storage.collection.tally import COUNTED, Tally, find_newest
 from storage.collection.unbury import Unburying
 

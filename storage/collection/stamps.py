@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import apsw
 
-from storage.collection import config
+from storage.collection.tables import config
 from storage.collection.tally import COUNTED, Tally, find_newest, find_unsynced
 
 Stamps = dict[str, int | bool]

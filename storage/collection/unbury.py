@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from storage.collection import cards, config
 from storage.collection.records import Row
+from storage.collection.tables import cards, config
 from storage.collection.timing import days_elapsed
 
 _DEFAULT_ROLLOVER_HOUR = 4

@@ -9,19 +9,8 @@ from __future__ import annotations
 
 import apsw
 
-from storage.collection import (
-    cards,
-    config,
-    deck_configs,
-    decks,
-    graves,
-    notes,
-    notetypes,
-    revlog,
-    tags,
-    unbury,
-)
-from storage.collection.codec import Codec
+from storage.collection import unbury
+from storage.collection.engine.codec import Codec
 from storage.collection.records import (
     Changes,
     Chunk,
@@ -32,6 +21,17 @@ from storage.collection.records import (
     RowPosition,
 )
 from storage.collection.schema import id_list, pending_clause
+from storage.collection.tables import (
+    cards,
+    config,
+    deck_configs,
+    decks,
+    graves,
+    notes,
+    notetypes,
+    revlog,
+    tags,
+)
 
 _HIGHEST = 2**63 - 1
 

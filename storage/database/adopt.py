@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.database.cache import read_page_size
-from storage.database.checkout import log_path
-from storage.database.image import Layout
+from storage.database.local.cache import read_page_size
+from storage.database.local.checkout import log_path
+from storage.database.local.image import Layout
 from storage.errors import InvalidDatabase
 
 

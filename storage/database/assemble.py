@@ -15,14 +15,14 @@ from typing import Any
 import apsw
 import msgspec
 
-from storage.database import keys
-from storage.database.cache import Base, BaseCache, WorkFolder
-from storage.database.checkout import Checkout, local_disk, log_path, open_checkout, remove_copy
+from storage.database.format import keys
+from storage.database.format.pages import Bytes, PageBlock, PageParser
 from storage.database.history import find_start
-from storage.database.image import Layout
-from storage.database.layers import BaseWriter, DeltaLayer
 from storage.database.limits import Limits
-from storage.database.pages import Bytes, PageBlock, PageParser
+from storage.database.local.cache import Base, BaseCache, WorkFolder
+from storage.database.local.checkout import Checkout, local_disk, log_path, open_checkout, remove_copy
+from storage.database.local.image import Layout
+from storage.database.local.layers import BaseWriter, DeltaWriter
 from storage.errors import Corrupt, NotFound, Unavailable
 from storage.objects.base import ObjectStore
 from storage.types import ChainEntry, DatabaseId, Offload, T
@@ -113,7 +113,7 @@ class Assembler:
         Raises: NotFound, Corrupt, Unavailable.
         """
         for group in self._groups(entries):
-            layout = self._lay(database, path, layout, group)
+            layout = self._apply(database, path, layout, group)
         return layout
 
     def publish_base(self, checkout: Checkout) -> None:
@@ -215,7 +215,7 @@ class Assembler:
         if group:
             yield group
 
-    def _lay(self, database: DatabaseId, path: Path, layout: Layout, group: list[ChainEntry]) -> Layout:
+    def _apply(self, database: DatabaseId, path: Path, layout: Layout, group: list[ChainEntry]) -> Layout:
         # Too large for memory: stream it piece by piece into the log.
         if group[0].size_bytes > self._limits.fetch_bytes:
             return _again_if_broken(lambda: self._lay_streamed(database, path, layout, group[0]))
@@ -236,7 +236,7 @@ class Assembler:
 
     def _lay_streamed(self, database: DatabaseId, path: Path, layout: Layout, entry: ChainEntry) -> Layout:
         with local_disk():
-            layer = self._offload(lambda: DeltaLayer(path, log_path(path), layout, entry))
+            layer = self._offload(lambda: DeltaWriter(path, log_path(path), layout, entry))
         try:
             self._stream(database, entry, layer.add)
             with local_disk():
@@ -311,7 +311,7 @@ def _add_all(blocks: Iterator[PageBlock], add: Callable[[Sequence[int], Bytes], 
 def _lay_content(path: Path, layout: Layout, entry: ChainEntry, key: str, content: bytes) -> Layout:
     parser = PageParser(key, entry)
     with local_disk():
-        layer = DeltaLayer(path, log_path(path), layout, entry)
+        layer = DeltaWriter(path, log_path(path), layout, entry)
     try:
         _add_all(parser.feed(content), layer.add)
         parser.finish()

@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import msgspec
 
 from storage.database.adopt import read_file_layout
-from storage.database.checkout import Checkout, Mark, local_disk, log_path
-from storage.database.image import Image, Layout, whole_blocks
-from storage.database.layers import cut_checksum, hashed, laid_over
-from storage.database.limits import Limits
-from storage.database.pages import (
+from storage.database.format.pages import (
     PageHeader,
     PageWriter,
     lock_page,
@@ -28,7 +24,11 @@ from storage.database.pages import (
     pages_checksum,
     pages_per_block,
 )
-from storage.database.wal import read_frame_headers, read_header
+from storage.database.limits import Limits
+from storage.database.local.checkout import Checkout, Mark, local_disk, log_path
+from storage.database.local.image import Image, Layout, whole_blocks
+from storage.database.local.layers import apply_deltas, cut_checksum, hashed
+from storage.database.local.wal import read_frame_headers, read_header
 from storage.errors import Corrupt
 from storage.lazy import LazyModule
 from storage.packing import Packer
@@ -65,7 +65,7 @@ class Commit(msgspec.Struct, frozen=True):
         return ()
 
 
-class Change(msgspec.Struct, frozen=True):
+class LocalChange(msgspec.Struct, frozen=True):
     """What SQLite has committed since the checkout's layout."""
 
     layout: Layout
@@ -82,7 +82,7 @@ class Change(msgspec.Struct, frozen=True):
         return len(self.touched) * self.layout.page_size
 
 
-class Made(msgspec.Struct, frozen=True):
+class StoredObject(msgspec.Struct, frozen=True):
     """An object that is ready to be put, with its entry and the local layout that it belongs to."""
 
     entry: ChainEntry
@@ -132,7 +132,7 @@ def follow_log(log: Path, before: Layout, end: int) -> Layout:
     # If one commit shrank the database and a later one grew it again, the pages that were cut off must not be
     # read from the base: `smallest` is the smallest size in between.
     before = msgspec.structs.replace(before, base_pages=smallest)
-    return laid_over(before, in_log, page_count, before.checksum, state)
+    return apply_deltas(before, in_log, page_count, before.checksum, state)
 
 
 def touched_pages(before: Layout, after: Layout) -> list[int]:
@@ -153,13 +153,13 @@ class CommitMaker:
         self._quick_packer = page_packer(limits.quick_compression_level)
         self._packer = page_packer(limits.compression_level)
 
-    def settle(self, checkout: Checkout) -> Change:
+    def settle(self, checkout: Checkout) -> LocalChange:
         """Commit locally, and find the pages that changed; the time depends on their number."""
         after = commit_locally(checkout)
         checkout.trim(self._limits.idle_page_cache_bytes)
         touched = touched_pages(checkout.layout, after)
         since, earlier = self._find_earlier(checkout, after, touched)
-        return Change(after, touched, since, earlier)
+        return LocalChange(after, touched, since, earlier)
 
     def _find_earlier(
         self, checkout: Checkout, after: Layout, touched: list[int]
@@ -191,12 +191,14 @@ class CommitMaker:
             found = (mark, frozenset(earlier))
         return found
 
-    def is_whole(self, head: Head, change: Change) -> bool:
+    def is_whole(self, head: Head, change: LocalChange) -> bool:
         """Whether to store a snapshot: most pages have changed, or the chain has its most deltas already."""
         deltas = len(head.chain) - 1
         return 2 * len(change.touched) > change.layout.page_count or deltas >= self._limits.chain_deltas
 
-    def make(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
+    def make(
+        self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: LocalChange
+    ) -> StoredObject:
         """Make the object of a commit: a delta or a snapshot, by `is_whole`."""
         after, touched = change.layout, change.touched
         entry = _next_entry(head, commit, nonce, after)
@@ -204,12 +206,16 @@ class CommitMaker:
             return self._whole(checkout, after, touched, entry)
         return self._delta(checkout, change, entry)
 
-    def make_whole(self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: Change) -> Made:
+    def make_whole(
+        self, checkout: Checkout, head: Head, commit: Commit, nonce: str, change: LocalChange
+    ) -> StoredObject:
         """Make a snapshot; the checkout may be at any version."""
         entry = _next_entry(head, commit, nonce, change.layout)
         return self._whole(checkout, change.layout, change.touched, entry)
 
-    def _whole(self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry) -> Made:
+    def _whole(
+        self, checkout: Checkout, after: Layout, touched: list[int], entry: ChainEntry
+    ) -> StoredObject:
         with (
             local_disk(),
             checkout.image() as old,
@@ -226,7 +232,7 @@ class CommitMaker:
             raise Corrupt(checkout.path.name, f"{expected:016x}", f"{made.entry.checksum:016x}")
         return msgspec.structs.replace(made, layout=hashed(made.layout, checkout.layout, hashes))
 
-    def _delta(self, checkout: Checkout, change: Change, entry: ChainEntry) -> Made:
+    def _delta(self, checkout: Checkout, change: LocalChange, entry: ChainEntry) -> StoredObject:
         before, after = checkout.layout, change.layout
         pages, parent = change.touched, before.checksum
         if change.since is not None:
@@ -241,21 +247,21 @@ class CommitMaker:
         ):
             writer = PageWriter(header_of(entry, parent), sink.write, self._quick_packer)
             # The new checksum follows from the old one and the pages that differ: see
-            # `storage.database.layers`.
+            # `storage.database.local.layers`.
             total = before.checksum ^ cut_checksum(old, after.page_count)
             hashes: dict[int, int] = {}
             for numbers in _batches(pages, pages_per_block(after.page_size)):
                 total ^= _add_changed(writer, numbers, change.earlier, old, new, hashes)
             digest = writer.finish(total)
-            entry = proven(entry, writer.size_bytes, digest, total)
+            entry = with_digests(entry, writer.size_bytes, digest, total)
             after = hashed(msgspec.structs.replace(after, checksum=total), before, hashes)
-            return Made(entry, sink.content(), after)
+            return StoredObject(entry, sink.content(), after)
 
-    def snapshot(self, image: Image, entry: ChainEntry) -> Made:
+    def snapshot(self, image: Image, entry: ChainEntry) -> StoredObject:
         """Make a snapshot of version `entry.last`; its checksum is computed from all pages."""
         return self._snapshot(image, entry, self._packer)
 
-    def _snapshot(self, image: Image, entry: ChainEntry, packer: Packer) -> Made:
+    def _snapshot(self, image: Image, entry: ChainEntry, packer: Packer) -> StoredObject:
         size = image.layout.page_size
         entry = msgspec.structs.replace(entry, kind=EntryKind.SNAPSHOT, first=entry.last)
         total = 0
@@ -266,10 +272,10 @@ class CommitMaker:
                 total ^= pages_checksum(numbers, pages, size)
                 writer.add(numbers, pages)
             digest = writer.finish(total)
-            entry = proven(entry, writer.size_bytes, digest, total)
-            return Made(entry, sink.content(), msgspec.structs.replace(image.layout, checksum=total))
+            entry = with_digests(entry, writer.size_bytes, digest, total)
+            return StoredObject(entry, sink.content(), msgspec.structs.replace(image.layout, checksum=total))
 
-    def adopt(self, path: Path, entry: ChainEntry) -> Made:
+    def adopt(self, path: Path, entry: ChainEntry) -> StoredObject:
         """Make a snapshot of version `entry.last` from a file. Raises: InvalidDatabase."""
         with local_disk():
             layout = read_file_layout(path)
@@ -277,7 +283,7 @@ class CommitMaker:
             with Image(path, log_path(path), layout) as image:
                 return self._snapshot(image, entry, self._quick_packer)
 
-    def merged(self, image: Image, numbers: list[int], entry: ChainEntry, parent: int) -> Made:
+    def merged_delta(self, image: Image, numbers: list[int], entry: ChainEntry, parent: int) -> StoredObject:
         """Make a delta of these pages, with the contents that they have in the image."""
         raw_bytes = len(numbers) * image.layout.page_size
         with local_disk(), _Sink(raw_bytes, self._limits, self._new_path) as sink:
@@ -285,8 +291,8 @@ class CommitMaker:
             for batch in _batches(numbers, pages_per_block(image.layout.page_size)):
                 writer.add(batch, image.pages(batch))
             digest = writer.finish(entry.checksum)
-            made = proven(entry, writer.size_bytes, digest, entry.checksum)
-            return Made(made, sink.content(), image.layout)
+            made = with_digests(entry, writer.size_bytes, digest, entry.checksum)
+            return StoredObject(made, sink.content(), image.layout)
 
 
 def _next_entry(head: Head, commit: Commit, nonce: str, after: Layout) -> ChainEntry:
@@ -306,7 +312,7 @@ def header_of(entry: ChainEntry, parent: int) -> PageHeader:
     )  # fmt: skip
 
 
-def proven(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> ChainEntry:
+def with_digests(entry: ChainEntry, size_bytes: int, sha256: bytes, checksum: int) -> ChainEntry:
     """The entry with what is known only after its object was written."""
     return msgspec.structs.replace(entry, size_bytes=size_bytes, sha256=sha256, checksum=checksum)
 

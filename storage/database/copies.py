@@ -27,11 +27,11 @@ import msgspec
 import xxhash
 
 from storage.database.assemble import Assembler, Draft, Target, can_start_from, missing
-from storage.database.cache import clear_after_reboot, locked
-from storage.database.checkout import Checkout, Mark, local_disk, log_path, remove_copy
 from storage.database.commit import follow_log
-from storage.database.image import Layout, hashes_path
 from storage.database.limits import Limits
+from storage.database.local.cache import clear_after_reboot, locked
+from storage.database.local.checkout import Checkout, Mark, local_disk, log_path, remove_copy
+from storage.database.local.image import Layout, hashes_path
 from storage.errors import Corrupt
 from storage.types import DatabaseId, Offload
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from storage.database import keys, sealed
+from storage.database.format import envelope, keys
 from storage.errors import Corrupt
 from storage.objects.base import ObjectStore
 from storage.types import DatabaseId
@@ -41,7 +41,7 @@ def failure_object(database: DatabaseId, failure: Failure, nonce: str) -> tuple[
     failure = msgspec.structs.replace(failure, text=failure.text[:_LONGEST_TEXT])
     return (
         keys.failure_key(database, failure.time_ms, nonce),
-        sealed.seal(sealed.FAILURE, msgspec.msgpack.encode(failure)),
+        envelope.seal(envelope.FAILURE, msgspec.msgpack.encode(failure)),
     )
 
 
@@ -56,7 +56,7 @@ def list_failures(objects: ObjectStore, database: DatabaseId) -> Iterator[Failur
 
 def _read(key: str, content: bytes) -> Failure | None:
     try:
-        return msgspec.msgpack.decode(sealed.unseal(key, sealed.FAILURE, content), type=Failure)
+        return msgspec.msgpack.decode(envelope.unseal(key, envelope.FAILURE, content), type=Failure)
     except (Corrupt, msgspec.MsgspecError) as exc:
         log.warning("a failure cannot be read: %s", exc)
         return None

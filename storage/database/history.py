@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from storage.database import keys, sealed
+from storage.database.format import envelope, keys
 from storage.database.limits import Limits
 from storage.errors import Corrupt, NotFound
 from storage.objects.base import ObjectStore
@@ -22,7 +22,7 @@ _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 
 
-class Departure(msgspec.Struct, frozen=True, array_like=True):
+class ArchivedChain(msgspec.Struct, frozen=True, array_like=True):
     """The chain before a head update that drops entries from it; the content of a history object."""
 
     time_ms: int
@@ -36,10 +36,10 @@ class Departed(msgspec.Struct, frozen=True):
     key: str
     modified_ms: int
     """By the store's clock."""
-    departure: Departure
+    departure: ArchivedChain
 
 
-class Point(msgspec.Struct, frozen=True, order=True):
+class RestorePoint(msgspec.Struct, frozen=True, order=True):
     """A version that can be restored."""
 
     version: int
@@ -58,9 +58,9 @@ class History:
         """Store `head.chain` as a history object. Must precede the head update that drops any entry of it."""
         if not head.chain:
             return
-        departure = Departure(self._clock_ms(), head.version, head.chain)
+        departure = ArchivedChain(self._clock_ms(), head.version, head.chain)
         key = keys.history_key(database, head.chain_revision, head.token, nonce)
-        self._objects.put(key, sealed.seal(sealed.HISTORY, msgspec.msgpack.encode(departure)))
+        self._objects.put(key, envelope.seal(envelope.HISTORY, msgspec.msgpack.encode(departure)))
 
     def is_expired(self, departed: Departed, now_ms: int) -> bool:
         """Whether the objects of its chain may be deleted at `now_ms`, the time by the store's clock.
@@ -82,18 +82,18 @@ class History:
                 if content is not None:
                     yield Departed(stat.key, stat.modified_ms, _decode(stat.key, content))
 
-    def list_points(self, database: DatabaseId, head: Head) -> list[Point]:
+    def list_restore_points(self, database: DatabaseId, head: Head) -> list[RestorePoint]:
         """Every version that can be restored, oldest first, the current one last.
 
         Includes versions older than the limit that no sweep has deleted yet.
         """
-        points: dict[int, Point] = {}
+        points: dict[int, RestorePoint] = {}
         chains = [departed.departure.chain for departed in self.list_departed(database)]
         for chain in [*chains, head.chain]:
             for at, entry in enumerate(chain):
                 # Of several chains that lead to the version, the shortest one is read the fastest.
                 if entry.last not in points or at + 1 < len(points[entry.last].chain):
-                    points[entry.last] = Point(entry.last, entry.time_ms, chain[: at + 1])
+                    points[entry.last] = RestorePoint(entry.last, entry.time_ms, chain[: at + 1])
         return sorted(points.values())
 
 
@@ -124,7 +124,7 @@ def find_needless(departed: Sequence[Departed], head: Head, now_ms: int, limits:
     return needless
 
 
-def find_point(points: Sequence[Point], version: int) -> Point:
+def find_restore_point(points: Sequence[RestorePoint], version: int) -> RestorePoint:
     """The point of a version. Raises: NotFound, with the range of versions that are kept."""
     for point in points:
         if point.version == version:
@@ -133,9 +133,9 @@ def find_point(points: Sequence[Point], version: int) -> Point:
     raise NotFound(f"version {version} is not in the history: {kept}")
 
 
-def _decode(key: str, content: bytes) -> Departure:
+def _decode(key: str, content: bytes) -> ArchivedChain:
     try:
-        return msgspec.msgpack.decode(sealed.unseal(key, sealed.HISTORY, content), type=Departure)
+        return msgspec.msgpack.decode(envelope.unseal(key, envelope.HISTORY, content), type=ArchivedChain)
     except msgspec.MsgspecError as exc:
         raise Corrupt(key, "a departure", str(exc)) from exc
 

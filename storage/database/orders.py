@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from storage.database.mark import STORE
+from storage.database.maintenance.mark import STORE
 from storage.errors import Conflict, Corrupt
-from storage.heads.base import Flip, HeadStore
+from storage.heads.base import HeadStore, HeadUpdate
 from storage.types import EMPTY_HEAD, ChainEntry, DatabaseId, DatabaseKind, EntryKind, Head, UserId
 
 ORDERS: Final = DatabaseId(STORE.user, DatabaseKind.MEDIA)
@@ -72,7 +72,7 @@ class OrdersRecord:
             head = self._heads.find(ORDERS) or EMPTY_HEAD
             orders = change(_orders_of(head))
             try:
-                self._heads.flip(ORDERS, self._flip(head, orders))
+                self._heads.advance_head(ORDERS, self._head_update(head, orders))
             except Conflict:
                 if attempt + 1 == _ATTEMPTS:
                     raise
@@ -80,7 +80,7 @@ class OrdersRecord:
                 break
         return orders
 
-    def _flip(self, head: Head, orders: Orders) -> Flip:
+    def _head_update(self, head: Head, orders: Orders) -> HeadUpdate:
         answer = msgspec.msgpack.encode(orders)
         if len(answer) > _MOST_BYTES:
             raise OrdersTooLarge(f"the orders take {len(answer)} bytes; {_MOST_BYTES} is the most")
@@ -88,7 +88,7 @@ class OrdersRecord:
         entry = ChainEntry(
             EntryKind.SNAPSHOT, version, version, head.token, nonce, 0, bytes(32), 0, 0, 0, (nonce,), now_ms
         )
-        return Flip(
+        return HeadUpdate(
             token=head.token, base_version=head.version, session_id=None, seq=0, commit_id=nonce,
             answer=answer, time_ms=now_ms, stamps={}, entry=entry,
         )  # fmt: skip

@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from storage.database import keys
+from storage.database.format import keys
+from storage.database.format.pages import HEADER_BYTES, TRAILER_BYTES, read_facts
 from storage.database.history import History
-from storage.database.pages import HEADER_BYTES, TRAILER_BYTES, read_facts
 from storage.errors import Corrupt, NotFound
 from storage.heads.base import RECENT_KEPT
 from storage.objects.base import ObjectStat, ObjectStore

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from storage.database import keys, sealed
+from storage.database.format import envelope, keys
 from storage.database.limits import Limits
 from storage.errors import Conflict, Corrupt, SessionLost, TooLarge
 from storage.heads.base import HeadStore, NewSession, SessionUpdate
@@ -78,7 +78,7 @@ class SessionLog:
     ) -> JournalEntry:
         # The token in the key keeps the object from being deleted as long as the session runs.
         key = keys.journal_key(database, session.token, session.seq, self._nonce())
-        self._objects.put(key, sealed.seal(sealed.JOURNAL, content))
+        self._objects.put(key, envelope.seal(envelope.JOURNAL, content))
         return msgspec.structs.replace(entry, body=None, key=key)
 
     def _fold_if_long(self, database: DatabaseId, head: Head) -> Head:
@@ -142,7 +142,7 @@ class SessionLog:
 
 
 def _unsealed(key: str, content: bytes) -> bytes:
-    return sealed.unseal(key, sealed.JOURNAL, content)
+    return envelope.unseal(key, envelope.JOURNAL, content)
 
 
 def _session_of(head: Head) -> Session:

@@ -16,22 +16,22 @@ from typing import Any
 import apsw
 
 from storage.database.assemble import Assembler, Target
-from storage.database.cache import BaseCache, WorkFolder
-from storage.database.checkout import Checkout
-from storage.database.commit import Change, Commit, CommitMaker, Made
-from storage.database.compact import Compactor, plan
+from storage.database.commit import Commit, CommitMaker, LocalChange, StoredObject
 from storage.database.copies import SharedCopies
-from storage.database.doctor import Diagnosis, Doctor
-from storage.database.history import History, Point
-from storage.database.image import Image
-from storage.database.keys import entry_key
+from storage.database.format.keys import entry_key
+from storage.database.history import History, RestorePoint
 from storage.database.limits import Limits
+from storage.database.local.cache import BaseCache, WorkFolder
+from storage.database.local.checkout import Checkout
+from storage.database.local.image import Image
+from storage.database.maintenance.compact import Compactor, plan
+from storage.database.maintenance.doctor import Diagnosis, Doctor
+from storage.database.maintenance.sweep import Sweeper, Swept
 from storage.database.rebuild import Inventory, take_inventory
 from storage.database.sessions import SessionLog
-from storage.database.sweep import Sweeper, Swept
 from storage.errors import Conflict, Corrupt, HeadMoved, NotFound, SessionLost, Unavailable
-from storage.heads.base import Flip, HeadStore, SessionUpdate
-from storage.heads.transitions import has_landed
+from storage.heads.base import HeadStore, HeadUpdate, SessionUpdate
+from storage.heads.transitions import was_applied
 from storage.objects.base import Objects, ObjectStat, ObjectStore
 from storage.objects.now import read_clock
 from storage.types import (
@@ -55,7 +55,7 @@ _PLANS = 3
 """How often a checkout reads the head again because compaction and sweep have removed an object."""
 
 
-_Make = Callable[[Checkout, Head, Commit, str, Change], Made]
+_Make = Callable[[Checkout, Head, Commit, str, LocalChange], StoredObject]
 
 
 def _count_nothing(_event: str) -> None:
@@ -201,18 +201,20 @@ class DatabaseStore:
         head: Head,
         commit: Commit,
         *,
-        beside: Objects = (),
-        way: Offload[Any] | None = None,
+        extra_objects: Objects = (),
+        executor: Offload[Any] | None = None,
     ) -> Head:
         """Make the checkout's state the next version; the checkout is then at that version.
 
-        `head` is the one that the checkout was made for, with the token of the caller's session. `beside` are
-        small objects to which the new version refers: they are put together with its own object, before the
-        head is changed. `way` runs SQLite's COMMIT and the making of a small delta: off the event loop,
-        unless the caller knows that the change is small. On any error the checkout is discarded. Raises:
-        SessionLost, HeadMoved.
+        `head` is the one that the checkout was made for, with the token of the caller's session.
+        `extra_objects` are small objects to which the new version refers: they are put together with its own
+        object, before the head is changed. `executor` runs SQLite's COMMIT and the making of a small delta:
+        off the event loop, unless the caller knows that the change is small. On any error the checkout is
+        discarded. Raises: SessionLost, HeadMoved.
         """
-        return self._commit(checkout, head, commit, self._commits.make, beside, way or self._offload)
+        return self._commit(
+            checkout, head, commit, self._commits.make, extra_objects, executor or self._offload
+        )
 
     def restore(self, checkout: Checkout, head: Head, commit: Commit) -> Head:
         """Make the state of a checkout, which may be of any version, the next version, as a snapshot.
@@ -223,7 +225,7 @@ class DatabaseStore:
         return self._commit(checkout, head, commit, self._commits.make_whole, (), self._offload)
 
     def prepare(
-        self, checkout: Checkout, head: Head, commit: Commit, checked: bytes, *, way: Offload[Any]
+        self, checkout: Checkout, head: Head, commit: Commit, checked: bytes, *, executor: Offload[Any]
     ) -> Head:
         """Store the checkout's state as a prepared commit, which `finish` makes the next version.
 
@@ -235,13 +237,13 @@ class DatabaseStore:
         if session is None:
             raise SessionLost("no session runs")
 
-        def record(made: Made) -> Head:
+        def record(made: StoredObject) -> Head:
             prepared = Prepared(
                 made.entry, commit.commit_id, commit.answer, commit.now_ms, commit.stamps, checked
             )
             return self.sessions.update(checkout.database, session, SessionUpdate(prepared=prepared))
 
-        prepared = self._store(checkout, head, commit, self._commits.make, (), way, record)
+        prepared = self._store(checkout, head, commit, self._commits.make, (), executor, record)
         if prepared.session is not None and prepared.session.prepared is not None:
             self._note_due(checkout.database, (*prepared.chain, prepared.session.prepared.entry))
         return prepared
@@ -253,7 +255,7 @@ class DatabaseStore:
             raise SessionLost("the session has nothing to commit")
         ready = session.prepared
         commit = Commit(ready.commit_id, ready.answer, ready.time_ms, ready.stamps, (session.id, session.seq))
-        return self._flip(database, head, commit, ready.entry)
+        return self._head_update(database, head, commit, ready.entry)
 
     def _commit(  # noqa: PLR0913, PLR0917 - what its two callers fix
         self,
@@ -261,12 +263,12 @@ class DatabaseStore:
         head: Head,
         commit: Commit,
         make: _Make,
-        beside: Objects,
-        way: Offload[Any],
+        extra_objects: Objects,
+        executor: Offload[Any],
     ) -> Head:
         return self._store(
-            checkout, head, commit, make, beside, way,
-            lambda made: self._flip(checkout.database, head, commit, made.entry),
+            checkout, head, commit, make, extra_objects, executor,
+            lambda made: self._head_update(checkout.database, head, commit, made.entry),
         )  # fmt: skip
 
     def _store(  # noqa: PLR0913, PLR0917 - what its two callers fix
@@ -275,21 +277,21 @@ class DatabaseStore:
         head: Head,
         commit: Commit,
         make: _Make,
-        beside: Objects,
-        way: Offload[Any],
-        record: Callable[[Made], Head],
+        extra_objects: Objects,
+        executor: Offload[Any],
+        record: Callable[[StoredObject], Head],
     ) -> Head:
         """Commit locally, put the object, then write the head with `record`."""
         try:
-            change = way(lambda: self._commits.settle(checkout))
+            change = executor(lambda: self._commits.settle(checkout))
             # Too much work for the event loop.
             if change.touched_bytes > _SHORT_BYTES or self._commits.is_whole(head, change):
-                way = self._offload
-            made = way(lambda: make(checkout, head, commit, self._nonce(), change))
+                executor = self._offload
+            made = executor(lambda: make(checkout, head, commit, self._nonce(), change))
             if made.entry.kind == EntryKind.SNAPSHOT:
                 self._history.record(checkout.database, head, self._nonce())
             # The object must be durable before the head refers to it.
-            self._put(checkout.database, made, beside)
+            self._put(checkout.database, made, extra_objects)
             recorded = record(made)
         except BaseException as exc:
             self.discard(checkout)
@@ -304,11 +306,11 @@ class DatabaseStore:
         return recorded
 
     def replace(
-        self, database: DatabaseId, head: Head, path: Path, commit: Commit, *, beside: Objects = ()
+        self, database: DatabaseId, head: Head, path: Path, commit: Commit, *, extra_objects: Objects = ()
     ) -> Head:
         """Make a whole file the next version, as a snapshot; the file is moved to the cache on success.
 
-        Its contents must have been checked by the caller. `beside` is as for `commit`.
+        Its contents must have been checked by the caller. `extra_objects` is as for `commit`.
         Raises: InvalidDatabase, SessionLost, HeadMoved.
         """
         entry = ChainEntry(
@@ -318,13 +320,13 @@ class DatabaseStore:
         made = self._offload(lambda: self._commits.adopt(path, entry))
         # A snapshot drops the whole chain.
         self._history.record(database, head, self._nonce())
-        self._put(database, made, beside)
-        flipped = self._flip(database, head, commit, made.entry)
+        self._put(database, made, extra_objects)
+        updated = self._head_update(database, head, commit, made.entry)
         try:
             self._offload(lambda: self._bases.adopt(database, made.entry.last, made.entry.checksum, path))
         except OSError as exc:
             log.warning("the file of %s is not kept in the cache: %s", database, exc)
-        return flipped
+        return updated
 
     def compact(self, database: DatabaseId) -> bool:
         """Shorten the chain if that is due; returns whether it was done.
@@ -365,7 +367,7 @@ class DatabaseStore:
         finally:
             self.discard(copy)
 
-    def _putting(self, database: DatabaseId) -> Callable[[Made], None]:
+    def _putting(self, database: DatabaseId) -> Callable[[StoredObject], None]:
         return functools.partial(self._put, database)
 
     def sweep(
@@ -392,14 +394,14 @@ class DatabaseStore:
         self._assembler.forget(database)
         self._sweeper.erase(database)
 
-    def history(self, database: DatabaseId, head: Head | None = None) -> list[Point]:
+    def history(self, database: DatabaseId, head: Head | None = None) -> list[RestorePoint]:
         """Every version that can be restored, oldest first, the current one last.
 
         `head` is the current one, read if not given; with EMPTY_HEAD only the history objects count.
         """
-        return self._history.list_points(database, head or self.head(database))
+        return self._history.list_restore_points(database, head or self.head(database))
 
-    def checkout_point(self, database: DatabaseId, point: Point) -> Checkout:
+    def checkout_restore_point(self, database: DatabaseId, point: RestorePoint) -> Checkout:
         """A working copy of a version of the history, for `restore` or `export`.
 
         Raises: NotFound if its objects have been deleted meanwhile.
@@ -415,9 +417,9 @@ class DatabaseStore:
         """A working copy of what a chain leads to, from stored objects alone. Raises: NotFound, Corrupt."""
         return self._assembler.rebuild(Target(database, chain[-1].last, chain[-1].checksum, chain))
 
-    def export(self, database: DatabaseId, point: Point, path: Path) -> None:
+    def export(self, database: DatabaseId, point: RestorePoint, path: Path) -> None:
         """Write a version as a file to a new path. Raises: NotFound if its objects have been deleted."""
-        checkout = self.checkout_point(database, point)
+        checkout = self.checkout_restore_point(database, point)
         try:
             self._offload(lambda: self._assembler.write_file(checkout, path))
         finally:
@@ -430,40 +432,40 @@ class DatabaseStore:
     def _rebuild(self, database: DatabaseId, head: Head) -> Checkout:
         return self._assemble(database, head, self._assembler.rebuild)
 
-    def _put(self, database: DatabaseId, made: Made, beside: Objects = ()) -> None:
+    def _put(self, database: DatabaseId, made: StoredObject, extra_objects: Objects = ()) -> None:
         key = entry_key(database, made.entry)
         if isinstance(made.content, bytes):
-            if beside:
-                self._objects.put_many([*beside, (key, made.content)])
+            if extra_objects:
+                self._objects.put_many([*extra_objects, (key, made.content)])
             else:
                 self._put_small(key, made.content)
             return
         try:
-            if beside:
-                self._objects.put_many(beside)
+            if extra_objects:
+                self._objects.put_many(extra_objects)
             self._objects.put_file(key, made.content)
         finally:
             made.content.unlink(missing_ok=True)
 
-    def _flip(self, database: DatabaseId, head: Head, commit: Commit, entry: ChainEntry) -> Head:
+    def _head_update(self, database: DatabaseId, head: Head, commit: Commit, entry: ChainEntry) -> Head:
         session_id, seq = commit.session or (None, 0)
-        flip = Flip(
+        update = HeadUpdate(
             token=head.token, base_version=head.version, session_id=session_id, seq=seq,
             commit_id=commit.commit_id, answer=commit.answer, time_ms=commit.now_ms,
             stamps=commit.stamps, entry=entry,
         )  # fmt: skip
         try:
-            flipped = self._heads.flip(database, flip)
+            updated = self._heads.advance_head(database, update)
         except (Conflict, Unavailable):
             # The update may be done and only its answer lost: read the record. `NotDurable` is not caught:
             # the record would show the update, but a power cut may undo it.
             found = self._heads.find(database)
-            if found is not None and has_landed(found, flip):
+            if found is not None and was_applied(found, update):
                 return found
             raise
         if commit.session is None:
-            self._note_due(database, flipped.chain)
-        return flipped
+            self._note_due(database, updated.chain)
+        return updated
 
     def _note_due(self, database: DatabaseId, chain: tuple[ChainEntry, ...]) -> None:
         """Call `due` if a chain needs compaction.

@@ -37,7 +37,7 @@ class SessionUpdate(msgspec.Struct, frozen=True):
     prepared: Prepared | None = None
 
 
-class Flip(msgspec.Struct, frozen=True):
+class HeadUpdate(msgspec.Struct, frozen=True):
     """A head update: what the head becomes with a commit, and the condition for it.
 
     Condition: `head.version == base_version and head.token == token`, and with a `session_id` also
@@ -95,7 +95,7 @@ class HeadStore(Protocol):
     def close_session(self, database: DatabaseId, token: int, session_id: str) -> bool:
         """End the session if token and id are these; returns whether they were."""
 
-    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+    def advance_head(self, database: DatabaseId, update: HeadUpdate) -> Head:
         """Make a new version the head; durable on return, also against a power cut.
 
         On success: version + 1, chain_revision + 1, stamps and page figures set, a `Recent` added (the last
@@ -127,7 +127,8 @@ class HeadStore(Protocol):
         """The databases with a commit since `settle` was last called for them; ordered, lazy.
 
         A store that does not keep track of `settle` gives those with a commit at `since_ms` or later, by
-        `Flip.time_ms` or by its own clock. May give others, too. Never reads single records over a network.
+        `HeadUpdate.time_ms` or by its own clock. May give others, too. Never reads single records over a
+        network.
         """
 
     def settle(self, database: DatabaseId, chain_revision: int) -> None:

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from storage.aws import code_of, gave_up, mapped, was_repeated
 from storage.errors import Corrupt, StorageError, Unavailable
 from storage.heads import transitions
-from storage.heads.base import RECENT_KEPT, Flip, NewSession, SessionUpdate
+from storage.heads.base import RECENT_KEPT, HeadUpdate, NewSession, SessionUpdate
 from storage.heads.keys import check_user, databases_of
 from storage.types import (
     ChainEntry,
@@ -206,13 +206,13 @@ class DynamoHeadStore:
             return False
         return True
 
-    def flip(self, database: DatabaseId, flip: Flip) -> Head:
-        transitions.check_flip(flip)
+    def advance_head(self, database: DatabaseId, update: HeadUpdate) -> Head:
+        transitions.check_head_update(update)
         return self._write(
             database,
-            _flip_update(flip),
-            lambda head: transitions.flip(head, flip),
-            lambda head: transitions.has_landed(head, flip),
+            _head_update_update(update),
+            lambda head: transitions.advance_head(head, update),
+            lambda head: transitions.was_applied(head, update),
         )
 
     def replace_chain(
@@ -369,9 +369,9 @@ def _closed(head: Head | None, token: int, session_id: str) -> Head:
     return after
 
 
-def _flip_update(flip: Flip) -> dict[str, Any]:
-    entry, version = flip.entry, flip.base_version + 1
-    recent = Recent(flip.commit_id, flip.answer, flip.time_ms)
+def _head_update_update(update: HeadUpdate) -> dict[str, Any]:
+    entry, version = update.entry, update.base_version + 1
+    recent = Recent(update.commit_id, update.answer, update.time_ms)
     sets: dict[str, str | dict[str, Any]] = {
         "format": _FORMAT,
         "listing": _CHANGED,
@@ -380,7 +380,7 @@ def _flip_update(flip: Flip) -> dict[str, Any]:
         "page_size": _number(entry.page_size),
         "page_count": _number(entry.page_count),
         "checksum": _number(entry.checksum),
-        "stamps": _packed(flip.stamps),
+        "stamps": _packed(update.stamps),
         _recent_name(version): _packed(recent),
     }
     values: dict[str, Any] = {":zero": _number(0), ":one": _number(1)}
@@ -389,13 +389,13 @@ def _flip_update(flip: Flip) -> dict[str, Any]:
     else:
         sets["chain"] = "list_append(#chain, :entry)"
         values[":entry"] = {"L": [_packed(entry)]}
-    guard = {"version": _number(flip.base_version), "token": _number(flip.token)}
-    if flip.session_id is not None:
+    guard = {"version": _number(update.base_version), "token": _number(update.token)}
+    if update.session_id is not None:
         # With a session: also its id and `seq`, and the token stays.
-        guard |= {"session": _text(flip.session_id), "seq": _number(flip.seq)}
+        guard |= {"session": _text(update.session_id), "seq": _number(update.seq)}
         return _update(sets, values, guard, removes=_SESSION)
-    sets["token"] = _number(flip.token + 1)
-    if flip.base_version == flip.token == 0:
+    sets["token"] = _number(update.token + 1)
+    if update.base_version == update.token == 0:
         # Token 0 means that there is no record: the first write of any record makes the token 1.
         return _update(sets, values, removes=_SESSION) | _IF_ABSENT
     return _update(sets, values, guard, removes=_SESSION)

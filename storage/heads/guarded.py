@@ -1,4 +1,4 @@
-"""A head store that stays unavailable as long as its records may be wrong: see `storage.database.mark`.
+"""A head store that is unavailable while its records may be wrong (`storage.database.maintenance.mark`).
 
 `app.main` wraps the head store of the server in it.
 """

@@ -28,7 +28,7 @@ import msgspec
 
 from storage.errors import Corrupt, NotDurable, StorageError, Unavailable
 from storage.heads import transitions
-from storage.heads.base import Flip, NewSession, SessionUpdate
+from storage.heads.base import HeadUpdate, NewSession, SessionUpdate
 from storage.heads.keys import check_user, databases_of
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, Offload, UserId
 
@@ -152,8 +152,8 @@ class LocalHeadStore:
         self._change(database, close)
         return closed
 
-    def flip(self, database: DatabaseId, flip: Flip) -> Head:
-        head = self._change(database, lambda head: transitions.flip(head, flip))
+    def advance_head(self, database: DatabaseId, update: HeadUpdate) -> Head:
+        head = self._change(database, lambda head: transitions.advance_head(head, update))
         self._make_durable()
         return head
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 
 from storage.heads import transitions
-from storage.heads.base import Flip, NewSession, SessionUpdate
+from storage.heads.base import HeadUpdate, NewSession, SessionUpdate
 from storage.heads.keys import check_user
 from storage.types import ChainEntry, DatabaseId, Head, JournalEntry, UserId
 
@@ -46,8 +46,8 @@ class MemoryHeadStore:
                 self._heads[database] = after
         return after is not None
 
-    def flip(self, database: DatabaseId, flip: Flip) -> Head:
-        return self._change(database, lambda head: transitions.flip(head, flip))
+    def advance_head(self, database: DatabaseId, update: HeadUpdate) -> Head:
+        return self._change(database, lambda head: transitions.advance_head(head, update))
 
     def replace_chain(
         self, database: DatabaseId, token: int, chain_revision: int, chain: tuple[ChainEntry, ...]

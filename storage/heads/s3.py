@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from storage.aws import code_of, mapped, status_of
 from storage.errors import Corrupt, NotFound, StorageError, Unavailable
 from storage.heads import transitions
-from storage.heads.base import Flip, NewSession, SessionUpdate
+from storage.heads.base import HeadUpdate, NewSession, SessionUpdate
 from storage.heads.keys import check_user, databases_of
 from storage.types import ChainEntry, DatabaseId, DatabaseKind, Head, JournalEntry, UserId
 
@@ -109,11 +109,11 @@ class S3HeadStore:
             return False
         return True
 
-    def flip(self, database: DatabaseId, flip: Flip) -> Head:
+    def advance_head(self, database: DatabaseId, update: HeadUpdate) -> Head:
         return self._change(
             database,
-            lambda head: transitions.flip(head, flip),
-            lambda head: transitions.has_landed(head, flip),
+            lambda head: transitions.advance_head(head, update),
+            lambda head: transitions.was_applied(head, update),
         )
 
     def replace_chain(

@@ -11,12 +11,12 @@ All backends use them, so that the rules exist once. The session of a head is in
         +---- flip with the session's id, close_session ---------------------------+
 
 Each write to a session adds 1 to its `seq`.
-From any state: `open_session` replaces the session, with token + 1; a flip without a session id ends it, with
-token + 1; `replace_chain` changes neither session nor token.
+From any state: `open_session` replaces the session, with token + 1; a head update without a session id ends
+it, with token + 1; `replace_chain` changes neither session nor token.
 
 If several conditions fail at once, the first of this list is raised:
 
-1. a flip that was applied before is no failure: the head is returned as it is;
+1. a head update that was applied before is no failure: the head is returned as it is;
 2. with a session, `SessionLost`: no session runs, or another one does, or the token differs;
 3. `HeadMoved`: version, token or chain revision differ;
 4. with a session, `SessionAhead`: only `seq` differs.
@@ -24,7 +24,7 @@ If several conditions fail at once, the first of this list is raised:
 A request that is invalid for any head raises `ValueError` before all others.
 
 After a write with an unknown outcome a backend reads the record and finds out with `has_opened`,
-`has_appended`, `has_updated`, `has_landed` or `has_replaced` whether the write was applied.
+`has_appended`, `has_updated`, `was_applied` or `has_replaced` whether the write was applied.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from storage.errors import HeadMoved, SessionAhead, SessionLost
-from storage.heads.base import RECENT_KEPT, Flip, NewSession, SessionUpdate
+from storage.heads.base import RECENT_KEPT, HeadUpdate, NewSession, SessionUpdate
 from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, Head, JournalEntry, Recent, Session
 
 
@@ -98,14 +98,14 @@ def close_session(head: Head | None, token: int, session_id: str) -> Head | None
     return replace(head, session=None)
 
 
-def flip(head: Head | None, request: Flip) -> Head:
-    """The head at its next version, or the same head if this flip was applied before.
+def advance_head(head: Head | None, request: HeadUpdate) -> Head:
+    """The head at its next version, or the same head if this head update was applied before.
 
     Raises: SessionLost, HeadMoved, SessionAhead.
     """
-    check_flip(request)
+    check_head_update(request)
     head = head or EMPTY_HEAD
-    if has_landed(head, request):
+    if was_applied(head, request):
         return head
     _check_guard(head, request)
     entry = request.entry
@@ -125,7 +125,7 @@ def flip(head: Head | None, request: Flip) -> Head:
     )
 
 
-def has_landed(head: Head | None, request: Flip) -> bool:
+def was_applied(head: Head | None, request: HeadUpdate) -> bool:
     """Whether version `base_version + 1` exists and was made by this head update.
 
     A commit id may be used again, since clients choose the session key; so only the commit that made this
@@ -197,7 +197,7 @@ def changed_since(head: Head, since_ms: int) -> bool:
     return bool(head.chain) and head.chain[-1].time_ms >= since_ms
 
 
-def check_flip(request: Flip) -> None:
+def check_head_update(request: HeadUpdate) -> None:
     """Raises: ValueError if the entry does not follow `base_version`, which is a mistake of the caller."""
     entry, version = request.entry, request.base_version + 1
     if entry.last != version:
@@ -238,7 +238,7 @@ def _check_seq(session: Session, seq: int) -> None:
         raise SessionAhead(f"session {session.id} is at {session.seq}, not {seq}")
 
 
-def _check_guard(head: Head, request: Flip) -> None:
+def _check_guard(head: Head, request: HeadUpdate) -> None:
     session = None
     if request.session_id is not None:
         _, session = _running(head, request.token, request.session_id)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from storage.errors import Corrupt, NotFound, StorageError, Unavailable
 from storage.media.index import FileFacts, FileRow
 from storage.objects.base import Objects, ObjectStore
-from storage.types import Offload, run_here
+from storage.types import Offload, run_inline
 
 PREFIX = "blobs/"
 LARGE_BYTES = 1 << 20
@@ -90,7 +90,7 @@ class Blobs:
         objects: ObjectStore,
         *,
         fresh_ms: int,
-        offload: Offload[Any] = run_here,
+        offload: Offload[Any] = run_inline,
         in_parallel: InParallel = in_turn,
     ) -> None:
         self._objects = objects

@@ -1,4 +1,4 @@
-"""Deletes the blobs to which no retained version of any user's media index refers. Called by `app.upkeep`.
+"""Deletes the blobs to which no retained version of any media index refers. Called by `app.maintenance`.
 
 It has two phases: mark (all indexes are read; the newest version of an index also has the contents of
 earlier ones), then sweep (blobs are listed and deleted). Objects whose key is not that of a blob are left
@@ -170,7 +170,7 @@ def read_contents(
         failure = exc
     for point in reversed(store.history(database, head)[-_OLDER_TRIED:]):
         with contextlib.suppress(Corrupt, NotFound):
-            checkout = store.checkout_point(database, point)
+            checkout = store.checkout_restore_point(database, point)
             return Contents(_names(store, checkout, 0, offload), point.time_ms)
     raise failure
 

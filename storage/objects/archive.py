@@ -16,8 +16,8 @@ from typing import Final
 
 from storage.errors import Corrupt, NotFound, Unavailable
 from storage.objects.base import ObjectStat
+from storage.objects.fsync import sync_path
 from storage.objects.keys import check_key, check_prefix, check_range
-from storage.objects.syncing import sync_path
 
 _FOLDER: Final = "objects/"
 _PIECE_BYTES: Final = 1 << 20

@@ -2,7 +2,7 @@
 
 `objects/` has the files by their key, `tmp/` those being written; both are on one file system. A file gets
 its final name by a rename, after it was synced, so it is never visible in part. With a write-ahead log
-(`storage.objects.ahead`) small files are synced in the log only, and at their final place later.
+(`storage.objects.write_ahead`) small files are synced in the log only, and at their final place later.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any, Final
 
 from storage.disk import is_full
 from storage.errors import NotFound, Unavailable
-from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.base import ObjectStat
+from storage.objects.fsync import sync_path
 from storage.objects.keys import check_key, check_prefix, check_range
-from storage.objects.syncing import sync_path
+from storage.objects.write_ahead import LARGEST_BYTES, WriteAheadLog
 from storage.types import Offload
 
 _PIECE_BYTES: Final = 1 << 20
@@ -45,7 +45,7 @@ _Keys = list[str]
 class LocalObjectStore:
     """The object store of one machine; any number of processes may share the folder."""
 
-    def __init__(self, root: Path, offload: Offload[Any], ahead: WriteAhead | None = None) -> None:
+    def __init__(self, root: Path, offload: Offload[Any], ahead: WriteAheadLog | None = None) -> None:
         self._offload, self._ahead = offload, ahead
         self._objects = root / "objects"
         self._temporary = root / "tmp"
@@ -136,7 +136,7 @@ class LocalObjectStore:
     def _put_small(self, batch: _Files) -> None:
         ahead = self._ahead
         # If this gives a log, the files are durable from here on.
-        log = None if ahead is None else ahead.keep(batch)
+        log = None if ahead is None else ahead.append(batch)
         if ahead is None or log is None:
             self._put_synced(batch)
             return
@@ -144,7 +144,7 @@ class LocalObjectStore:
             self._put_named(batch, _write)
         finally:
             # Also if writing failed: the log must not wait for this caller for ever.
-            ahead.placed(log, [key for key, _ in batch])
+            ahead.mark_placed(log, [key for key, _ in batch])
 
     def _put_synced(self, batch: _Files) -> None:
         """Write all files, sync them, rename them, then sync each folder once."""

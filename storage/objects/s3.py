@@ -26,7 +26,7 @@ from storage.aws import code_of, mapped
 from storage.errors import NotFound, StorageError, Unavailable
 from storage.objects.base import ObjectStat
 from storage.objects.keys import check_key, check_prefix, check_range
-from storage.types import Offload, run_here
+from storage.types import Offload, run_inline
 
 _PIECE_BYTES: Final = 1 << 20
 """Size of the pieces of a stream; each is one request."""
@@ -81,7 +81,7 @@ class S3ObjectStore:
         bucket: str,
         prefix: str = "",
         *,
-        offload: Offload[Any] = run_here,
+        offload: Offload[Any] = run_inline,
         parallel: int = 16,
     ) -> None:
         self._client = client

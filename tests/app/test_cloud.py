@@ -10,7 +10,7 @@ from app.cloud import Cloud
 from app.config import Settings
 from app.main import build_stores, now_ms
 from storage.media.blobs import NewBlob
-from storage.types import run_here
+from storage.types import run_inline
 from tests.support.far_s3 import far_s3
 
 FILES = 25
@@ -45,7 +45,7 @@ def test_contents_of_media_are_looked_up_and_put_side_by_side(settings):
     new = [NewBlob(hashlib.sha256(content).digest(), content) for content in contents]
     with far_s3(latency_s=0.1) as (endpoint, flights):
         chosen = settings(endpoint)
-        stores = build_stores(chosen, Cloud(chosen), offload=run_here, clock_ms=now_ms)
+        stores = build_stores(chosen, Cloud(chosen), offload=run_inline, clock_ms=now_ms)
         assert stores.blobs.put_new(new) == FILES
         assert flights.all == {"HEAD": FILES, "PUT": FILES}
         assert flights.most["HEAD"] > FILES / 2

@@ -10,7 +10,7 @@ from app.cli.server import greeting
 from app.config import AddressSource, CognitoFlow, Heads, LogFormat, LogLevel, Settings, SettingsError
 from app.main import build_stores
 from storage.media.index import GONE_KEPT_S
-from storage.types import run_here
+from storage.types import run_inline
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -302,7 +302,7 @@ def test_limits_of_connections_can_be_set() -> None:
 
 def test_the_history_is_as_long_as_the_operator_says(tmp_path: Path) -> None:
     env = {"ANKISYNCD_DATA_ROOT": str(tmp_path), "ANKISYNCD_HISTORY_DAYS": "90"}
-    stores = build_stores(Settings.from_env(env), None, offload=run_here, clock_ms=lambda: 0)
+    stores = build_stores(Settings.from_env(env), None, offload=run_inline, clock_ms=lambda: 0)
     stores.close()
     assert stores.limits.history_ms == 90 * 24 * 3600 * 1000
 

@@ -13,7 +13,7 @@ from app.deletions import Deletions
 from app.errors import AuthError
 from app.main import Accounts, Stores, build_accounts, build_collections, build_stores
 from storage.errors import Unavailable
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.support.past import make_collection
 
 DAY_MS = 24 * 3_600_000
@@ -44,9 +44,9 @@ class Place:
 def place(tmp_path) -> Iterator[Place]:
     settings = Settings.from_env({"ANKISYNCD_DATA_ROOT": str(tmp_path / "data"), "SYNC_USER1": "eve:secret"})
     clock = Clock()
-    accounts = build_accounts(settings, None, offload=run_here, clock_ms=clock)
-    stores = build_stores(settings, None, offload=run_here, clock_ms=clock)
-    collections = build_collections(settings, stores, offload=run_here)
+    accounts = build_accounts(settings, None, offload=run_inline, clock_ms=clock)
+    stores = build_stores(settings, None, offload=run_inline, clock_ms=clock)
+    collections = build_collections(settings, stores, offload=run_inline)
     accounts.users.add("ann", "secret")
     accounts.users.add("bob", "secret")
     for user in accounts.users.list():

@@ -12,16 +12,16 @@ import apsw
 import pytest
 from msgspec.structs import replace
 
-from app.auth.environment import environment_id
+from app.auth.local.environment import environment_id
 from app.config import Settings
 from app.main import build_collections, new_nonce, now_ms
+from app.maintenance import EVERYTHING, Shard, Summary
 from app.restorecheck import ROUND_MS, RestoreCheck, Verified, read_verified
-from app.upkeep import EVERYTHING, Shard, Summary
-from storage.database import keys
 from storage.database.commit import Commit
-from storage.database.history import Point
+from storage.database.format import keys
+from storage.database.history import RestorePoint
 from storage.media.blobs import Blobs, key_of
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.app.cli.test_store_commands import Admin
 from tests.support.faults import Faults
 from tests.support.past import change_media, make_collection
@@ -37,7 +37,7 @@ def prepared(tmp_path_factory) -> Path:
     """Alice's collection in two versions, and her media in many, the last ones as deltas."""
     admin = Admin(tmp_path_factory.mktemp("prepared"))
     with admin.stores() as stores:
-        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
+        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_inline)
         for number, words in enumerate((["one"], ["one", "two"])):
             path = make_collection(admin.root.parent / f"{number}.anki2", words)
             assert collections.upload(ALICE, path) == "OK"
@@ -65,7 +65,7 @@ def check_of(stores, heads=None, objects=None) -> RestoreCheck:
         stores.limits,
         scratch=stores.work.path,
         nonce=new_nonce,
-        offload=run_here,
+        offload=run_inline,
     )
 
 
@@ -81,7 +81,7 @@ def add_users(stores, count: int) -> list[UserId]:
     users = [UserId(f"user{number:03}") for number in range(count)]
     for user in users:
         database, path = DatabaseId(user, DatabaseKind.COLLECTION), stores.work.path / f"{user}.db"
-        stores.databases.export(COLLECTION, Point(head.version, 1, head.chain), path)
+        stores.databases.export(COLLECTION, RestorePoint(head.version, 1, head.chain), path)
         commit = Commit(new_nonce(), b"", 1, head.stamps, None)
         stores.databases.replace(database, stores.databases.head(database), path, commit)
     return users
@@ -194,7 +194,7 @@ def lost_row(stores) -> None:
     """What no checksum can tell: a table and its index differ, as a merge with a fault would leave them."""
     head = stores.heads.find(COLLECTION)
     path = stores.work.path / "spoilt.db"
-    stores.databases.export(COLLECTION, Point(head.version, 1, head.chain), path)
+    stores.databases.export(COLLECTION, RestorePoint(head.version, 1, head.chain), path)
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA writable_schema = 1")
     connection.execute("DELETE FROM sqlite_schema WHERE name = 'ix_notes_csum'")
@@ -210,8 +210,8 @@ def lost_row(stores) -> None:
 
 KINDS = {
     "a snapshot is changed": lambda stores, root: flip(root / chain_of(stores, COLLECTION)[0], 0.5),
-    "the end of a snapshot is changed": lambda stores, root: flip(root / chain_of(stores, COLLECTION)[0], 1),
-    "a snapshot is gone": lambda stores, root: (root / chain_of(stores, MEDIA)[0]).unlink(),
+    "the end of a snapshot is changed": lambda stores, root: flip(root / chain_of(stores, COLLECTION)[0],
+    1), "a snapshot is gone": lambda stores, root: (root / chain_of(stores, MEDIA)[0]).unlink(),
     "a delta is changed": lambda stores, root: flip(root / chain_of(stores, MEDIA)[-1], 0.5),
     "a delta is gone": lambda stores, root: (root / chain_of(stores, MEDIA)[1]).unlink(),
     "a version of the history is gone": lambda stores, root: next(

@@ -27,9 +27,9 @@ from pathlib import Path
 import apsw
 import psutil
 
-from storage.collection.codec import Codec
 from storage.collection.collection import Collection
-from storage.collection.genesis import create_empty
+from storage.collection.engine.codec import Codec
+from storage.collection.engine.empty import create_empty
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
 from storage.media.blobs import Blobs, NewBlob

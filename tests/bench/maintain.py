@@ -22,14 +22,14 @@ from typing import Any
 import apsw
 
 from app.locks import KeyedLocks
-from app.upkeep import Upkeep
-from storage.database import keys
+from app.maintenance import Maintenance
+from storage.database.format import keys
 from storage.database.store import Commit, DatabaseStore, Limits
-from storage.heads.base import Flip
+from storage.heads.base import HeadUpdate
 from storage.heads.memory import MemoryHeadStore
 from storage.media.index import FileFacts, MediaIndex, create_empty
 from storage.objects.memory import MemoryObjectStore
-from storage.types import ChainEntry, DatabaseId, DatabaseKind, EntryKind, UserId, run_here
+from storage.types import ChainEntry, DatabaseId, DatabaseKind, EntryKind, UserId, run_inline
 
 S3_S, DYNAMODB_S = 0.020, 0.005
 AT_ONCE = 16
@@ -90,13 +90,13 @@ class Store:
         objects: Any = Slow(self.objects, S3_S, self.calls)
         (folder / "scratch").mkdir()
         self.pool = ThreadPoolExecutor(AT_ONCE)
-        self.upkeep = Upkeep(
+        self.maintenance = Maintenance(
             self._databases(heads, objects, "maintenance"),
             heads,
             objects,
             clock_ms=self.clock,
             nonce=self.nonce,
-            offload=run_here,
+            offload=run_inline,
             scratch=folder / "scratch",
             locks=KeyedLocks(threading.RLock),
             limits=Limits(),
@@ -113,7 +113,7 @@ class Store:
 
     def _databases(self, heads: Any, objects: Any, name: str) -> DatabaseStore:
         return DatabaseStore(
-            heads, objects, self.folder / name, offload=run_here, clock_ms=self.clock, nonce=self.nonce,
+            heads, objects, self.folder / name, offload=run_inline, clock_ms=self.clock, nonce=self.nonce,
             configure=lambda _: None, limits=Limits(),
         )  # fmt: skip
 
@@ -124,11 +124,11 @@ class Store:
             EntryKind.SNAPSHOT, 1, 1, 0, self.nonce(), 1, bytes(32), 4096, 1, 0, ("c",), now_ms
         )  # fmt: skip
         self.objects.put(keys.entry_key(database, entry), b"x")
-        flip = Flip(
+        update = HeadUpdate(
             token=0, base_version=0, session_id=None, seq=0, commit_id="c", answer=b"", time_ms=now_ms,
             stamps={}, entry=entry,
         )  # fmt: skip
-        self.heads.flip(database, flip)
+        self.heads.advance_head(database, update)
 
     def change(self, database: DatabaseId, number: int) -> None:
         """One commit of a file."""
@@ -151,7 +151,7 @@ class Store:
         """Maintain, and print what it took; seconds."""
         self.calls.clear()
         start = time.perf_counter()
-        summary = self.upkeep.run(**options)
+        summary = self.maintenance.run(**options)
         seconds = time.perf_counter() - start
         assert not summary.refused, summary.refused
         print(f"{label}: {seconds:.1f} s, {sum(self.calls.values())} calls, {summary}")

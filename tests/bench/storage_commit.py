@@ -20,7 +20,7 @@ from storage.database.limits import Limits
 from storage.database.store import DatabaseStore
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.local import LocalObjectStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 
 DATABASE = DatabaseId(UserId("bench"), DatabaseKind.COLLECTION)
 SIZES = {"small": 15_000, "large": 860_000}
@@ -73,7 +73,7 @@ def review(connection: apsw.Connection, cards: int, count: int, seed: int) -> No
 class Bench:
     def __init__(self, root: Path, cards: int) -> None:
         self.root, self.cards, self.heads = root, cards, MemoryHeadStore()
-        self.objects = LocalObjectStore(root / "store", run_here)
+        self.objects = LocalObjectStore(root / "store", run_inline)
         self.count = 0
 
     def nonce(self) -> str:
@@ -85,7 +85,7 @@ class Bench:
             self.heads,
             self.objects,
             self.root / folder,
-            offload=run_here,
+            offload=run_inline,
             clock_ms=lambda: 0,
             nonce=self.nonce,
             configure=lambda connection: None,

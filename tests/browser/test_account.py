@@ -9,7 +9,7 @@ import pytest
 
 from app.config import Settings
 from app.main import build_accounts, now_ms
-from storage.types import run_here
+from storage.types import run_inline
 from tests.browser.test_versions import note_count
 from tests.conformance.device import assert_same, made_devices
 from tests.support.servers import User
@@ -21,7 +21,7 @@ def listed(server) -> Callable[[str], User]:
 
     def make(name: str) -> User:
         settings = Settings.from_env({"ANKISYNCD_DATA_ROOT": str(server.folder / "ankisyncd")})
-        accounts = build_accounts(settings, None, offload=run_here, clock_ms=now_ms)
+        accounts = build_accounts(settings, None, offload=run_inline, clock_ms=now_ms)
         accounts.users.add(name, "first password")
         return User(name, "first password")
 

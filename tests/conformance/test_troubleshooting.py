@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from storage.errors import StorageError
 from storage.heads.local import LocalHeadStore
-from storage.types import run_here
+from storage.types import run_inline
 from tests.conformance.device import NEWEST, ClientError, Device, Pool
 from tests.support import servers
 from tests.support.servers import Server, User
@@ -187,7 +187,7 @@ class TestFiles:
     def test_a_database_of_another_owner(self, tmp_path: Path) -> None:
         """The owner's words at the start are in tests/app/cli/test_server.py."""
         path = tmp_path / "heads.sqlite"
-        LocalHeadStore(path, run_here).close()
+        LocalHeadStore(path, run_inline).close()
         for part in (path, *tmp_path.glob("heads.sqlite-*")):
             part.chmod(0o444)
         for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
@@ -195,7 +195,7 @@ class TestFiles:
         os.seteuid(54321)
         try:
             with pytest.raises(StorageError) as caught:
-                LocalHeadStore(path, run_here)
+                LocalHeadStore(path, run_inline)
         finally:
             os.seteuid(0)
         assert explained(str(caught.value)) == "attempt to write a readonly database"

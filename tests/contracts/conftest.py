@@ -15,11 +15,11 @@ import pytest
 from storage.heads.base import HeadStore
 from storage.heads.local import LocalHeadStore
 from storage.heads.memory import MemoryHeadStore
-from storage.objects.ahead import WriteAhead
 from storage.objects.base import ObjectStore
 from storage.objects.local import LocalObjectStore
 from storage.objects.memory import MemoryObjectStore
-from storage.types import run_here
+from storage.objects.write_ahead import WriteAheadLog
+from storage.types import run_inline
 from tests.support import aws
 from tests.support.engines import (
     OTHER_ENGINE,
@@ -49,7 +49,7 @@ class LocalObjects:
         self._root = folder / "store"
 
     def open(self) -> ObjectStore:
-        return LocalObjectStore(self._root, run_here)
+        return LocalObjectStore(self._root, run_inline)
 
     def close(self) -> None:
         pass
@@ -60,11 +60,11 @@ class LocalObjectsAhead:
 
     def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
         self._root = folder / "store"
-        self._logs: list[WriteAhead] = []
+        self._logs: list[WriteAheadLog] = []
 
     def open(self) -> ObjectStore:
-        self._logs.append(WriteAhead(self._root / "ahead", self._root / "objects"))
-        return LocalObjectStore(self._root, run_here, self._logs[-1])
+        self._logs.append(WriteAheadLog(self._root / "ahead", self._root / "objects"))
+        return LocalObjectStore(self._root, run_inline, self._logs[-1])
 
     def close(self) -> None:
         for log in self._logs:
@@ -106,12 +106,12 @@ class LocalHeads:
         self._open: list[LocalHeadStore] = []
 
     def open(self) -> HeadStore:
-        self._open.append(LocalHeadStore(self._path, run_here))
+        self._open.append(LocalHeadStore(self._path, run_inline))
         return self._open[-1]
 
     def spec(self) -> Callable[[], HeadStore]:
         """What another process opens the same store with."""
-        return partial(LocalHeadStore, self._path, run_here)
+        return partial(LocalHeadStore, self._path, run_inline)
 
     def close(self) -> None:
         for store in self._open:

@@ -13,7 +13,7 @@ from storage.types import EMPTY_HEAD, ChainEntry, EntryKind, JournalEntry, Sessi
 from tests.support.records import (
     chain_entry,
     collection_of,
-    flip_of,
+    head_update_of,
     journal_entry,
     media_of,
     new_session,
@@ -39,7 +39,7 @@ def committed(heads, database, versions):
     """A head at a version, made by commits without a session."""
     head = heads.find(database) or EMPTY_HEAD
     for base in range(head.version, versions):
-        head = heads.flip(database, flip_of(base, head.token))
+        head = heads.advance_head(database, head_update_of(base, head.token))
     return head
 
 
@@ -60,7 +60,9 @@ def test_several_are_found_as_one_by_one_and_in_the_order_asked(heads, user):
 
 def test_what_a_write_returned_is_what_is_found(heads, database):
     assert heads.open_session(database, new_session()) == heads.find(database)
-    assert heads.flip(database, flip_of(0, 1, session="session", seq=1)) == heads.find(database)
+    assert heads.advance_head(database, head_update_of(0, 1, session="session", seq=1)) == heads.find(
+        database
+    )
 
 
 def test_databases_of_one_user_are_apart(heads, user):
@@ -79,7 +81,7 @@ def test_a_user_id_that_leads_astray_is_refused_by_every_method(heads, name):
         lambda: heads.append(database, "session", journal_entry()),
         lambda: heads.update_session(database, 1, "session", 1, SessionUpdate()),
         lambda: heads.close_session(database, 1, "session"),
-        lambda: heads.flip(database, flip_of(0, 0)),
+        lambda: heads.advance_head(database, head_update_of(0, 0)),
         lambda: heads.replace_chain(database, 0, 0, ()),
         lambda: heads.replace_head(database, None, EMPTY_HEAD),
         lambda: heads.delete(database),
@@ -106,8 +108,8 @@ def test_every_field_survives_the_store(heads, database):
         EntryKind.SNAPSHOT, 1, 1, 2**40, "nonce-" * 4, 2**40, bytes(range(32)),
         65536, 2**32 - 2, 2**64 - 1, (commit_id, "ünïcode"), 2**41,
     )  # fmt: skip
-    flip = flip_of(0, 0, commit_id=commit_id, entry=entry)
-    head = heads.flip(database, structs.replace(flip, stamps=stamps, answer=b"\0\xff{}"))
+    update = head_update_of(0, 0, commit_id=commit_id, entry=entry)
+    head = heads.advance_head(database, structs.replace(update, stamps=stamps, answer=b"\0\xff{}"))
     session = new_session("s" * 64, revision=2**31)
     entries = [
         journal_entry(body=bytes(range(256)) * 8),
@@ -122,7 +124,7 @@ def test_every_field_survives_the_store(heads, database):
     found = heads.find(database)
     assert found.stamps == stamps
     assert [type(value) for value in found.stamps.values()] == [int, int, bool, bool, int]
-    assert found.chain == head.chain == (flip.entry,)
+    assert found.chain == head.chain == (update.entry,)
     assert found.recent[0].answer == b"\0\xff{}"
     assert found.session == Session(
         session.id, token, 1, 5, 2**31, session.started_ms, (*session.journal, *entries),
@@ -160,7 +162,7 @@ def test_a_second_session_takes_over(heads, database):
     with pytest.raises(SessionLost):
         heads.append(database, "one", journal_entry())
     with pytest.raises(SessionLost):
-        heads.flip(database, flip_of(0, first.token, session="one", seq=2))
+        heads.advance_head(database, head_update_of(0, first.token, session="one", seq=2))
 
 
 def test_a_session_of_the_same_id_takes_over_too(heads, database):
@@ -313,117 +315,121 @@ def test_closing_where_there_is_no_record_is_fine(heads, database):
 # flip
 
 
-def test_a_flip_of_a_session_makes_the_next_version(heads, database):
+def test_a_head_update_of_a_session_makes_the_next_version(heads, database):
     token = heads.open_session(database, new_session()).token
     heads.append(database, "session", journal_entry())
-    flip = flip_of(0, token, session="session", seq=2)
-    head = heads.flip(database, flip)
+    update = head_update_of(0, token, session="session", seq=2)
+    head = heads.advance_head(database, update)
     assert (head.version, head.token, head.chain_revision) == (1, token, 1)
     assert (head.page_size, head.page_count, head.checksum) == (
-        flip.entry.page_size,
-        flip.entry.page_count,
-        flip.entry.checksum,
+        update.entry.page_size,
+        update.entry.page_count,
+        update.entry.checksum,
     )
-    assert head.stamps == flip.stamps
-    assert head.chain == (flip.entry,)
+    assert head.stamps == update.stamps
+    assert head.chain == (update.entry,)
     assert [(r.commit_id, r.answer, r.time_ms) for r in head.recent] == [
-        (flip.commit_id, flip.answer, flip.time_ms)
+        (update.commit_id, update.answer, update.time_ms)
     ]
     assert head.session is None
 
 
-def test_a_flip_without_a_session_raises_the_token_and_ends_any_session(heads, database):
+def test_a_head_update_without_a_session_raises_the_token_and_ends_any_session(heads, database):
     token = heads.open_session(database, new_session()).token
-    head = heads.flip(database, flip_of(0, token))
+    head = heads.advance_head(database, head_update_of(0, token))
     assert (head.version, head.token, head.session) == (1, token + 1, None)
     with pytest.raises(SessionLost):
         heads.append(database, "session", journal_entry())
 
 
-def test_a_flip_where_there_is_no_record_counts_from_the_empty_head(heads, database):
-    head = heads.flip(database, flip_of(0, 0))
+def test_a_head_update_where_there_is_no_record_counts_from_the_empty_head(heads, database):
+    head = heads.advance_head(database, head_update_of(0, 0))
     assert (head.version, head.token) == (1, 1)
 
 
 def test_a_delta_is_appended_and_a_snapshot_replaces_the_chain(heads, database):
     head = committed(heads, database, 3)
     assert [entry.last for entry in head.chain] == [1, 2, 3]
-    head = heads.flip(database, flip_of(3, head.token, entry=snapshot(4)))
+    head = heads.advance_head(database, head_update_of(3, head.token, entry=snapshot(4)))
     assert head.chain == (snapshot(4),)
 
 
-def test_a_repeated_flip_returns_the_head_unchanged(heads, database):
+def test_a_repeated_head_update_returns_the_head_unchanged(heads, database):
     token = heads.open_session(database, new_session()).token
-    flip = flip_of(0, token, session="session", seq=1)
-    head = heads.flip(database, flip)
-    assert heads.flip(database, flip) == head == heads.find(database)
+    update = head_update_of(0, token, session="session", seq=1)
+    head = heads.advance_head(database, update)
+    assert heads.advance_head(database, update) == head == heads.find(database)
 
 
-def test_a_flip_repeated_after_others_is_still_known(heads, database):
+def test_a_head_update_repeated_after_others_is_still_known(heads, database):
     token = heads.open_session(database, new_session()).token
-    flip = flip_of(0, token, session="session", seq=1)
-    heads.flip(database, flip)
+    update = head_update_of(0, token, session="session", seq=1)
+    heads.advance_head(database, update)
     heads.open_session(database, new_session("two"))
     head = committed(heads, database, RECENT_KEPT + 3)
-    assert heads.flip(database, flip) == head == heads.find(database)
+    assert heads.advance_head(database, update) == head == heads.find(database)
 
 
-def test_a_flip_repeated_when_neither_answers_nor_chain_know_it_is_refused(heads, database):
-    flip = flip_of(0, 0)
-    heads.flip(database, flip)
+def test_a_head_update_repeated_when_neither_answers_nor_chain_know_it_is_refused(heads, database):
+    update = head_update_of(0, 0)
+    heads.advance_head(database, update)
     head = committed(heads, database, RECENT_KEPT + 1)
-    head = heads.flip(database, flip_of(head.version, head.token, entry=snapshot(head.version + 1)))
+    head = heads.advance_head(
+        database, head_update_of(head.version, head.token, entry=snapshot(head.version + 1))
+    )
     with pytest.raises(HeadMoved):
-        heads.flip(database, flip)
+        heads.advance_head(database, update)
 
 
 def test_a_session_id_used_again_is_another_commit(heads, database):
     """A client that chooses the same key for two syncs must not be told that the second landed."""
     token = heads.open_session(database, new_session()).token
-    heads.flip(database, flip_of(0, token, session="session", seq=1))
+    heads.advance_head(database, head_update_of(0, token, session="session", seq=1))
     token = heads.open_session(database, new_session()).token
-    head = heads.flip(database, flip_of(1, token, session="session", seq=1))
+    head = heads.advance_head(database, head_update_of(1, token, session="session", seq=1))
     assert head.version == 2
     token = heads.open_session(database, new_session()).token
     head = committed(heads, database, 3)
     with pytest.raises(SessionLost):
-        heads.flip(database, flip_of(2, token, session="session", seq=1))
+        heads.advance_head(database, head_update_of(2, token, session="session", seq=1))
 
 
 @pytest.mark.parametrize(("base", "token"), [(0, 2), (2, 2), (1, 1), (1, 3)])
-def test_a_flip_of_another_base_or_token_says_that_the_head_moved(heads, database, base, token):
-    heads.flip(database, flip_of(0, 0))
+def test_a_head_update_of_another_base_or_token_says_that_the_head_moved(heads, database, base, token):
+    heads.advance_head(database, head_update_of(0, 0))
     before = heads.open_session(database, new_session())
     assert (before.version, before.token) == (1, 2)
     with pytest.raises(HeadMoved):
-        heads.flip(database, flip_of(base, token, commit_id="other"))
+        heads.advance_head(database, head_update_of(base, token, commit_id="other"))
     assert heads.find(database) == before
 
 
 @pytest.mark.parametrize(("token", "session"), [(1, "session"), (3, "session"), (2, "other")])
-def test_a_flip_of_a_lost_session_says_so_whatever_else_differs(heads, database, token, session):
-    heads.flip(database, flip_of(0, 0))
+def test_a_head_update_of_a_lost_session_says_so_whatever_else_differs(heads, database, token, session):
+    heads.advance_head(database, head_update_of(0, 0))
     before = heads.open_session(database, new_session())
     for base in (0, 1, 2):
         with pytest.raises(SessionLost) as caught:
-            heads.flip(database, flip_of(base, token, session=session, seq=9, commit_id="other"))
+            heads.advance_head(
+                database, head_update_of(base, token, session=session, seq=9, commit_id="other")
+            )
         assert not isinstance(caught.value, SessionAhead)
     assert heads.find(database) == before
 
 
-def test_a_flip_at_another_base_in_its_session_says_that_the_head_moved(heads, database):
+def test_a_head_update_at_another_base_in_its_session_says_that_the_head_moved(heads, database):
     token = heads.open_session(database, new_session()).token
     with pytest.raises(HeadMoved):
-        heads.flip(database, flip_of(1, token, session="session", seq=9))
+        heads.advance_head(database, head_update_of(1, token, session="session", seq=9))
 
 
 @pytest.mark.parametrize("seq", [0, 1, 3])
-def test_a_flip_at_another_seq_says_that_the_session_is_ahead(heads, database, seq):
+def test_a_head_update_at_another_seq_says_that_the_session_is_ahead(heads, database, seq):
     token = heads.open_session(database, new_session()).token
     heads.append(database, "session", journal_entry())
     before = heads.find(database)
     with pytest.raises(SessionAhead):
-        heads.flip(database, flip_of(0, token, session="session", seq=seq))
+        heads.advance_head(database, head_update_of(0, token, session="session", seq=seq))
     assert heads.find(database) == before
 
 
@@ -434,16 +440,18 @@ def test_the_answers_of_the_last_commits_are_kept(heads, database):
     ]
 
 
-def test_a_flip_that_no_reader_could_follow_is_refused(heads, database):
+def test_a_head_update_that_no_reader_could_follow_is_refused(heads, database):
     with pytest.raises(ValueError, match="begins with a snapshot"):
-        heads.flip(database, flip_of(0, 0, entry=structs.replace(snapshot(1), kind=EntryKind.DELTA)))
+        heads.advance_head(
+            database, head_update_of(0, 0, entry=structs.replace(snapshot(1), kind=EntryKind.DELTA))
+        )
     with pytest.raises(ValueError, match="of one version"):
-        heads.flip(database, flip_of(0, 0, entry=structs.replace(snapshot(1), first=0)))
+        heads.advance_head(database, head_update_of(0, 0, entry=structs.replace(snapshot(1), first=0)))
     with pytest.raises(ValueError, match="version"):
-        heads.flip(database, flip_of(0, 0, entry=snapshot(2)))
+        heads.advance_head(database, head_update_of(0, 0, entry=snapshot(2)))
     head = committed(heads, database, 1)
     with pytest.raises(ValueError, match="does not follow"):
-        heads.flip(database, flip_of(1, head.token, entry=chain_entry(2, first=3)))
+        heads.advance_head(database, head_update_of(1, head.token, entry=chain_entry(2, first=3)))
     assert heads.find(database) == head
 
 
@@ -461,7 +469,7 @@ def test_another_chain_keeps_version_token_and_session(heads, database):
     assert (after.version, after.token, after.recent) == (before.version, before.token, before.recent)
     assert after.session.seq == 2
     assert heads.find(database) == after
-    assert heads.flip(database, flip_of(4, after.token, session="session", seq=2)).version == 5
+    assert heads.advance_head(database, head_update_of(4, after.token, session="session", seq=2)).version == 5
 
 
 def test_merged_deltas_may_overlap_their_base(heads, database):
@@ -534,7 +542,7 @@ def test_a_deleted_database_is_forgotten(heads, database, user):
     with pytest.raises(SessionLost):
         heads.append(database, "session", journal_entry())
     with pytest.raises(HeadMoved):
-        heads.flip(database, flip_of(2, 2))
+        heads.advance_head(database, head_update_of(2, 2))
 
 
 def test_deleting_what_is_absent_is_fine(heads, database):
@@ -547,7 +555,7 @@ def test_another_worker_sees_a_write_at_once(head_backend, database):
     for number in range(5):
         head = here.open_session(database, new_session(f"here-{number}"))
         assert there.find(database) == head
-        head = there.flip(database, flip_of(number, head.token))
+        head = there.advance_head(database, head_update_of(number, head.token))
         assert here.find(database) == head
 
 
@@ -580,7 +588,7 @@ def test_settling_changes_nothing_else(heads, database):
     head = committed(heads, database, 2)
     heads.settle(database, head.chain_revision)
     assert heads.find(database) == head
-    assert heads.flip(database, flip_of(2, head.token)).version == 3
+    assert heads.advance_head(database, head_update_of(2, head.token)).version == 3
 
 
 def test_settling_what_is_absent_makes_no_record(heads, database):
@@ -604,7 +612,7 @@ def test_a_lost_record_is_made_anew(heads, database, versions):
     heads.replace_head(database, None, head)
     assert heads.find(database) == head
     assert list(heads.list(database.user)) == [database]
-    assert heads.flip(database, flip_of(versions, head.token)).version == versions + 1
+    assert heads.advance_head(database, head_update_of(versions, head.token)).version == versions + 1
 
 
 def test_a_record_made_anew_takes_the_place_of_the_one_that_was_read_with_its_session(heads, database):

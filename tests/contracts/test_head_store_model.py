@@ -14,7 +14,7 @@ from storage.heads.base import SessionUpdate
 from storage.types import ChainEntry, DatabaseId, Prepared
 from tests.support.records import (
     collection_of,
-    flip_of,
+    head_update_of,
     journal_entry,
     media_of,
     new_session,
@@ -66,7 +66,7 @@ class Model:
         self.session, self.journal = None, []
         return True
 
-    def flip(self, request) -> None:
+    def advance_head(self, request) -> None:
         if self.knows(request.base_version + 1, request.commit_id):
             return
         if request.session_id is not None:
@@ -111,7 +111,7 @@ class HeadStoreMachine(RuleBasedStateMachine):
         self.databases = [collection_of(user), media_of(user)]
         self.models: dict[DatabaseId, Model] = {}
         self.turn = 0
-        self.flips = []
+        self.updates = []
 
     def any_store(self):
         self.turn += 1
@@ -190,11 +190,11 @@ class HeadStoreMachine(RuleBasedStateMachine):
         seq_off=OFF,
         whole=st.booleans(),
     )
-    def flip(self, number, with_session, token_off, base_off, seq_off, whole):
+    def advance_head(self, number, with_session, token_off, base_off, seq_off, whole):
         _, model = self.pick(number)
         base = max(0, model.version + base_off)
-        commit_id = model.session if with_session and model.session else f"c{len(self.flips)}"
-        request = flip_of(
+        commit_id = model.session if with_session and model.session else f"c{len(self.updates)}"
+        request = head_update_of(
             base,
             model.token + token_off,
             session=commit_id if with_session else None,
@@ -202,21 +202,21 @@ class HeadStoreMachine(RuleBasedStateMachine):
             commit_id=commit_id,
             entry=snapshot(base + 1, commit_id=commit_id) if whole else None,
         )
-        self.flips.append((number, request))
-        self._flip(number, request)
+        self.updates.append((number, request))
+        self._head_update(number, request)
 
     @rule(which=st.integers(0, 1000))
-    def repeat_a_flip(self, which):
-        if self.flips:
-            self._flip(*self.flips[which % len(self.flips)])
+    def repeat_a_head_update(self, which):
+        if self.updates:
+            self._head_update(*self.updates[which % len(self.updates)])
 
-    def _flip(self, number, request):
+    def _head_update(self, number, request):
         database, model = self.pick(number)
         done = self.both(
             database,
             model,
-            lambda: model.flip(request),
-            lambda: self.any_store().flip(database, request),
+            lambda: model.advance_head(request),
+            lambda: self.any_store().advance_head(database, request),
         )
         if done:
             head = done[1]

@@ -14,7 +14,7 @@ import pytest
 from storage.errors import Conflict, SessionAhead
 from storage.heads.base import SessionUpdate
 from storage.types import EMPTY_HEAD
-from tests.support.records import collection_of, flip_of, journal_entry, new_session, snapshot
+from tests.support.records import collection_of, head_update_of, journal_entry, new_session, snapshot
 
 RACERS = 6
 ROUNDS = 12
@@ -51,14 +51,16 @@ def won(answers):
     return [number for number, answer in enumerate(answers) if not isinstance(answer, BaseException)]
 
 
-def test_one_of_many_flips_of_one_version_wins(head_backend, stores):
+def test_one_of_many_head_updates_of_one_version_wins(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     for base in range(ROUNDS):
         token = (store.find(database) or EMPTY_HEAD).token
         answers = race(
             stores,
-            lambda view, number: view.flip(database, flip_of(base, token, commit_id=f"{base}-{number}")),
+            lambda view, number: view.advance_head(
+                database, head_update_of(base, token, commit_id=f"{base}-{number}")
+            ),
         )
         (winner,) = won(answers)
         head = store.find(database)
@@ -103,13 +105,13 @@ def test_one_of_many_updates_of_one_place_wins(head_backend, stores):
         assert (session.seq, session.state) == (seq + 1, b"%d" % winner)
 
 
-def test_one_of_many_repeats_of_a_flip_lands_and_all_are_told_so(head_backend, stores):
+def test_one_of_many_repeats_of_a_head_update_lands_and_all_are_told_so(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
     for base in range(ROUNDS):
         token = store.open_session(database, new_session(f"s{base}")).token
-        flip = flip_of(base, token, session=f"s{base}", seq=1)
-        assert len(won(race(stores, lambda view, _: view.flip(database, flip)))) == RACERS
+        update = head_update_of(base, token, session=f"s{base}", seq=1)
+        assert len(won(race(stores, lambda view, _: view.advance_head(database, update)))) == RACERS
         assert store.find(database).version == base + 1
 
 
@@ -129,14 +131,14 @@ def test_every_one_of_many_sessions_has_a_token_of_its_own(head_backend, stores)
 def test_a_compaction_and_a_commit_do_not_lose_each_other(head_backend, stores):
     database = collection_of(f"r-{uuid.uuid4().hex}")
     store = head_backend.open()
-    head = store.flip(database, flip_of(0, 0))
+    head = store.advance_head(database, head_update_of(0, 0))
     for base in range(1, ROUNDS):
         chain = (snapshot(base),)
 
         def run(view, number, head=head, base=base, chain=chain):
             if number % 2:
                 return view.replace_chain(database, head.token, head.chain_revision, chain)
-            return view.flip(database, flip_of(base, head.token, commit_id=f"{base}-{number}"))
+            return view.advance_head(database, head_update_of(base, head.token, commit_id=f"{base}-{number}"))
 
         winners = won(race(stores, run))
         head = store.find(database)
@@ -156,7 +158,7 @@ def _count_up(spec, user, versions, results):
             token = store.open_session(database, new_session(name)).token
             store.append(database, name, journal_entry())
             base = store.find(database).version
-            store.flip(database, flip_of(base, token, session=name, seq=2))
+            store.advance_head(database, head_update_of(base, token, session=name, seq=2))
             mine += 1
         except Conflict:
             # Each start takes over from the others: in step with one another none would ever finish.

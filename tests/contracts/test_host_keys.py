@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from moto import mock_aws
 
-from app.auth.dynamodb import DynamoHostKeys
-from app.auth.dynamotable import DynamoTable
+from app.auth.aws.dynamodb import DynamoHostKeys
+from app.auth.aws.s3_hostkeys import S3HostKeys
+from app.auth.aws.table import DynamoTable
 from app.auth.hostkeys import HostKeys, KeyKind, KeyRecord, hash_of, new_key, seal, unseal
-from app.auth.localkeys import LocalHostKeys
-from app.auth.s3 import S3HostKeys
-from app.auth.usersfile import UsersFile
+from app.auth.local.hostkeys import LocalHostKeys
+from app.auth.local.usersfile import UsersFile
 from storage.heads.dynamodb import table_definition
-from storage.types import UserId, run_here
+from storage.types import UserId, run_inline
 from tests.support.clock import Clock
 
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -37,7 +37,7 @@ class Place:
 def place(request, tmp_path, monkeypatch) -> Iterator[Place]:
     clock = Clock()
     if request.param == "local":
-        keys, other = (LocalHostKeys(UsersFile(tmp_path / "users.sqlite", run_here)) for _ in range(2))
+        keys, other = (LocalHostKeys(UsersFile(tmp_path / "users.sqlite", run_inline)) for _ in range(2))
         yield Place(keys, other, clock)
         return
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

@@ -9,11 +9,11 @@ import pytest
 from moto import mock_aws
 
 from app.auth.attempts import Limit, Limits, LocalCounts, LoginAttempts
-from app.auth.dynamodb import DynamoCounts
-from app.auth.dynamotable import DynamoTable
-from app.auth.usersfile import UsersFile
+from app.auth.aws.dynamodb import DynamoCounts
+from app.auth.aws.table import DynamoTable
+from app.auth.local.usersfile import UsersFile
 from app.errors import RateLimited
-from storage.types import run_here
+from storage.types import run_inline
 from tests.support.clock import Clock
 
 LIMITS = Limits(
@@ -48,7 +48,7 @@ def pair(request, tmp_path, monkeypatch, clock):
     """The counter as two processes see it."""
     if request.param == "local":
         yield tuple(
-            LoginAttempts(LocalCounts(UsersFile(tmp_path / "users.sqlite", run_here)), clock, LIMITS)
+            LoginAttempts(LocalCounts(UsersFile(tmp_path / "users.sqlite", run_inline)), clock, LIMITS)
             for _ in range(2)
         )
         return

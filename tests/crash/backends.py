@@ -10,7 +10,7 @@ import pytest
 from storage.heads.base import HeadStore
 from storage.heads.local import LocalHeadStore
 from storage.heads.memory import MemoryHeadStore
-from storage.types import run_here
+from storage.types import run_inline
 from tests.support import aws
 
 Open = Callable[[Path, pytest.FixtureRequest], HeadStore]
@@ -23,7 +23,7 @@ def memory_heads(root: Path, request: pytest.FixtureRequest) -> HeadStore:
 
 def local_heads(root: Path, request: pytest.FixtureRequest | None = None) -> HeadStore:
     root.mkdir(parents=True, exist_ok=True)
-    return LocalHeadStore(root / "heads.db", run_here)
+    return LocalHeadStore(root / "heads.db", run_inline)
 
 
 def dynamo_heads(root: Path, request: pytest.FixtureRequest) -> HeadStore:

@@ -22,14 +22,14 @@ GUARDS = (
     "merge: a message that comes twice in a row is one",
     "prepare: token and session",
     "prepare: sequence number",
-    "flip: base version",
-    "flip: token and session",
-    "flip: sequence number",
+    "head update: base version",
+    "head update: token and session",
+    "head update: sequence number",
     "finish: look for the commit id among the recent ones",
-    "upload: history before the flip",
+    "upload: history before the head update",
     "compact: token",
     "compact: chain revision",
-    "compact: history before the flip",
+    "compact: history before the head update",
     "sweep: only tokens below the head's",
     "sweep: keep what the head names",
     "sweep: keep what history names",
@@ -175,10 +175,10 @@ class Model:
         yield from self.prepare(state, worker, then=6, again=3)
 
     def sync_6(self, state: State, worker: Worker) -> Moves:
-        yield self.begin_finish(state, worker, flip=7, merge=OVER)
+        yield self.begin_finish(state, worker, update=7, merge=OVER)
 
     def sync_7(self, state: State, worker: Worker) -> Moves:
-        yield from self.flip_session(state, worker, again=6)
+        yield from self.advance_session(state, worker, again=6)
 
     # One that sends a message after the sanity check, and may be given up at its end.
 
@@ -201,11 +201,11 @@ class Model:
             yield new._replace(told_failed=state.told_failed), after
 
     def late_6(self, state: State, worker: Worker) -> Moves:
-        yield self.begin_finish(state, worker, flip=7, merge=8)
+        yield self.begin_finish(state, worker, update=7, merge=8)
         yield self.abort(state, worker)
 
     def late_7(self, state: State, worker: Worker) -> Moves:
-        yield from self.flip_session(state, worker, again=6)
+        yield from self.advance_session(state, worker, again=6)
 
     def late_8(self, state: State, worker: Worker) -> Moves:
         yield put(state, worker._replace(step=5), self.merged(worker))
@@ -226,10 +226,10 @@ class Model:
         yield from self.prepare(state, worker, then=5, again=2)
 
     def rival_5(self, state: State, worker: Worker) -> Moves:
-        yield self.begin_finish(state, worker, flip=6, merge=OVER)
+        yield self.begin_finish(state, worker, update=6, merge=OVER)
 
     def rival_6(self, state: State, worker: Worker) -> Moves:
-        yield from self.flip_session(state, worker, again=5)
+        yield from self.advance_session(state, worker, again=5)
 
     # A client gives a sync up and begins another one with the same key.
 
@@ -257,10 +257,10 @@ class Model:
         yield from self.prepare(state, worker, then=7, again=4)
 
     def twice_7(self, state: State, worker: Worker) -> Moves:
-        yield self.begin_finish(state, worker, flip=8, merge=9)
+        yield self.begin_finish(state, worker, update=8, merge=9)
 
     def twice_8(self, state: State, worker: Worker) -> Moves:
-        yield from self.flip_session(state, worker, again=7)
+        yield from self.advance_session(state, worker, again=7)
 
     # Requests that were delivered twice, each to another worker, which is slow.
 
@@ -284,7 +284,7 @@ class Model:
             yield state, worker._replace(step=1, seen=state.head, made=session.prepared)
 
     def finish_1(self, state: State, worker: Worker) -> Moves:
-        for new, after in self.flip_session(state, worker, again=OVER):
+        for new, after in self.advance_session(state, worker, again=OVER):
             yield new._replace(told_done=state.told_done, losses=state.losses), after._replace(step=OVER)
 
     # What the steps of syncs have in common.
@@ -335,7 +335,7 @@ class Model:
             return state, worker._replace(step=OVER)
         return fail(state._replace(head=head._replace(session=None)), worker)
 
-    def begin_finish(self, state: State, worker: Worker, flip: int, merge: int) -> tuple[State, Worker]:
+    def begin_finish(self, state: State, worker: Worker, update: int, merge: int) -> tuple[State, Worker]:
         """By any worker: it has nothing but the record."""
         head, session = state.head, state.head.session
         if session is not None and session.id == worker.name:
@@ -344,7 +344,7 @@ class Model:
                 made = worker.made  # merged by the finish itself
             if made is None:
                 return state, worker._replace(step=merge, seen=head)
-            return state, worker._replace(step=flip, seen=head, made=made)
+            return state, worker._replace(step=update, seen=head, made=made)
         is_in = (worker.name, head.token) in head.recent
         if is_in and self.has("finish: look for the commit id among the recent ones"):
             return done(state, worker)
@@ -352,12 +352,12 @@ class Model:
             return fail(state, worker)
         return state, worker._replace(step=OVER)  # taken over before or after the commit: it may be in
 
-    def flip_session(self, state: State, worker: Worker, again: int) -> Moves:
+    def advance_session(self, state: State, worker: Worker, again: int) -> Moves:
         head, seen, session = state.head, worker.seen, state.head.session
-        allowed = not self.has("flip: base version") or head.version == seen.version
-        if self.has("flip: token and session"):
+        allowed = not self.has("head update: base version") or head.version == seen.version
+        if self.has("head update: token and session"):
             allowed &= session is not None and (head.token, session.id) == (seen.token, worker.name)
-        if self.has("flip: sequence number"):
+        if self.has("head update: sequence number"):
             allowed &= session is None or session.seq == seen.session.seq
         if not allowed:
             yield state, worker._replace(step=again)
@@ -380,15 +380,15 @@ class Model:
         yield put(state, worker, Entry(worker.name, seen.version + 1, seen.version + 1, commits, seen.token))
 
     def upload_2(self, state: State, worker: Worker) -> Moves:
-        yield record(state, worker, told=self.has("upload: history before the flip"))
+        yield record(state, worker, told=self.has("upload: history before the head update"))
 
     def upload_3(self, state: State, worker: Worker) -> Moves:
         head, seen = state.head, worker.seen
         if worker.name in commits_of(head.chain):  # the first reply was lost
             yield state._replace(told_done=state.told_done | {worker.name}), worker._replace(step=OVER)
             return
-        allowed = not self.has("flip: base version") or head.version == seen.version
-        allowed &= not self.has("flip: token and session") or head.token == seen.token
+        allowed = not self.has("head update: base version") or head.version == seen.version
+        allowed &= not self.has("head update: token and session") or head.token == seen.token
         if not allowed:
             yield state._replace(told_failed=state.told_failed | {worker.name}), worker._replace(step=OVER)
             return
@@ -411,7 +411,7 @@ class Model:
         yield put(state, worker, Entry(worker.name, seen.version, seen.version, commits, seen.token))
 
     def compact_2(self, state: State, worker: Worker) -> Moves:
-        yield record(state, worker, told=self.has("compact: history before the flip"))
+        yield record(state, worker, told=self.has("compact: history before the head update"))
 
     def compact_3(self, state: State, worker: Worker) -> Moves:
         head, seen = state.head, worker.seen

@@ -26,7 +26,7 @@ from storage.collection.stamps import read_stamps
 from storage.errors import StorageError
 from storage.media.blobs import Blobs
 from storage.media.index import MediaIndex
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.support.databases import make_store
 from tests.support.faults import Faults
 from tests.support.past import change_media, content_of, make_collection
@@ -41,7 +41,7 @@ DATABASES = pytest.mark.parametrize("database", [COLLECTION, MEDIA], ids=["colle
 def opened(root: Path, faults: Faults) -> Iterator[tuple[Restorer, Stores]]:
     """As `ankisyncctl` has it, over stores that fail or die."""
     stores = build_stores(
-        Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)}), None, offload=run_here, clock_ms=now_ms
+        Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)}), None, offload=run_inline, clock_ms=now_ms
     )
     objects = faults.objects(stores.blobs._objects)
     databases = make_store(
@@ -51,7 +51,7 @@ def opened(root: Path, faults: Faults) -> Iterator[tuple[Restorer, Stores]]:
     faulty = dataclasses.replace(stores, databases=databases, blobs=blobs)
     # nothing is surely kept by the history, so that every content is renewed
     try:
-        restorer = build_restorer(faulty, build_gate(faulty, offload=run_here), offload=run_here)
+        restorer = build_restorer(faulty, build_gate(faulty, offload=run_inline), offload=run_inline)
         yield dataclasses.replace(restorer, scratch=root, history_ms=-1_000_000_000), faulty
     finally:
         databases.close()
@@ -73,7 +73,7 @@ def prepared(tmp_path_factory) -> Path:
     root = folder / "data"
     settings = Settings.from_env({"ANKISYNCD_DATA_ROOT": str(root)})
     with opened(root, Faults()) as (_found, stores):
-        collections = build_collections(settings, stores, offload=run_here)
+        collections = build_collections(settings, stores, offload=run_inline)
         for words in (["one", "two"], ["three"]):
             collections.upload(ANN, make_collection(folder / f"{words[0]}.anki2", words))
         collections.download(ANN, 11, b"{}").blocks.close()
@@ -120,7 +120,7 @@ def assert_dated(stores: Stores, database: DatabaseId) -> None:
     finally:
         stores.databases.discard(checkout)
     (before,) = (point for point in stores.databases.history(database) if point.version == 3)
-    checkout = stores.databases.checkout_point(database, before)
+    checkout = stores.databases.checkout_restore_point(database, before)
     stamps = read_stamps(checkout.connection)
     stores.databases.discard(checkout)
     assert all(head.stamps[name] > stamps[name] for name in ("mod", "scm", "usn"))

@@ -17,7 +17,7 @@ import pytest
 from storage.database.limits import Limits
 from storage.errors import StorageError
 from storage.objects.local import LocalObjectStore
-from storage.types import run_here
+from storage.types import run_inline
 from tests.crash.backends import Open, backends, local_heads
 from tests.support.databases import DATABASE, World, bytes_of, entry, new_session, rows_of
 from tests.support.engines import moto_bucket, moto_endpoint, moto_table
@@ -65,7 +65,7 @@ class Script:
             checkout.begin()
             checkout.connection.execute(self.mark(number))
         commit = self.world.commit(name, (name, head.session.seq))
-        head = store.prepare(checkout, head, commit, b"checked", way=run_here)
+        head = store.prepare(checkout, head, commit, b"checked", executor=run_inline)
         store.release(checkout)
         store.finish(DATABASE, head)
         self.say(number)
@@ -80,7 +80,7 @@ class Script:
     def restore(self, number):
         """The newest version once more, by way of the history, with a mark of its own."""
         head = self.store.head(DATABASE)
-        checkout = self.store.checkout_point(DATABASE, self.store.history(DATABASE)[-1])
+        checkout = self.store.checkout_restore_point(DATABASE, self.store.history(DATABASE)[-1])
         try:
             checkout.begin()
             checkout.connection.execute(self.mark(number))
@@ -123,7 +123,7 @@ def count_calls(world: World) -> int:
 def world_on(open_heads: Open, root: Path, request: pytest.FixtureRequest | None = None) -> World:
     """Objects are on the disk with local heads, in memory with others."""
     heads = open_heads(root, request)
-    objects = LocalObjectStore(root / "store", run_here) if open_heads is local_heads else None
+    objects = LocalObjectStore(root / "store", run_inline) if open_heads is local_heads else None
     return World(root, heads=heads, objects=objects, limits=LIMITS)
 
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from app.sync.messages import CardRow, NoteRow, RevlogRow
-from storage.collection import ddl
+from storage.collection.upload import ddl
 from tests.differential.samples import connect
 from tests.support.servers import Server
 from tests.support.wire import Wire

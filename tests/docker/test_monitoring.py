@@ -61,7 +61,7 @@ QUIET = {
     'ankisyncd_requests_total{method="upload",status="500"}': "0x120",
     'ankisyncd_syncs_total{kind="collection",outcome="done",reason=""}': "0+1x120",
     'ankisyncd_syncs_total{kind="collection",outcome="sanity",reason="SanityCheckFailed"}': "0x120",
-    'ankisyncd_store_errors_total{store="heads",operation="flip",error="HeadMoved"}': "0+5x120",
+    'ankisyncd_store_errors_total{store="heads",operation="advance_head",error="HeadMoved"}': "0+5x120",
     'ankisyncd_store_errors_total{store="objects",operation="put",error="Unavailable"}': "0x120",
     'ankisyncd_store_errors_total{store="objects",operation="read",error="Corrupt"}': "0x120",
     'ankisyncd_aws_throttles_total{service="dynamodb",operation="UpdateItem"}': "0x120",

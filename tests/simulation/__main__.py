@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from tests.simulation.world import Template, make_template, simulate
 
 

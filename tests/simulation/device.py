@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.collection.records import Graves
 from storage.collection.schema import configure
 from storage.collection.unbury import unburied

@@ -14,8 +14,8 @@ import apsw
 
 from app.sync import changes, graves, messages
 from app.sync.journal import digest
-from storage.collection.codec import Codec
 from storage.collection.collection import Collection
+from storage.collection.engine.codec import Codec
 from storage.collection.records import Chunk
 from storage.collection.stamps import read_stamps
 from tests.app.sync.scripts import TABLES

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from tests.simulation.__main__ import fast_folder, run
 from tests.simulation.official import Referee, comparable
 from tests.simulation.oracle import difference

@@ -28,16 +28,18 @@ from app.sync import chunks, messages
 from app.sync.admission import Admitted
 from app.sync.service import SyncService
 from app.sync.session import commit_id, session_id
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.collection.schema import configure
-from storage.database import cache, copies, keys
+from storage.database import copies
+from storage.database.format import keys
 from storage.database.history import _decode as decode_departure
 from storage.database.limits import Limits
+from storage.database.local import cache
 from storage.database.store import Commit
 from storage.errors import Conflict, DeletionUnsafe, TooLarge, Unavailable
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
-from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Head, UserId, run_here
+from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Head, UserId, run_inline
 from tests.simulation.device import Broken, Device, Rows, read_file, write_file
 from tests.simulation.oracle import Attempt, Oracle, difference, dump, dump_bytes
 from tests.support.databases import make_file, make_store
@@ -199,7 +201,7 @@ class Worker:
         )  # fmt: skip
         self.service = SyncService(
             self.store, world.template.codec, scratch,
-            offload=run_here, clock_ms=clock_ms, nonce=world.nonce,
+            offload=run_inline, clock_ms=clock_ms, nonce=world.nonce,
         )  # fmt: skip
 
     def kill(self) -> None:
@@ -680,7 +682,7 @@ def named_objects(database: DatabaseId, head: Head) -> Iterator[str]:
 
 def make_template(folder: Path, codec: Codec) -> Template:
     """A collection as the engine makes it, and a device that has it."""
-    from storage.collection.genesis import create_empty  # noqa: PLC0415 - the engine is slow to load
+    from storage.collection.engine.empty import create_empty  # noqa: PLC0415 - the engine is slow to load
 
     path = folder / "template"
     create_empty(path)

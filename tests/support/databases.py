@@ -16,7 +16,7 @@ from storage.heads.base import HeadStore, NewSession
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.base import ObjectStore
 from storage.objects.memory import MemoryObjectStore
-from storage.types import DatabaseId, DatabaseKind, JournalEntry, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, JournalEntry, UserId, run_inline
 
 DATABASE = DatabaseId(UserId("ann"), DatabaseKind.COLLECTION)
 OTHER = DatabaseId(UserId("bob"), DatabaseKind.COLLECTION)
@@ -31,7 +31,7 @@ def make_store(
     **changes: Any,
 ) -> DatabaseStore:
     """A store as a worker has it, but that SQLite works in the caller's thread and knows nothing of Anki."""
-    usual = {"offload": run_here, "configure": lambda _: None, "limits": Limits()}
+    usual = {"offload": run_inline, "configure": lambda _: None, "limits": Limits()}
     return DatabaseStore(heads, objects, folder, clock_ms=clock_ms, nonce=nonce, **usual | changes)
 
 
@@ -58,7 +58,7 @@ class World:
         *,
         heads=None,
         objects=None,
-        offload=run_here,
+        offload=run_inline,
         count=lambda event: None,
         **limits,
     ) -> DatabaseStore:

@@ -24,7 +24,7 @@ from storage.objects.s3 import S3ObjectStore
 from storage.types import EMPTY_HEAD
 from tests.support import aws
 from tests.support.aws_wire import FAULTS, FLIPPED, Fault, Wire
-from tests.support.records import collection_of, flip_of, journal_entry, new_session, snapshot
+from tests.support.records import collection_of, head_update_of, journal_entry, new_session, snapshot
 
 LASTING = 100
 BIG = (1 << 20) + 16
@@ -145,7 +145,7 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
         return collection_of(place)
 
     def session(store, place):
-        store.flip(of(place), flip_of(0, 0))
+        store.advance_head(of(place), head_update_of(0, 0))
         store.open_session(of(place), new_session())
 
     def at(store, place):
@@ -163,7 +163,7 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
 
     another = journal_entry(body=b"another")
     seen = structs.replace(EMPTY_HEAD, version=1, token=2, chain_revision=1)
-    rebuilt = structs.replace(transitions.flip(EMPTY_HEAD, flip_of(0, 0)), token=1 << 33)
+    rebuilt = structs.replace(transitions.advance_head(EMPTY_HEAD, head_update_of(0, 0)), token=1 << 33)
     return [
         Case(backend, "find", (read,), session, at, lambda s, p, answer: answer == at(s, p)),
         Case(
@@ -192,18 +192,18 @@ def head_cases(backend: str, read: str, writes: tuple[str, ...], delete: str) ->
         ),
         Case(
             backend,
-            "flip",
+            "advance_head",
             writes,
             session,
-            lambda s, p: s.flip(of(p), flip_of(1, 2, session="session", seq=1)),
+            lambda s, p: s.advance_head(of(p), head_update_of(1, 2, session="session", seq=1)),
             lambda s, p, _: at(s, p).version == len(at(s, p).chain) == len(at(s, p).recent) == 2,
         ),
         Case(
             backend,
-            "flip, no session",
+            "advance_head, no session",
             writes,
             session,
-            lambda s, p: s.flip(of(p), flip_of(1, 2)),
+            lambda s, p: s.advance_head(of(p), head_update_of(1, 2)),
             lambda s, p, _: at(s, p).version == 2 and at(s, p).token == 3,
         ),
         Case(
@@ -237,7 +237,7 @@ def settle_case() -> Case:
     """In S3 it does nothing."""
 
     def committed(store, place):
-        store.flip(collection_of(place), flip_of(0, 0))
+        store.advance_head(collection_of(place), head_update_of(0, 0))
 
     return Case(
         "DynamoDB heads",

@@ -3,7 +3,7 @@
     faults = Faults()
     store = DatabaseStore(faults.heads(heads), faults.objects(objects), ...)
     faults.fail(3, landed=True)          # the third call from now does its work, then raises
-    faults.fail_next("flip", landed=False)
+    faults.fail_next("advance_head", landed=False)
     ...
     assert faults.count("put") == 1
 
@@ -29,7 +29,7 @@ WRITES = frozenset(
         "append",
         "update_session",
         "close_session",
-        "flip",
+        "advance_head",
         "replace_chain",
     }
 )
@@ -183,8 +183,8 @@ class FaultyHeadStore:
         args = (database, token, session_id)
         return self.faults.run("heads", "close_session", self.inner.close_session, args)
 
-    def flip(self, database, flip):
-        return self.faults.run("heads", "flip", self.inner.flip, (database, flip))
+    def advance_head(self, database, update):
+        return self.faults.run("heads", "advance_head", self.inner.advance_head, (database, update))
 
     def replace_head(self, database, found, head):
         return self.faults.run("heads", "replace_head", self.inner.replace_head, (database, found, head))

@@ -16,7 +16,7 @@ from storage.heads.local import LocalHeadStore  # noqa: E402
 from storage.objects.local import LocalObjectStore  # noqa: E402
 from storage.objects.s3 import S3ObjectStore  # noqa: E402
 from tests.support import aws  # noqa: E402
-from tests.support.records import collection_of, flip_of, journal_entry, new_session  # noqa: E402
+from tests.support.records import collection_of, head_update_of, journal_entry, new_session  # noqa: E402
 
 GREENLETS, TURNS = 12, 6
 
@@ -31,7 +31,7 @@ def sync(heads, objects, number):
         token = heads.open_session(database, new_session(f"{turn}")).token
         heads.append(database, f"{turn}", journal_entry())
         objects.put(f"d/{number}/{turn}", b"delta" * 1000)
-        heads.flip(database, flip_of(turn, token, session=f"{turn}", seq=2))
+        heads.advance_head(database, head_update_of(turn, token, session=f"{turn}", seq=2))
     return heads.find(database).version
 
 

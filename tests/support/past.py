@@ -11,10 +11,10 @@ from anki.collection import Collection
 
 from app.main import Stores, new_nonce, now_ms
 from app.media.gate import IndexGate, Waiting
-from storage.database.history import find_point
+from storage.database.history import find_restore_point
 from storage.media.blobs import Digester, NewBlob
 from storage.media.index import MediaIndex
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 
 
 def make_collection(path: Path, words: list[str]) -> Path:
@@ -42,7 +42,7 @@ def change_media(stores: Stores, user: UserId, scratch: Path, changes: Mapping[s
     gate = IndexGate(
         stores.databases,
         locks=stores.locks,
-        offload=run_here,
+        offload=run_inline,
         clock_ms=now_ms,
         nonce=new_nonce,
         scratch=scratch,
@@ -54,8 +54,8 @@ def change_media(stores: Stores, user: UserId, scratch: Path, changes: Mapping[s
 def content_of(stores: Stores, database: DatabaseId, version: int | None = None) -> set[str]:
     """First fields of all notes, or names of all files; of the newest version unless told."""
     points = stores.databases.history(database)
-    point = points[-1] if version is None else find_point(points, version)
-    checkout = stores.databases.checkout_point(database, point)
+    point = points[-1] if version is None else find_restore_point(points, version)
+    checkout = stores.databases.checkout_restore_point(database, point)
     try:
         if database.kind is DatabaseKind.MEDIA:
             return {name for name, _ in MediaIndex(checkout.connection).list_files()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.heads.base import Flip, NewSession
+from storage.heads.base import HeadUpdate, NewSession
 from storage.types import (
     ChainEntry,
     DatabaseId,
@@ -52,7 +52,7 @@ def snapshot(version: int, *, commit_id: str = "c") -> ChainEntry:
     )  # fmt: skip
 
 
-def flip_of(
+def head_update_of(
     base: int,
     token: int,
     *,
@@ -60,10 +60,10 @@ def flip_of(
     seq: int = 0,
     commit_id: str | None = None,
     entry: ChainEntry | None = None,
-) -> Flip:
+) -> HeadUpdate:
     """The commit of version `base + 1`."""
     commit_id = commit_id or session or f"commit-{base + 1}"
-    return Flip(
+    return HeadUpdate(
         token=token,
         base_version=base,
         session_id=session,

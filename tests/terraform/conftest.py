@@ -127,7 +127,7 @@ def terraform(tmp_path_factory) -> Terraform:
     return program
 
 
-class Made(dict[str, dict]):
+class StoredObject(dict[str, dict]):
     """What is made of each example, when it is first asked for."""
 
     def __init__(self, make: Callable[[str], dict]) -> None:
@@ -142,7 +142,7 @@ class Made(dict[str, dict]):
 @pytest.fixture(scope="session")
 def plans(terraform) -> dict[str, dict]:
     """The plan of each example, before anything of it was made."""
-    return Made(terraform.plan)
+    return StoredObject(terraform.plan)
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +153,7 @@ def states(terraform, plans) -> dict[str, dict]:
         assert plans[example]
         return terraform.apply(example)
 
-    return Made(apply)
+    return StoredObject(apply)
 
 
 @pytest.fixture(scope="session")

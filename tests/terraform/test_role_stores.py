@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from app.auth.attempts import LoginAttempts
-from app.auth.dynamodb import DynamoCounts
-from app.auth.dynamotable import DynamoTable
+from app.auth.aws.dynamodb import DynamoCounts
+from app.auth.aws.table import DynamoTable
 from storage.heads import dynamodb
 from storage.heads.dynamodb import DynamoHeadStore
 from storage.objects import s3

@@ -7,16 +7,16 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
-from app.auth.cognito import CognitoDirectory, CognitoPool
-from app.auth.dynamodb import TTL_ATTRIBUTE, DynamoHostKeys
-from app.auth.dynamotable import DynamoTable
+from app.auth.aws.cognito import CognitoDirectory, CognitoPool
+from app.auth.aws.dynamodb import TTL_ATTRIBUTE, DynamoHostKeys
+from app.auth.aws.table import DynamoTable
 from app.errors import AuthError
 from storage.errors import StorageError
 from storage.heads.dynamodb import DynamoHeadStore, table_definition
 from storage.objects.s3 import S3ObjectStore
 from tests.contracts.test_host_keys import make_record
 from tests.support.clock import Clock
-from tests.support.records import collection_of, flip_of, new_session
+from tests.support.records import collection_of, head_update_of, new_session
 from tests.terraform import cloud as engine
 from tests.terraform.cloud import is_allowed
 from tests.terraform.plans import resources
@@ -172,7 +172,7 @@ def _use_the_table(cloud, keys) -> None:
     client = cloud.client("dynamodb", keys=keys)
     heads, database = DynamoHeadStore(client, cloud.table), collection_of("u-rights")
     head = heads.open_session(database, new_session("session"))
-    heads.flip(database, flip_of(0, head.token))
+    heads.advance_head(database, head_update_of(0, head.token))
     assert database in list(heads.list())
     heads.delete(database)
     clock = Clock()

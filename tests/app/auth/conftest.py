@@ -12,13 +12,13 @@ from moto import mock_aws
 
 from app.auth.attempts import Limits, LocalCounts, LoginAttempts
 from app.auth.authenticator import Authenticator
-from app.auth.environment import EnvironmentUsers
-from app.auth.local import LocalUsers
-from app.auth.localkeys import LocalHostKeys
+from app.auth.local.environment import EnvironmentUsers
+from app.auth.local.hostkeys import LocalHostKeys
+from app.auth.local.users import LocalUsers
+from app.auth.local.usersfile import UsersFile
 from app.auth.passwords import Passwords, verify_hash
 from app.auth.users import UserDirectory
-from app.auth.usersfile import UsersFile
-from storage.types import run_here
+from storage.types import run_inline
 from tests.support.clock import Clock
 
 
@@ -35,8 +35,8 @@ class LocalServer:
 
     def __post_init__(self) -> None:
         self.verified: list[str] = []
-        self.file = UsersFile(self.path, run_here)
-        self.passwords = Passwords(run_here, verify=self._verify)
+        self.file = UsersFile(self.path, run_inline)
+        self.passwords = Passwords(run_inline, verify=self._verify)
         environment = EnvironmentUsers(self.environment.items(), hashed=self.hashed)
         self.users = LocalUsers(self.file, environment, self.passwords, self.clock)
         self.keys = LocalHostKeys(self.file)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from app.auth.authenticator import Authenticator, KeyProof
-from app.auth.environment import EnvironmentUsers
 from app.auth.hostkeys import KeyRecord, claimed_user, hash_of, new_key, seal
-from app.auth.remembered import RememberedKeys
+from app.auth.key_cache import KeyCache
+from app.auth.local.environment import EnvironmentUsers
 from app.auth.users import CannotConfirm, Identity
 from app.errors import AuthError, RateLimited, ServiceUnavailable
 from storage.types import UserId
@@ -169,7 +169,7 @@ def test_a_key_revoked_by_another_real_process_is_dead_here_at_the_next_request(
     server.door.authenticate(lost)
     code = (
         "import sys; from pathlib import Path\n"
-        "from app.auth.localkeys import LocalHostKeys; from app.auth.usersfile import UsersFile\n"
+        "from app.auth.local.hostkeys import LocalHostKeys; from app.auth.local.usersfile import UsersFile\n"
         "from storage.types import run_here\n"
         "keys = LocalHostKeys(UsersFile(Path(sys.argv[1]), run_here))\n"
         "assert keys.revoke(bytes.fromhex(sys.argv[2]))\n"
@@ -399,7 +399,9 @@ def test_an_answer_that_comes_late_ends_the_key_all_the_same(server, directory, 
 
         threading.Thread(target=run).start()
 
-    door = Authenticator(directory, server.keys, server.attempts, clock, patience_s=0.01, beside=beside)
+    door = Authenticator(
+        directory, server.keys, server.attempts, clock, patience_s=0.01, extra_objects=beside
+    )
     key = door.login("alice", "secret", "192.0.2.1")
     del directory.users["alice"]
     clock.pass_s(300)
@@ -456,15 +458,15 @@ class CountedKeys:
 
     def __init__(self, keys, clock, reads: list[bytes]) -> None:
         self._keys, self._clock, self._reads = keys, clock, reads
-        self._remembered = RememberedKeys(30_000)
+        self._key_cache = KeyCache(30_000)
 
     def find(self, key_hash: bytes):
-        if record := self._remembered.find(key_hash, self._clock()):
+        if record := self._key_cache.find(key_hash, self._clock()):
             return record
         self._reads.append(key_hash)
         record = self._keys.find(key_hash)
         if record is not None:
-            self._remembered.add(record, self._clock())
+            self._key_cache.add(record, self._clock())
         return record
 
     def __getattr__(self, name: str):

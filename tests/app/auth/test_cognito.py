@@ -19,7 +19,7 @@ from moto.cognitoidp import utils as moto_utils
 from moto.cognitoidp.models import COGNITO_TOTP_MFA_SECRET
 from moto.utilities.utils import load_resource
 
-from app.auth.cognito import CognitoDirectory, CognitoFlow, CognitoPool, PoolMisconfigured
+from app.auth.aws.cognito import CognitoDirectory, CognitoFlow, CognitoPool, PoolMisconfigured
 from app.auth.hostkeys import unseal
 from app.auth.users import Identity
 from app.errors import AuthError, LoginRefused, RateLimited, ServiceUnavailable

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from app.auth.dynamodb import MOST_KEYS, DynamoHostKeys
-from app.auth.dynamotable import DynamoTable
+from app.auth.aws.dynamodb import MOST_KEYS, DynamoHostKeys
+from app.auth.aws.key_index import KeyRings
+from app.auth.aws.table import DynamoTable
 from app.auth.hostkeys import KeyRecord
-from app.auth.keyrings import KeyRings
 from app.errors import ServiceUnavailable
 from storage.heads.dynamodb import table_definition
 from tests.contracts.test_host_keys import ALICE, BOB, DAY_MS, make_record

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from app.auth.environment import EnvironmentUsers, environment_id
-from app.auth.local import UserListError
+from app.auth.local.environment import EnvironmentUsers, environment_id
+from app.auth.local.users import UserListError
 from app.auth.passwords import DUMMY_ARGON2
 from app.errors import AuthError
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from app.auth.cloudusers import ListingRefused, PoolUser, PoolUsers
-from app.auth.local import UserListError
+from app.auth.aws.users import ListingRefused, PoolUser, PoolUsers
+from app.auth.local.users import UserListError
 
 ID = "93f4b8a2-4041-70f2-5e5c-0a1b2c3d4e5f"
 OTHER = "13f4b8a2-4041-70f2-5e5c-0a1b2c3d4e5f"

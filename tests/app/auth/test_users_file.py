@@ -8,10 +8,10 @@ import threading
 import apsw
 import pytest
 
+from app.auth.local.usersfile import UsersFile
 from app.auth.passwords import DUMMY_ARGON2, verify_hash
-from app.auth.usersfile import UsersFile
 from app.errors import ServiceUnavailable
-from storage.types import run_here
+from storage.types import run_inline
 
 
 def test_processes_that_start_together_make_one_file(tmp_path):
@@ -20,7 +20,7 @@ def test_processes_that_start_together_make_one_file(tmp_path):
 
     def start() -> None:
         gate.wait()
-        secrets.extend(UsersFile(path, run_here).read("SELECT value FROM secrets"))
+        secrets.extend(UsersFile(path, run_inline).read("SELECT value FROM secrets"))
 
     threads = [threading.Thread(target=start) for _ in range(6)]
     for thread in threads:
@@ -33,22 +33,22 @@ def test_processes_that_start_together_make_one_file(tmp_path):
 
 def test_a_file_left_half_made_by_a_killed_process_is_made_anew(tmp_path):
     (tmp_path / "users.new").write_bytes(b"half")
-    file = UsersFile(tmp_path / "users.sqlite", run_here)
+    file = UsersFile(tmp_path / "users.sqlite", run_inline)
     assert file.read("SELECT count(*) FROM users") == [(0,)]
 
 
 def test_a_newer_format_is_left_alone(tmp_path):
     path = tmp_path / "users.sqlite"
-    UsersFile(path, run_here).read("SELECT 1")
+    UsersFile(path, run_inline).read("SELECT 1")
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA user_version = 4")
     connection.close()
     with pytest.raises(ServiceUnavailable, match="format 4"):
-        UsersFile(path, run_here).read("SELECT 1")
+        UsersFile(path, run_inline).read("SELECT 1")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    file = UsersFile(tmp_path / "users.sqlite", run_here)
+    file = UsersFile(tmp_path / "users.sqlite", run_inline)
 
     def fail(connection) -> None:
         connection.execute("INSERT INTO secrets VALUES ('x', x'00')")
@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_readers_do_not_wait_for_a_writer(tmp_path):
-    file = UsersFile(tmp_path / "users.sqlite", run_here)
+    file = UsersFile(tmp_path / "users.sqlite", run_inline)
     seen = file.write(lambda _: file.read("SELECT count(*) FROM users"))
     assert seen == [(0,)]
 
@@ -72,7 +72,7 @@ def test_nobody_has_the_dummys_password():
 
 def test_a_file_of_format_1_is_brought_up_to_date_by_whichever_process_comes_first(tmp_path):
     path = tmp_path / "users.sqlite"
-    file = UsersFile(path, run_here)
+    file = UsersFile(path, run_inline)
     secret = file.read("SELECT value FROM secrets")
     connection = apsw.Connection(str(path))
     connection.execute(
@@ -85,7 +85,7 @@ def test_a_file_of_format_1_is_brought_up_to_date_by_whichever_process_comes_fir
 
     def start() -> None:
         gate.wait()
-        answers.append(UsersFile(path, run_here).read("SELECT count(*) FROM counts"))
+        answers.append(UsersFile(path, run_inline).read("SELECT count(*) FROM counts"))
 
     threads = [threading.Thread(target=start) for _ in range(4)]
     for thread in threads:
@@ -93,8 +93,8 @@ def test_a_file_of_format_1_is_brought_up_to_date_by_whichever_process_comes_fir
     for thread in threads:
         thread.join()
     assert answers == [[(0,)]] * 4
-    assert UsersFile(path, run_here).read("SELECT value FROM secrets") == secret
-    assert UsersFile(path, run_here).read("SELECT name FROM sqlite_schema WHERE name = 'attempts'") == []
+    assert UsersFile(path, run_inline).read("SELECT value FROM secrets") == secret
+    assert UsersFile(path, run_inline).read("SELECT name FROM sqlite_schema WHERE name = 'attempts'") == []
 
 
 def open_to_others(folder) -> dict[str, int]:
@@ -105,7 +105,7 @@ def test_all_files_are_for_their_owner_alone_in_a_folder_that_is_not(tmp_path):
     tmp_path.chmod(0o755)
     old = os.umask(0)
     try:
-        file = UsersFile(tmp_path / "users.sqlite", run_here)
+        file = UsersFile(tmp_path / "users.sqlite", run_inline)
         file.write(lambda connection: connection.execute("DELETE FROM secrets") and None)
         file.read("SELECT 1")
         modes = open_to_others(tmp_path)
@@ -117,11 +117,11 @@ def test_all_files_are_for_their_owner_alone_in_a_folder_that_is_not(tmp_path):
 
 def test_files_that_somebody_else_left_open_are_closed_to_others(tmp_path):
     path = tmp_path / "users.sqlite"
-    first = UsersFile(path, run_here)
+    first = UsersFile(path, run_inline)
     first.read("SELECT 1")
     for found in tmp_path.iterdir():
         found.chmod(0o644)
-    UsersFile(path, run_here).read("SELECT 1")
+    UsersFile(path, run_inline).read("SELECT 1")
     assert set(open_to_others(tmp_path).values()) == {0}
 
 
@@ -129,7 +129,7 @@ def test_a_file_made_by_root_belongs_to_the_owner_of_the_folder(tmp_path, monkey
     given = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((path.name, user, group)))
-    UsersFile(tmp_path / "users.sqlite", run_here).read("SELECT 1")
+    UsersFile(tmp_path / "users.sqlite", run_inline).read("SELECT 1")
     owner = tmp_path.stat()
     names = ("users.new", "users.sqlite.lock")
     assert given == [(name, owner.st_uid, owner.st_gid) for name in names]

@@ -22,7 +22,7 @@ from app.cli.output import text_of
 from app.config import Settings
 from app.errors import AuthError
 from app.main import build_accounts
-from storage.types import run_here
+from storage.types import run_inline
 
 
 class Admin:
@@ -39,7 +39,9 @@ class Admin:
 
     def server(self):
         settings = Settings.from_env(self.env)
-        return build_accounts(settings, None, offload=run_here, clock_ms=lambda: time.time_ns() // 1_000_000)
+        return build_accounts(
+            settings, None, offload=run_inline, clock_ms=lambda: time.time_ns() // 1_000_000
+        )
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from app.auth.environment import environment_id
+from app.auth.local.environment import environment_id
 from app.backup import BackupRestorer
 from app.config import Settings
 from app.main import build_collections
-from storage.database import keys
-from storage.database.mark import list_databases
+from storage.database.format import keys
+from storage.database.maintenance.mark import list_databases
 from storage.objects.local import LocalObjectStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.app.cli.test_store_commands import Admin
 from tests.support.past import change_media, content_of, make_collection
 
@@ -27,7 +27,7 @@ BOBS = DatabaseId(BOB, DatabaseKind.COLLECTION)
 
 def upload(admin: Admin, user: UserId, *words: str) -> None:
     with admin.stores() as stores:
-        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
+        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_inline)
         path = make_collection(admin.root.parent / f"{user}-{time.monotonic_ns()}.anki2", list(words))
         assert collections.upload(user, path) == "OK"
 
@@ -91,7 +91,7 @@ def test_what_is_restored_elsewhere_is_the_same_with_history_users_and_media(adm
     media(other, d=b"d")
     other.run("doctor")
     with other.stores() as stores:
-        assert stores.upkeep.run(is_full=True).failed == 0
+        assert stores.maintenance.run(is_full=True).failed == 0
 
 
 def test_a_second_backup_copies_only_what_is_new(admin, other, tmp_path):

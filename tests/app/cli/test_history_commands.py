@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.auth.environment import environment_id
+from app.auth.local.environment import environment_id
 from app.config import Settings
 from app.history import Restorer
 from app.main import Stores, build_collections, build_gate, build_restorer, now_ms
@@ -22,7 +22,7 @@ from storage.collection.stamps import read_stamps
 from storage.errors import SessionLost, Unavailable
 from storage.media.blobs import key_of
 from storage.media.index import MediaIndex
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.app.cli.test_store_commands import Admin
 from tests.support.databases import entry, new_session
 from tests.support.past import change_media, content_of, make_collection
@@ -38,7 +38,7 @@ def prepared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     admin = Admin(folder)
     with admin.stores() as stores:
-        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
+        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_inline)
         for number, words in enumerate(([], ["one", "two"], ["three"])):
             assert collections.upload(ALICE, make_collection(folder / f"{number}.anki2", words)) == "OK"
         for changes in (
@@ -64,7 +64,7 @@ def restorer_of(admin: Admin, history_ms: int = HISTORY_MS) -> Iterator[Restorer
 
 
 def of_stores(stores: Stores) -> Restorer:
-    return build_restorer(stores, build_gate(stores, offload=run_here), offload=run_here)
+    return build_restorer(stores, build_gate(stores, offload=run_inline), offload=run_inline)
 
 
 def newest(admin: Admin, database: DatabaseId) -> tuple[int, set[str]]:
@@ -142,7 +142,7 @@ def test_a_running_sync_is_over_and_cannot_commit(admin):
 
 
 def test_a_sync_that_begins_in_the_middle_loses_too(admin):
-    """Between the reading of the head and its flip: the restore finds another token and starts again."""
+    """Between reading the head and updating it: the restore finds another token and starts again."""
     with restorer_of(admin) as restorer:
         heads, seen = restorer.databases._heads, []
         inner = heads.flip

@@ -20,7 +20,7 @@ from app.config import Settings
 from app.main import build_collections, build_gate
 from app.sync.transfer import OK
 from storage.media.blobs import NewBlob, facts_of
-from storage.types import run_here
+from storage.types import run_inline
 
 SHARED, ALONE, LARGE = b"everybody has this", b"only alice has this", b"\1" * 2_000_000
 
@@ -44,13 +44,13 @@ class Admin:
             ):
                 copy = root / "copy.anki2"
                 copy.write_bytes(collection.read_bytes())
-                service = build_collections(server.settings, stores, offload=run_here)
+                service = build_collections(server.settings, stores, offload=run_inline)
                 assert service.upload(self.ids[name], copy) == OK
                 facts = {file: facts_of(content, zlib.crc32(content)) for file, content in media.items()}
                 stores.blobs.put_new(
                     [NewBlob(facts[file].sha256, content) for file, content in media.items()]
                 )
-                gate = build_gate(stores, offload=run_here)
+                gate = build_gate(stores, offload=run_inline)
                 gate.change(self.ids[name], lambda index, facts=facts: index.apply(facts.items(), 1))
 
     def run(self, *arguments: str, stdin: str = "", code: int = 0):
@@ -355,7 +355,7 @@ class TestMediaRebuild:
 def changes(admin: Admin) -> list[str]:
     """The files that a device that has nothing is told of."""
     with Context(Settings.from_env(admin.env)).stores() as stores:
-        gate = build_gate(stores, offload=run_here)
+        gate = build_gate(stores, offload=run_inline)
         found = gate.read(admin.ids["alice"], lambda index: index.changes_since(0), otherwise=[])
     return [name for name, _, sha1 in found if sha1]
 
@@ -368,4 +368,4 @@ def spoil_index(admin: Admin, sql: str) -> None:
         return True
 
     with Context(Settings.from_env(admin.env)).stores() as stores:
-        build_gate(stores, offload=run_here).change(admin.ids["alice"], work)
+        build_gate(stores, offload=run_inline).change(admin.ids["alice"], work)

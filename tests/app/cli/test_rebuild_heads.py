@@ -9,14 +9,14 @@ from pathlib import Path
 import apsw
 import pytest
 
-from app.auth.environment import environment_id
+from app.auth.local.environment import environment_id
 from app.cli.context import Admin as Context
 from app.cli.rebuild import rebuilding_of
 from app.config import Settings
 from app.main import build_collections, new_nonce
-from storage.database import keys
-from storage.database.mark import STORE, HeadsMark, list_databases
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.database.format import keys
+from storage.database.maintenance.mark import STORE, HeadsMark, list_databases
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.app.cli.test_store_commands import Admin
 from tests.support.past import change_media, content_of, make_collection
 
@@ -30,13 +30,13 @@ def prepared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     admin = Admin(folder)
     with admin.stores() as stores:
-        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
+        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_inline)
         for number, words in enumerate(([], ["one", "two"], ["three"])):
             assert collections.upload(ALICE, make_collection(folder / f"{number}.anki2", words)) == "OK"
         assert collections.upload(BOB, make_collection(folder / "bob.anki2", ["bob's"])) == "OK"
         for changes in ({"a.txt": b"a", "b.txt": b"b"}, {"b.txt": None}, {"c.txt": b"c"}):
             change_media(stores, ALICE, folder, changes)
-        stores.upkeep.run()
+        stores.maintenance.run()
     return admin.root
 
 
@@ -89,7 +89,7 @@ def test_lost_heads_are_made_as_they_were_with_higher_tokens(admin):
     with admin.stores() as stores:
         assert HeadsMark(stores.heads, stores.objects, new_nonce).find_fault() is None
         assert content_of(stores, MEDIA) == {"a.txt", "c.txt"}
-        summary = stores.upkeep.run(is_full=True)
+        summary = stores.maintenance.run(is_full=True)
         assert (summary.refused, summary.failed) == ([], 0)
     assert rebuild(admin) == {}
 
@@ -107,9 +107,9 @@ def test_heads_of_an_earlier_moment_are_brought_up_to_the_objects(admin, tmp_pat
     heads.close()
     with admin.stores() as stores:
         change_media(stores, ALICE, tmp_path, {"d.txt": b"d"})
-        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_here)
+        collections = build_collections(Settings.from_env(admin.env), stores, offload=run_inline)
         assert collections.upload(ALICE, make_collection(tmp_path / "new.anki2", ["four", "five"])) == "OK"
-        stores.upkeep.run()
+        stores.maintenance.run()
     before = heads_of(admin)
     lose_heads(admin)
     shutil.copy(earlier, admin.root / "heads.sqlite")

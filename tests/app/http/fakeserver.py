@@ -118,7 +118,7 @@ def build(settings: Settings) -> object:
     app = make_application(pipeline, FakeCollections(), FakeMedia())
     return SimpleNamespace(
         wsgi_app=app.wsgi_app,
-        keep_house=lambda: None,
+        run_forever=lambda: None,
         watch_orders=lambda: None,
         watch=None,
         observe=None,

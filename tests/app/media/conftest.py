@@ -18,7 +18,7 @@ from app.media.service import MediaService
 from storage.heads.memory import MemoryHeadStore
 from storage.media.blobs import Blobs
 from storage.objects.memory import MemoryObjectStore
-from storage.types import UserId, run_here
+from storage.types import UserId, run_inline
 from tests.support.clock import Clock
 from tests.support.databases import make_store
 from tests.support.wire import Wire
@@ -39,7 +39,7 @@ class Worker:
         self.gate = IndexGate(
             self.store,
             locks=locks.__getitem__,
-            offload=run_here,
+            offload=run_inline,
             clock_ms=clock_ms,
             nonce=nonce,
             scratch=scratch,
@@ -48,7 +48,7 @@ class Worker:
         self.service = MediaService(
             self.gate,
             Blobs(objects, fresh_ms=1000),
-            offload=run_here,
+            offload=run_inline,
             clock_ms=clock_ms,
             scratch=scratch,
             limit_bytes=limit_bytes,

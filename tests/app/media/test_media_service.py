@@ -12,7 +12,7 @@ from storage.heads.local import LocalHeadStore
 from storage.media.blobs import key_of
 from storage.objects.local import LocalObjectStore
 from storage.objects.memory import MemoryObjectStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.app.media.conftest import unzipped
 
 MIB = 1 << 20
@@ -24,8 +24,8 @@ def stores(request, stores, tmp_path):
     if request.param == "memory":
         yield stores
         return
-    heads = LocalHeadStore(tmp_path / "heads", run_here)
-    yield heads, LocalObjectStore(tmp_path / "store", run_here)
+    heads = LocalHeadStore(tmp_path / "heads", run_inline)
+    yield heads, LocalObjectStore(tmp_path / "store", run_inline)
     heads.close()
 
 
@@ -176,7 +176,7 @@ def test_a_crash_between_blobs_and_commit_leaves_everything_as_it_was(make_worke
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker.heads, "flip", die)
+    monkeypatch.setattr(worker.heads, "advance_head", die)
     with pytest.raises(KeyboardInterrupt):
         worker.upload("user", make_zip(("a", b"new"), ("b", None)))
     monkeypatch.undo()

@@ -13,10 +13,10 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER.name
 from pathlib import Path  # noqa: E402
 
 from app.ops.assembly import Instruments  # noqa: E402 - after the folder is named
-from storage.types import run_here  # noqa: E402
+from storage.types import run_inline  # noqa: E402
 
 
 @pytest.fixture
 def instruments() -> Instruments:
     """Of this process; what other tests have counted is in them too."""
-    return Instruments(Path(_FOLDER.name), run_here)
+    return Instruments(Path(_FOLDER.name), run_inline)

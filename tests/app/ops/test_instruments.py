@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.housekeeping import DueQueue
+from app.maintenance_loop import CompactionQueue
 from app.ops import catalogue
 from app.ops.assembly import Instruments
 from app.ops.readiness import Readiness
@@ -18,7 +18,7 @@ from tests.support import aws
 from tests.support.aws_wire import FAULTS, Wire
 from tests.support.databases import DATABASE, World, rows_of
 from tests.support.faults import Faults
-from tests.support.records import flip_of
+from tests.support.records import head_update_of
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def test_calls_of_a_store_are_timed_and_their_errors_named(instruments: Instrume
     before = samples(instruments)
     assert heads.find(DATABASE) is None
     assert list(heads.list()) == []
-    heads.flip(DATABASE, flip_of(0, token=0))
+    heads.advance_head(DATABASE, head_update_of(0, token=0))
     with pytest.raises(HeadMoved):
-        heads.flip(DATABASE, flip_of(5, token=0))
+        heads.advance_head(DATABASE, head_update_of(5, token=0))
     faults.fail_next("find", landed=False)
     with pytest.raises(Unavailable):
         heads.find(DATABASE)
     found = moved(before, samples(instruments))
-    for operation, times in {"find": 2, "list": 1, "flip": 2}.items():
+    for operation, times in {"find": 2, "list": 1, "advance_head": 2}.items():
         assert found["ankisyncd_store_seconds_count", f"operation={operation}", "store=heads"] == times
     assert found["ankisyncd_store_errors_total", "error=HeadMoved", "operation=flip", "store=heads"] == 1
     assert found["ankisyncd_store_errors_total", "error=Unavailable", "operation=find", "store=heads"] == 1
@@ -115,7 +115,7 @@ def test_retries_throttles_and_errors_of_aws_are_counted_by_operation(
 
 
 def test_compactions_that_wait_are_a_gauge(instruments: Instruments, world: World) -> None:
-    due = DueQueue()
+    due = CompactionQueue()
     objects, store = world.objects, world.worker()
     watch = instruments.watch(Readiness({}, lambda: 0.0), objects, store, lambda: len(due), world.nonce)
     due.add(DATABASE)

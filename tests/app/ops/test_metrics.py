@@ -16,9 +16,9 @@ import pytest
 
 from app.ops.catalogue import BY_NAME, MAINTAINED, VERIFIED
 from app.version import VERSION
-from storage.database.runs import Checked, CheckLog
+from storage.database.maintenance.runs import Checked, CheckLog
 from storage.objects.local import LocalObjectStore
-from storage.types import run_here
+from storage.types import run_inline
 from tests.app.ops.scrape import Samples, get, moved, scrape, until
 from tests.support import servers
 from tests.support.wire import Wire
@@ -88,7 +88,7 @@ def test_a_whole_sync_is_followed_from_its_begin_to_its_end(watched: Watched, wi
     assert found["ankisyncd_sent_bytes_total",] > 1000
     assert found["ankisyncd_checkouts_total", "source=base"] >= 1
     assert found["ankisyncd_checkouts_total", "source=copy"] >= 1
-    for operation in ("open_session", "append", "flip"):
+    for operation in ("open_session", "append", "advance_head"):
         assert found["ankisyncd_store_seconds_count", f"operation={operation}", "store=heads"] >= 1
     assert any(key[0] == "ankisyncd_store_seconds_count" and key[2] == "store=objects" for key in found)
 
@@ -222,7 +222,7 @@ def test_times_of_maintenance_and_of_a_verified_restore_are_those_of_the_store(t
     subprocess.run(
         [sys.executable, "-m", "app.cli", "maintain"], env=env, cwd=servers.REPOSITORY, check=True, timeout=60
     )
-    checks = CheckLog(LocalObjectStore(folder / "ankisyncd", run_here), lambda: "nonce")
+    checks = CheckLog(LocalObjectStore(folder / "ankisyncd", run_inline), lambda: "nonce")
     checks.write(Checked(last_ms=1_600_000_000_000))
     checks.write(Checked(last_ms=1_700_000_000_000))
     with servers.serving(servers.OURS, folder, 1, extra):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from tests.app.sync.scripts import Base
 from tests.app.sync.workers import World
 from tests.support.servers import Server

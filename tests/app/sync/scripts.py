@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 from anki.collection import Collection as Client
 
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.collection.records import Graves
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps

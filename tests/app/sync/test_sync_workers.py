@@ -168,7 +168,7 @@ def _try_again(new_world, base, *, landed):
         assert world.committed() == stored
 
 
-def test_a_lost_reply_of_the_flip_is_made_good(new_world, base):
+def test_a_lost_reply_of_the_head_update_is_made_good(new_world, base):
     """The commit is there, so the client hears of it."""
     script = base.script(61)
     answers, stored = expected(new_world, script)
@@ -176,12 +176,12 @@ def test_a_lost_reply_of_the_flip_is_made_good(new_world, base):
     worker = world.worker(faults)
     for request in script:
         assert worker.do(request)[0] == 200
-    faults.fail_next("flip", landed=True)
+    faults.fail_next("advance_head", landed=True)
     assert worker.do(FINISH) == answers[-1]
     assert world.committed() == stored
 
 
-def test_a_flip_that_did_not_land_can_be_tried_again(new_world, base):
+def test_a_head_update_that_did_not_land_can_be_tried_again(new_world, base):
     """The journal still has the whole sync."""
     script = base.script(62)
     answers, stored = expected(new_world, script)
@@ -189,7 +189,7 @@ def test_a_flip_that_did_not_land_can_be_tried_again(new_world, base):
     worker = world.worker(faults)
     for request in script:
         assert worker.do(request)[0] == 200
-    faults.fail_next("flip", landed=False)
+    faults.fail_next("advance_head", landed=False)
     assert worker.do(FINISH) == (503, b"")
     assert worker.do(FINISH) == answers[-1]
     assert world.committed() == stored
@@ -260,7 +260,7 @@ def test_two_workers_that_begin_a_new_users_collection_agree_on_one(empty_world)
     others = iter([start, FINISH])
 
     def overtake(call):
-        if call.method == "flip":
+        if call.method == "advance_head":
             for request in others:
                 assert other.do(request, "other")[0] == 200
 

@@ -162,7 +162,7 @@ def test_a_commit_that_comes_between_is_waited_for(world, base, spooled, transfe
     intruders = iter([1, 2])
 
     def intrude(call):
-        if call.method == "flip" and next(intruders, None):
+        if call.method == "advance_head" and next(intruders, None):
             download(other)
 
     faults.watch = intrude
@@ -173,11 +173,11 @@ def test_a_commit_that_comes_between_is_waited_for(world, base, spooled, transfe
     assert world.head().version == 4
 
 
-def test_an_upload_whose_flip_has_a_lost_reply_is_ok(world, base, spooled, tmp_path):
+def test_an_upload_whose_head_update_has_a_lost_reply_is_ok(world, base, spooled, tmp_path):
     """It is done once."""
     faults = Faults()
     worker = world.worker(faults)
     shutil.copy(base.path, tmp_path / "copy")
-    faults.fail_next("flip", landed=True)
+    faults.fail_next("advance_head", landed=True)
     assert worker.service.upload(USER, spooled(base.path.read_bytes())) == "OK"
     assert world.head().version == 2

@@ -11,7 +11,7 @@ from typing import Any
 from app import errors
 from app.sync.admission import Admitted
 from app.sync.service import SyncService
-from storage.collection.codec import Codec
+from storage.collection.engine.codec import Codec
 from storage.collection.schema import configure
 from storage.database.limits import Limits
 from storage.database.store import Commit
@@ -19,7 +19,7 @@ from storage.errors import Unavailable
 from storage.heads.base import HeadStore
 from storage.heads.memory import MemoryHeadStore
 from storage.objects.memory import MemoryObjectStore
-from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Offload, UserId, run_here
+from storage.types import EMPTY_HEAD, DatabaseId, DatabaseKind, Offload, UserId, run_inline
 from tests.app.sync.scripts import NOW_S, Base, Request, body_of, dump
 from tests.support.clock import Clock
 from tests.support.databases import make_store
@@ -60,7 +60,7 @@ class World:
         self,
         faults: Faults | None = None,
         limits: Limits | None = None,
-        offload: Offload[Any] = run_here,
+        offload: Offload[Any] = run_inline,
         collection_bytes: int = 300 << 20,
     ) -> Worker:
         """One more process, as it were."""

@@ -14,9 +14,9 @@ from anki.deck_config_pb2 import DeckConfig
 from anki.decks_pb2 import Deck
 from anki.notetypes_pb2 import Notetype
 
-from storage.collection.codec import Codec
 from storage.collection.collection import Collection
-from storage.collection.genesis import create_empty
+from storage.collection.engine.codec import Codec
+from storage.collection.engine.empty import create_empty
 from storage.collection.records import Changes, Chunk, ChunkPosition, Graves
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps

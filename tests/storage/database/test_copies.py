@@ -11,7 +11,7 @@ import pytest
 
 from storage.heads.local import LocalHeadStore
 from storage.objects.local import LocalObjectStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.support.databases import DATABASE, World, bytes_of, make_file, rows_of
 from tests.support.faults import Faults
 
@@ -174,8 +174,8 @@ def run_process(root: str, first: int, count: int) -> None:
     """One worker process of a host: adds each number by a commit of its own."""
     from storage.errors import Conflict  # noqa: PLC0415 - in a process of its own
 
-    heads = LocalHeadStore(Path(root) / "heads.db", run_here)
-    world = World(Path(root), heads=heads, objects=LocalObjectStore(Path(root) / "store", run_here))
+    heads = LocalHeadStore(Path(root) / "heads.db", run_inline)
+    world = World(Path(root), heads=heads, objects=LocalObjectStore(Path(root) / "store", run_inline))
     world._numbers = iter(range(first * 1_000_000, first * 1_000_000 + 999_999))
     store = world.worker()
     for number in range(first, first + count):
@@ -189,8 +189,8 @@ def run_process(root: str, first: int, count: int) -> None:
 
 
 def test_processes_of_a_host_share_one_copy(tmp_path):
-    heads = LocalHeadStore(tmp_path / "heads.db", run_here)
-    world = World(tmp_path, heads=heads, objects=LocalObjectStore(tmp_path / "store", run_here))
+    heads = LocalHeadStore(tmp_path / "heads.db", run_inline)
+    world = World(tmp_path, heads=heads, objects=LocalObjectStore(tmp_path / "store", run_inline))
     store = world.worker()
     world.genesis(store, rows=1000)
     rows_of(store)

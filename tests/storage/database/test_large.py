@@ -7,15 +7,15 @@ import resource
 import apsw
 import pytest
 
-from storage.database.pages import lock_page
+from storage.database.format.pages import lock_page
 from storage.objects.local import LocalObjectStore
-from storage.types import run_here
+from storage.types import run_inline
 from tests.support.databases import DATABASE, World
 
 
 @pytest.mark.slow
 def test_a_database_may_grow_over_the_page_that_sqlite_skips(tmp_path):
-    world = World(tmp_path, objects=LocalObjectStore(tmp_path / "store", run_here))
+    world = World(tmp_path, objects=LocalObjectStore(tmp_path / "store", run_inline))
     store = world.worker()
     path = store.new_path(".upload")
     connection = apsw.Connection(str(path))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from storage.database.mark import list_databases
+from storage.database.maintenance.mark import list_databases
 from storage.database.orders import ORDERS, Orders, OrdersRecord
 from storage.errors import Corrupt, HeadMoved
 from storage.heads.memory import MemoryHeadStore
-from tests.support.records import flip_of
+from tests.support.records import head_update_of
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def test_an_order_that_always_comes_too_late_is_an_error(heads, record):
 
 def test_fields_of_a_later_version_are_passed_over(heads, record):
     later = msgspec.msgpack.encode({"closed_text": "text", "later": [1]})
-    heads.flip(ORDERS, msgspec.structs.replace(flip_of(0, 0), answer=later))
+    heads.advance_head(ORDERS, msgspec.structs.replace(head_update_of(0, 0), answer=later))
     assert record.read() == Orders("text")
 
 
 def test_what_cannot_be_read_is_no_order(heads, record):
-    heads.flip(ORDERS, msgspec.structs.replace(flip_of(0, 0), answer=b"\xff"))
+    heads.advance_head(ORDERS, msgspec.structs.replace(head_update_of(0, 0), answer=b"\xff"))
     with pytest.raises(Corrupt):
         record.read()

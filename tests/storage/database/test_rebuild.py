@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from storage.database import keys
+from storage.database.format import keys
 from storage.database.rebuild import TOKENS_BETWEEN, list_plans, make_head
 from storage.database.store import DatabaseStore
 from storage.errors import Corrupt, HeadMoved, NotFound, SessionLost, Unavailable
@@ -112,18 +112,18 @@ def test_a_sync_that_was_taken_over_is_not_among_the_versions(world, store):
 
 
 def commit_in_session(world, head, name, sql, *, fails=True):
-    """A commit, which ends before its flip if it `fails`."""
+    """A commit, which ends before its head update if it `fails`."""
     faults = Faults()
     worker = world.worker(f"of-{name}", heads=faults.heads(world.heads))
     checkout = worker.checkout(DATABASE, head)
     checkout.begin()
     checkout.connection.execute(sql)
     if fails:
-        faults.fail_next("flip", landed=False)
+        faults.fail_next("advance_head", landed=False)
     return worker.commit(checkout, head, world.commit(name, (name, 1)))
 
 
-def test_a_commit_whose_flip_is_not_known_counts_as_done(world, store):
+def test_a_commit_whose_head_update_is_not_known_counts_as_done(world, store):
     head = store.sessions.open(DATABASE, new_session("sync"))
     with pytest.raises(Unavailable):
         commit_in_session(world, head, "sync", "DELETE FROM t WHERE id = 7")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from storage.database.runs import Run, RunLog, last_finished_ms
+from storage.database.maintenance.runs import Run, RunLog, last_finished_ms
 from storage.objects.memory import MemoryObjectStore
 
 

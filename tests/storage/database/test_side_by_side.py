@@ -17,7 +17,7 @@ from storage.database.limits import Limits
 from storage.errors import Conflict
 from storage.heads.local import LocalHeadStore
 from storage.objects.local import LocalObjectStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.support.databases import DATABASE, World, bytes_of, rows_of
 
 ROOT = Path(__file__).parents[3]
@@ -115,9 +115,9 @@ def test_compaction_sweep_and_readers_beside_commits(world):
 
 def run_process(root: str, first: int, count: int) -> None:
     """One of several worker processes: they share the stores and the local folder."""
-    heads = LocalHeadStore(Path(root) / "heads.db", run_here)
+    heads = LocalHeadStore(Path(root) / "heads.db", run_inline)
     world = World(
-        Path(root), heads=heads, objects=LocalObjectStore(Path(root) / "store", run_here), limits=SMALL
+        Path(root), heads=heads, objects=LocalObjectStore(Path(root) / "store", run_inline), limits=SMALL
     )
     world._numbers = iter(range(first * 1_000_000, first * 1_000_000 + 999_999))
     store = world.worker()
@@ -131,8 +131,10 @@ def run_process(root: str, first: int, count: int) -> None:
 
 
 def test_processes_share_folder_and_database(tmp_path):
-    heads = LocalHeadStore(tmp_path / "heads.db", run_here)
-    world = World(tmp_path, heads=heads, objects=LocalObjectStore(tmp_path / "store", run_here), limits=SMALL)
+    heads = LocalHeadStore(tmp_path / "heads.db", run_inline)
+    world = World(
+        tmp_path, heads=heads, objects=LocalObjectStore(tmp_path / "store", run_inline), limits=SMALL
+    )
     store = world.worker()
     world.genesis(store, rows=100)
     code = "import sys; from tests.storage.database import test_side_by_side as t;"

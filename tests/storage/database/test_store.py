@@ -17,7 +17,7 @@ from storage.errors import (
     TooLarge,
     Unavailable,
 )
-from storage.types import EMPTY_HEAD, EntryKind, run_here
+from storage.types import EMPTY_HEAD, EntryKind, run_inline
 from tests.support.databases import (
     DATABASE,
     OTHER,
@@ -60,7 +60,7 @@ def test_a_fresh_worker_reads_the_same_bytes(world):
     assert bytes_of(store) == bytes_of(world.fresh()) == before
 
 
-def test_a_commit_is_one_delta_and_one_flip(world):
+def test_a_commit_is_one_delta_and_one_head_update(world):
     faults = Faults()
     store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
     head = world.genesis(store)
@@ -69,7 +69,7 @@ def test_a_commit_is_one_delta_and_one_flip(world):
     checkout.connection.execute("UPDATE t SET v = x'00' WHERE id = 5")
     faults.clear()
     head = store.commit(checkout, head, world.commit())
-    assert [call.method for call in faults.calls] == ["put", "flip"]
+    assert [call.method for call in faults.calls] == ["put", "advance_head"]
     assert [e.kind for e in head.chain] == [EntryKind.SNAPSHOT, EntryKind.DELTA]
     assert checkout.version == head.version == 2
     assert rows_of(world.fresh())[5] == b"\0"
@@ -93,7 +93,7 @@ def test_a_short_change_is_committed_where_the_caller_is(world):
         checkout.begin()
         checkout.connection.execute(change)
         hops.clear()
-        head = store.commit(checkout, head, world.commit(), way=run_here)
+        head = store.commit(checkout, head, world.commit(), executor=run_inline)
         assert len(hops) == most
         store.release(checkout)
     assert rows_of(world.fresh()) == rows_of(store)
@@ -171,20 +171,20 @@ def test_two_workers_cannot_both_commit_the_same_version(world):
     assert 1 not in rows_of(two)
 
 
-def test_a_lost_reply_of_the_flip_is_found_in_the_chain(world):
+def test_a_lost_reply_of_the_head_update_is_found_in_the_chain(world):
     faults = Faults()
     store = world.worker(heads=faults.heads(world.heads))
     head = world.genesis(store)
     checkout = store.checkout(DATABASE, head)
     checkout.connection.execute("DELETE FROM t WHERE id = 1")
-    faults.fail_next("flip", landed=True)
+    faults.fail_next("advance_head", landed=True)
     head = store.commit(checkout, head, world.commit())
     assert head.version == checkout.version == 2
     store.release(checkout)
     assert 1 not in rows_of(store)
 
 
-@pytest.mark.parametrize("method", ["put", "flip"])
+@pytest.mark.parametrize("method", ["put", "advance_head"])
 def test_a_failed_commit_is_as_if_it_never_happened(world, method):
     faults = Faults()
     store = world.worker(heads=faults.heads(world.heads), objects=faults.objects(world.objects))
@@ -507,7 +507,7 @@ def merged(world, store, change="DELETE FROM t WHERE id = 1"):
     checkout.begin()
     checkout.connection.execute(change)
     commit = world.commit("sync", ("sync", head.session.seq))
-    head = store.prepare(checkout, head, commit, b"checked", way=run_here)
+    head = store.prepare(checkout, head, commit, b"checked", executor=run_inline)
     store.release(checkout)
     return head
 
@@ -555,16 +555,16 @@ def test_an_append_behind_a_prepared_commit_makes_it_void(world):
         store.finish(DATABASE, store.head(DATABASE))
 
 
-def test_a_flip_that_is_not_durable_is_no_success(world):
+def test_a_head_update_that_is_not_durable_is_no_success(world):
     """The record shows the new version, but a power cut may undo it."""
 
     class Failing(type(world.heads)):
-        def flip(self, database, flip):
-            world.heads.flip(database, flip)
+        def advance_head(self, database, update):
+            world.heads.advance_head(database, update)
             raise NotDurable("the disk")
 
         def __getattribute__(self, name):
-            own = name == "flip" or name.startswith("__")
+            own = name == "advance_head" or name.startswith("__")
             return object.__getattribute__(self, name) if own else getattr(world.heads, name)
 
     world.genesis(world.worker())

@@ -73,7 +73,7 @@ def test_what_a_thinned_history_lists_can_be_brought_back(world):
     tried = 0
     for point in points:
         if point.version in held:
-            checkout = fresh.checkout_point(DATABASE, point)
+            checkout = fresh.checkout_restore_point(DATABASE, point)
             found = dict(checkout.connection.execute("SELECT id, v FROM t"))
             fresh.discard(checkout)
             assert found == held[point.version]

@@ -10,8 +10,8 @@ from msgspec import structs
 
 from app.main import new_nonce
 from app.sync.session import commit_id, session_id
-from storage.database.compact import _folded, plan
 from storage.database.limits import Limits
+from storage.database.maintenance.compact import _folded, plan
 from storage.errors import Conflict, Corrupt, HeadMoved, StorageError, Unavailable
 from storage.heads.base import RECENT_KEPT, SessionUpdate
 from storage.heads.dynamodb import DynamoHeadStore
@@ -21,7 +21,7 @@ from tests.support.aws_wire import Wire
 from tests.support.records import (
     chain_entry,
     collection_of,
-    flip_of,
+    head_update_of,
     journal_entry,
     new_session,
     prepared_of,
@@ -80,13 +80,19 @@ def test_every_call_is_one_request(heads, wire, database):
 
     write, read = ["UpdateItem"], ["GetItem"]
     assert requests(lambda: heads.find(database)) == read
-    assert requests(lambda: heads.flip(database, flip_of(0, 0))) == write
+    assert requests(lambda: heads.advance_head(database, head_update_of(0, 0))) == write
     assert requests(lambda: heads.open_session(database, new_session())) == write
     assert requests(lambda: heads.append(database, "session", journal_entry())) == write
     update = SessionUpdate(prepared=prepared_of(2))
     assert requests(lambda: heads.update_session(database, 2, "session", 2, update)) == write
-    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=3))) == write
-    assert requests(lambda: heads.flip(database, flip_of(1, 2, session="session", seq=3))) == write
+    assert (
+        requests(lambda: heads.advance_head(database, head_update_of(1, 2, session="session", seq=3)))
+        == write
+    )
+    assert (
+        requests(lambda: heads.advance_head(database, head_update_of(1, 2, session="session", seq=3)))
+        == write
+    )
     assert requests(lambda: heads.replace_chain(database, 2, 2, (snapshot(2),))) == write
     assert requests(lambda: heads.close_session(database, 2, "session")) == write
     with pytest.raises(Conflict):
@@ -122,7 +128,7 @@ def test_an_item_at_rest_is_below_four_kilobytes(heads, client, table):
     """The longest chain, all that was merged in it merged by compaction, and an id as long as ids may be."""
     database, limits, make_id = collection_of("u" * 128), Limits(), longest_ids()
     for base in range(RECENT_KEPT):
-        heads.flip(database, flip_of(base, base, entry=snapshot(base + 1)))
+        heads.advance_head(database, head_update_of(base, base, entry=snapshot(base + 1)))
     client.update_item(
         TableName=table,
         Key=key(database),
@@ -156,16 +162,16 @@ def commit_longest(heads, database, kind, commit_id):
         nonce=new_nonce(), size_bytes=LARGEST, checksum=2**64 - secrets.randbits(32) - 1, token=head.token,
         sha256=secrets.token_bytes(32), page_count=LARGEST, commit_ids=(commit_id,),
     )  # fmt: skip
-    flip = flip_of(head.version, head.token, commit_id=commit_id, entry=entry)
-    return heads.flip(database, structs.replace(flip, stamps=STAMPS, answer=b"1700000000000"))
+    update = head_update_of(head.version, head.token, commit_id=commit_id, entry=entry)
+    return heads.advance_head(database, structs.replace(update, stamps=STAMPS, answer=b"1700000000000"))
 
 
 def test_a_finished_session_leaves_nothing_in_the_item(heads, client, table, database):
-    heads.flip(database, flip_of(0, 0))
+    heads.advance_head(database, head_update_of(0, 0))
     before = set(client.get_item(TableName=table, Key=key(database))["Item"])
     for end in (
         lambda token: heads.close_session(database, token, "session"),
-        lambda token: heads.flip(database, flip_of(1, token, session="session", seq=3)),
+        lambda token: heads.advance_head(database, head_update_of(1, token, session="session", seq=3)),
     ):
         token = heads.open_session(database, new_session()).token
         heads.append(database, "session", journal_entry())
@@ -194,10 +200,10 @@ def test_what_has_changed_is_found_without_reading_what_has_not(client, wire, mo
     heads = DynamoHeadStore(client, aws.new_table(moto_endpoint))
     for number in range(8):
         database = collection_of(f"user{number}")
-        heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
+        heads.settle(database, heads.advance_head(database, head_update_of(0, 0)).chain_revision)
     changed = [collection_of("user2"), collection_of("user5")]
     for database in changed:
-        heads.flip(database, flip_of(1, 1))
+        heads.advance_head(database, head_update_of(1, 1))
     wire.clear()
     assert list(heads.list_changed(0)) == changed
     assert wire.requests == ["Query"]
@@ -205,7 +211,7 @@ def test_what_has_changed_is_found_without_reading_what_has_not(client, wire, mo
 
 
 def test_a_sync_that_commits_nothing_is_no_change(heads, client, table, database):
-    heads.settle(database, heads.flip(database, flip_of(0, 0)).chain_revision)
+    heads.settle(database, heads.advance_head(database, head_update_of(0, 0)).chain_revision)
     token = heads.open_session(database, new_session()).token
     heads.append(database, "session", journal_entry())
     heads.close_session(database, token, "session")
@@ -213,7 +219,7 @@ def test_a_sync_that_commits_nothing_is_no_change(heads, client, table, database
 
 
 def test_an_item_of_a_newer_format_is_refused(heads, client, table, database):
-    heads.flip(database, flip_of(0, 0))
+    heads.advance_head(database, head_update_of(0, 0))
     client.update_item(
         TableName=table,
         Key=key(database),
@@ -235,7 +241,7 @@ def test_an_item_of_a_newer_format_is_refused(heads, client, table, database):
     ],
 )
 def test_an_item_that_cannot_be_read_is_named(heads, client, table, database, name, value):
-    heads.flip(database, flip_of(0, 0))
+    heads.advance_head(database, head_update_of(0, 0))
     client.update_item(
         TableName=table,
         Key=key(database),
@@ -249,13 +255,13 @@ def test_an_item_that_cannot_be_read_is_named(heads, client, table, database, na
 
 def test_an_engine_that_does_not_send_the_item_along_is_read_again(heads, client, wire, database):
     """dynalite knows no `ReturnValuesOnConditionCheckFailure`."""
-    heads.flip(database, flip_of(0, 0))
+    heads.advance_head(database, head_update_of(0, 0))
     client.meta.events.register(
         "after-call.dynamodb.UpdateItem", lambda parsed, **_: parsed.pop("Item", None)
     )
     wire.clear()
     with pytest.raises(HeadMoved):
-        heads.flip(database, flip_of(0, 0, commit_id="other"))
+        heads.advance_head(database, head_update_of(0, 0, commit_id="other"))
     assert wire.requests == ["UpdateItem", "GetItem"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from storage.errors import Unavailable
 from storage.heads.guarded import GuardedHeadStore
 from storage.heads.memory import MemoryHeadStore
-from tests.support.records import collection_of, flip_of
+from tests.support.records import collection_of, head_update_of
 
 
 class Clock:
@@ -21,7 +21,7 @@ def test_nothing_is_answered_or_written_until_the_fault_is_gone() -> None:
     clock, faults, inner = Clock(), ["heads.sqlite is lost"], MemoryHeadStore()
     heads = GuardedHeadStore(inner, lambda: faults[0] if faults else None, clock)
     find, ann = heads.find, collection_of("ann")
-    for call in (lambda: find(ann), lambda: heads.flip(ann, flip_of(0, 0)), heads.list):
+    for call in (lambda: find(ann), lambda: heads.advance_head(ann, head_update_of(0, 0)), heads.list):
         with pytest.raises(Unavailable, match=r"heads\.sqlite is lost"):
             call()
     assert inner.find(ann) is None
@@ -30,7 +30,7 @@ def test_nothing_is_answered_or_written_until_the_fault_is_gone() -> None:
         find(ann)  # not asked again at once
     clock.now_s += 11
     assert find(ann) is None
-    assert heads.flip(ann, flip_of(0, 0)).version == 1
+    assert heads.advance_head(ann, head_update_of(0, 0)).version == 1
 
 
 def test_a_store_that_cannot_be_looked_at_is_looked_at_again() -> None:

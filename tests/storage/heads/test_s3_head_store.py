@@ -10,7 +10,7 @@ from storage.errors import Conflict, Corrupt, StorageError
 from storage.heads.s3 import S3HeadStore
 from tests.support import aws
 from tests.support.aws_wire import FLIPPED, Wire
-from tests.support.records import collection_of, flip_of, journal_entry, new_session
+from tests.support.records import collection_of, head_update_of, journal_entry, new_session
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_a_change_is_a_read_and_a_conditional_write(heads, wire, database):
 
 
 def test_what_is_refused_or_known_already_is_not_written(heads, wire, database):
-    flip = flip_of(0, 0)
-    heads.flip(database, flip)
+    update = head_update_of(0, 0)
+    heads.advance_head(database, update)
     wire.clear()
-    heads.flip(database, flip)
+    heads.advance_head(database, update)
     heads.close_session(database, 1, "session")
     with pytest.raises(Conflict):
         heads.append(database, "session", journal_entry())
@@ -120,7 +120,7 @@ def test_a_record_that_stays_spoilt_is_corrupt_and_is_not_written_over(heads, cl
     body[60] ^= 1
     client.put_object(Bucket=bucket, Key=key(database), Body=bytes(body))
     wire.clear()
-    for call in (lambda: heads.find(database), lambda: heads.flip(database, flip_of(0, 1))):
+    for call in (lambda: heads.find(database), lambda: heads.advance_head(database, head_update_of(0, 1))):
         with pytest.raises(Corrupt, match=database.user):
             call()
     assert set(wire.requests) == {"GetObject"}

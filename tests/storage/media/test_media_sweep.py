@@ -14,7 +14,7 @@ from storage.media.blobs import Blobs, Digester, NewBlob, key_of
 from storage.media.index import GONE_KEPT_S, MediaIndex, create_empty
 from storage.media.sweep import Contents, Swept, names_since_s, read_contents, sweep_blobs
 from storage.objects.memory import MemoryObjectStore
-from storage.types import DatabaseId, DatabaseKind, UserId, run_here
+from storage.types import DatabaseId, DatabaseKind, UserId, run_inline
 from tests.support.clock import Clock
 from tests.support.databases import make_store
 
@@ -66,7 +66,7 @@ def sweep(objects, clock, tmp_path, indexes, **limits):
         for index in indexes
     )
     return sweep_blobs(
-        objects, contents, now_ms=clock(), grace_ms=GRACE_MS, scratch=tmp_path, offload=run_here, **limits
+        objects, contents, now_ms=clock(), grace_ms=GRACE_MS, scratch=tmp_path, offload=run_inline, **limits
     )
 
 
@@ -203,7 +203,7 @@ def test_the_newest_index_of_every_user_is_marked(blobs, clock, objects, tmp_pat
     put(blobs, b"nobody's")
     clock.now_ms += GRACE_MS + 1
     since_s = names_since_s(clock(), HISTORY_MS)
-    read = (read_contents(store, found, since_s, run_here, is_doubtful=False) for found in heads.list())
+    read = (read_contents(store, found, since_s, run_inline, is_doubtful=False) for found in heads.list())
     assert sweep(objects, clock, tmp_path, read).deleted == 1
     assert has(objects, b"of one")
     assert has(objects, b"of two")

@@ -12,7 +12,7 @@ import pytest
 
 from storage.errors import NotFound, Unavailable
 from storage.objects.local import LocalObjectStore
-from storage.types import run_here
+from storage.types import run_inline
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def objects(root):
-    return LocalObjectStore(root, run_here)
+    return LocalObjectStore(root, run_inline)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_old_temporary_files_are_cleared_at_start_and_young_ones_stay(objects, r
         path.write_bytes(b"half")
     long_ago = time.time() - 2 * 24 * 3600
     os.utime(old, (long_ago, long_ago))
-    LocalObjectStore(root, run_here)
+    LocalObjectStore(root, run_inline)
     assert temporary(root) == [young]
 
 

@@ -9,9 +9,9 @@ from collections import deque
 
 import pytest
 
-from storage.objects.ahead import LARGEST_BYTES, WriteAhead
 from storage.objects.local import LocalObjectStore
-from storage.types import run_here
+from storage.objects.write_ahead import LARGEST_BYTES, WriteAheadLog
+from storage.types import run_inline
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def new_process(root):
     logs = []
 
     def make(**options):
-        logs.append(WriteAhead(root / "ahead", root / "objects", **options))
-        return LocalObjectStore(root, run_here, logs[-1]), logs[-1]
+        logs.append(WriteAheadLog(root / "ahead", root / "objects", **options))
+        return LocalObjectStore(root, run_inline, logs[-1]), logs[-1]
 
     yield make
     for log in logs:
@@ -43,7 +43,7 @@ def after_power_cut(root, tmp_path):
         for path in (other / "objects").rglob("*"):
             if path.is_file():
                 path.write_bytes(b"")
-        return LocalObjectStore(other, run_here, WriteAhead(other / "ahead", other / "objects"))
+        return LocalObjectStore(other, run_inline, WriteAheadLog(other / "ahead", other / "objects"))
 
     return cut
 

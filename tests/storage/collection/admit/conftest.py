@@ -8,13 +8,13 @@ import time
 import apsw
 import pytest
 
-from storage.collection import ddl
-from storage.collection.admit import admit
 from storage.collection.collection import Collection
 from storage.collection.records import Chunk, ChunkPosition, Graves
 from storage.collection.schema import configure
 from storage.collection.stamps import read_stamps
 from storage.collection.unseen import Unseen
+from storage.collection.upload import ddl
+from storage.collection.upload.admit import admit
 
 
 @pytest.fixture

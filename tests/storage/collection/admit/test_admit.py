@@ -12,14 +12,15 @@ import apsw
 import pytest
 from anki._backend import RustBackend
 
-from storage.collection import ddl, hostile, schema
-from storage.collection.admit import admit
-from storage.collection.downgrade import downgrade
-from storage.collection.hostile import Deadline
-from storage.collection.rebuild import create
+from storage.collection import schema
+from storage.collection.engine.downgrade import downgrade
 from storage.collection.records import Chunk
 from storage.collection.schema import compare_unicase, configure
 from storage.collection.stamps import read_stamps
+from storage.collection.upload import ddl, untrusted
+from storage.collection.upload.admit import admit
+from storage.collection.upload.rebuild import create
+from storage.collection.upload.untrusted import Deadline
 from storage.errors import InvalidDatabase
 
 
@@ -302,14 +303,14 @@ def test_an_upload_that_takes_too_long_is_refused_also_while_it_is_built_anew(
 ):
     """The time is that of the whole upload, not of each of its parts."""
     path = upload("CREATE TABLE mine (x)")
-    monkeypatch.setattr(hostile, "_STEPS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(untrusted, "_STEPS_BETWEEN_LOOKS", 1)
     seen = []
 
     def is_over(self):
         seen.append(self)
         return len(seen) > 1_000
 
-    monkeypatch.setattr(hostile.Deadline, "is_over", is_over)
+    monkeypatch.setattr(untrusted.Deadline, "is_over", is_over)
     with pytest.raises(InvalidDatabase):
         admitted(path)
     assert len(set(map(id, seen))) == 1

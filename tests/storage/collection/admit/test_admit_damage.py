@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from storage.collection.downgrade import downgrade
+from storage.collection.engine.downgrade import downgrade
 from storage.errors import InvalidDatabase
 
 

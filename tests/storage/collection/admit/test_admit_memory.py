@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from storage.collection.downgrade import downgrade
+from storage.collection.engine.downgrade import downgrade
 
 MEBIBYTE = 2**20
 ALLOWED_BYTES = 64 * MEBIBYTE

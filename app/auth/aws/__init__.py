@@ -1,0 +1,1 @@
+"""Users and host keys in the cloud: Cognito, DynamoDB and S3."""

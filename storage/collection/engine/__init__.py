@@ -1,0 +1,1 @@
+"""Work that the official engine does: object forms that only it can convert, and jobs on whole files."""

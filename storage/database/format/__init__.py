@@ -1,0 +1,1 @@
+"""The stored bytes of a database: keys of objects, pages in snapshots and deltas, small envelopes."""
