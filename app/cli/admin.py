@@ -1,4 +1,4 @@
-"""`ankisyncctl`: users, host keys, history and the upkeep of the store; works beside a running server.
+"""`ankisyncctl`: users, host keys, history and maintenance of the store; works beside a running server.
 
 Refuses passwords as arguments: other users of the machine could read them.
 """

@@ -229,7 +229,7 @@ ALERTS: Final = (
     ),
     Alert(
         "AnkisyncdMaintenanceMissed", f"time() - max({MAINTAINED}) > 30 * 3600", "10m", "warning",
-        "No maintenance came to its end for 30 hours", "The log of upkeep, or of the scheduled task.",
+        "No maintenance came to its end for 30 hours", "The log of maintenance, or of the scheduled task.",
     ),
     Alert(
         "AnkisyncdRestoreUnverified", f"time() - max({VERIFIED}) > 3 * 86400", "10m", "warning",

@@ -1,4 +1,4 @@
-"""Upkeep beside the requests: what is due, the daily turn, and what is left after a failure."""
+"""Maintenance beside the requests: what is due, the daily turn, and what is left after a failure."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_nothing_is_deleted_where_no_version_of_an_index_can_be_read(
     world.add(BOB, "b", b"kept")
     world.clock.now_ms += 10 * DAY_MS
     failing_for(monkeypatch, world, "checkout", BOB, Corrupt("k", 1, 2))
-    monkeypatch.setattr(world.databases, "checkout_point", raising(Corrupt("k", 1, 2)))
+    monkeypatch.setattr(world.databases, "checkout_restore_point", raising(Corrupt("k", 1, 2)))
     summary = world.maintenance.run(is_full=True)
     assert "contents of media were not swept" in summary.refused[0]
     assert len(world.keys("blobs/")) == 2

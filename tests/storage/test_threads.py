@@ -44,14 +44,14 @@ def test_the_threads_are_real_also_under_gevent():
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, _thread
-from storage.collection.together import run_together
+from storage.threads import run_in_two_threads
 both = []
 lock = monkey.get_original("_thread", "allocate_lock")
 first, second = lock(), lock()
 first.acquire(); second.acquire()
 def one(): first.release(); assert second.acquire(True, 10)
 def two(): second.release(); assert first.acquire(True, 10)
-gevent.get_hub().threadpool.apply(run_together, ([one, two],))
+gevent.get_hub().threadpool.apply(run_in_two_threads, ([one, two],))
 print("met")
 """
     ran = subprocess.run(

@@ -170,8 +170,8 @@ def test_a_key_revoked_by_another_real_process_is_dead_here_at_the_next_request(
     code = (
         "import sys; from pathlib import Path\n"
         "from app.auth.local.hostkeys import LocalHostKeys; from app.auth.local.usersfile import UsersFile\n"
-        "from storage.types import run_here\n"
-        "keys = LocalHostKeys(UsersFile(Path(sys.argv[1]), run_here))\n"
+        "from storage.types import run_inline\n"
+        "keys = LocalHostKeys(UsersFile(Path(sys.argv[1]), run_inline))\n"
         "assert keys.revoke(bytes.fromhex(sys.argv[2]))\n"
     )
     arguments = [sys.executable, "-c", code, str(server.path), hash_of(lost).hex()]

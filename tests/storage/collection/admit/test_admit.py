@@ -569,8 +569,8 @@ def test_an_upload_is_admitted_in_a_worker_of_gevent(upload, tmp_path, codec):
     program = """
 import gevent.monkey; gevent.monkey.patch_all()
 import gevent, pathlib, sys
-from storage.collection.admit import admit
-from storage.collection.codec import Codec
+from storage.collection.upload.admit import admit
+from storage.collection.engine.codec import Codec
 codec = Codec()
 ticks = []
 def tick():

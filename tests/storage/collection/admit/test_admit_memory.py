@@ -14,8 +14,8 @@ ALLOWED_BYTES = 64 * MEBIBYTE
 
 ADMIT = """
 import pathlib, resource, sys
-from storage.collection.admit import admit
-from storage.collection.codec import Codec
+from storage.collection.upload.admit import admit
+from storage.collection.engine.codec import Codec
 codec = Codec()
 codec.strip_html(["<b>"])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
