@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,7 +19,10 @@ def ctl(applied, cloud, tmp_path):
     """The script, on a machine whose `terraform output` is that of the module."""
     machine = tmp_path / "bin"
     machine.mkdir()
+    own = environment(applied, cloud, tmp_path, "maintain")
     answer = applied["values"]["outputs"]["admin_environment"]["value"]
+    declared = re.search(r"\bCOGNITO_USER_POOL_ID='?([\w-]+)", answer)
+    answer = answer.replace(declared[1], cloud.pool_id)  # the engine has made its own
     for name, body in {
         "terraform": f"printf '%s\\n' {shlex.quote(answer)}",
         "ankisyncctl": f'exec {shlex.quote(sys.executable)} -m app.cli "$@"',
@@ -26,7 +30,6 @@ def ctl(applied, cloud, tmp_path):
     }.items():
         (machine / name).write_text(f"#!/bin/sh\n{body}\n")
         (machine / name).chmod(0o755)
-    own = environment(applied, cloud, tmp_path, "maintain")
     env = {key: own[key] for key in own if key.startswith("AWS_")}
     env |= {"PATH": f"{machine}:{os.environ['PATH']}", "PYTHONPATH": str(servers.REPOSITORY)}
 
