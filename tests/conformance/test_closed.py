@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 
@@ -17,11 +16,11 @@ from tests.conformance.device import NEWEST, ClientError, Device
 from tests.conformance.test_restore import Admin
 from tests.support import aws, servers
 from tests.support.cluster import Cluster, cloud
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.one_server
 
 TEXT = "Back at 15:00: the disks are being moved. Bitte später!"
-DEADLINE_S = 60.0
 Place = servers.Server | Cluster
 
 
@@ -45,7 +44,7 @@ def admin(place: Place) -> Iterator[Admin]:
     admin = Admin(place)
     yield admin
     admin.run("maintenance", "off")
-    until(lambda: status_of(place) == HTTPStatus.FORBIDDEN)
+    wait_for_all(lambda: status_of(place) == HTTPStatus.FORBIDDEN)
 
 
 @pytest.fixture
@@ -75,22 +74,19 @@ def error_of(action: Callable[[], object]) -> str | None:
     return None
 
 
-def until(holds: Callable[[], bool]) -> None:
+def wait_for_all(holds: Callable[[], bool]) -> None:
     """Workers look for orders every few seconds; two in a row may be two different ones."""
-    end = time.monotonic() + DEADLINE_S
-    while not (holds() and holds() and holds()):
-        assert time.monotonic() < end, "the workers do not follow"
-        time.sleep(0.2)
+    wait_until(lambda: holds() and holds() and holds())
 
 
 def close(admin: Admin, place: Place) -> None:
     admin.run("maintenance", "on", TEXT)
-    until(lambda: status_of(place) == HTTPStatus.SERVICE_UNAVAILABLE)
+    wait_for_all(lambda: status_of(place) == HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def reopen(admin: Admin, place: Place) -> None:
     admin.run("maintenance", "off")
-    until(lambda: status_of(place) == HTTPStatus.FORBIDDEN)
+    wait_for_all(lambda: status_of(place) == HTTPStatus.FORBIDDEN)
 
 
 def test_a_closed_service_tells_devices_why_and_they_stay_logged_in(

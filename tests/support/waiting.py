@@ -9,7 +9,7 @@ from contextlib import suppress
 from socket import create_connection
 from typing import TypeVar
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 T = TypeVar("T")
 

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from app.auth.login_queue import LoginQueue
 from app.errors import ServiceUnavailable
-
-
-def until(condition) -> None:
-    for _ in range(5000):
-        if condition():
-            return
-        time.sleep(0.001)
-    pytest.fail("it did not happen")
+from tests.support.waiting import wait_until
 
 
 class Callers:
@@ -28,12 +20,12 @@ class Callers:
         self.threads: list[threading.Thread] = []
         self.may_leave = threading.Event()
         self._start("first", ("first",))
-        until(lambda: self.served)
+        wait_until(lambda: self.served)
 
     def come(self, name: str, *groups: str) -> None:
         before = len(self.turns._waiting)
         self._start(name, groups or (name,))
-        until(lambda: len(self.turns._waiting) > before)
+        wait_until(lambda: len(self.turns._waiting) > before)
 
     def finish(self) -> list[str]:
         self.may_leave.set()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,11 +45,3 @@ def moved(before: Samples, after: Samples) -> Samples:
 def ready(port: int) -> tuple[int, Any]:
     status, body = get(port, "/ready")
     return status, json.loads(body)
-
-
-def until(holds: Callable[[], bool], limit_s: float = 120) -> None:
-    """Wait for what happens beside the requests."""
-    end_s = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < end_s, "it never came"
-        time.sleep(0.1)

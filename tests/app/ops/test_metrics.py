@@ -19,8 +19,9 @@ from app.version import VERSION
 from storage.database.maintenance.runs import Checked, CheckLog
 from storage.objects.local import LocalObjectStore
 from storage.types import run_inline
-from tests.app.ops.scrape import Samples, get, moved, scrape, until
+from tests.app.ops.scrape import Samples, get, moved, scrape
 from tests.support import servers
+from tests.support.waiting import wait_until
 from tests.support.wire import Wire
 
 COUNTS = {"client": [[0, 0, 0], 0, 0, 0, 0, 6, 1, 1]}
@@ -69,8 +70,9 @@ def bring_all(wire: Wire) -> None:
 def test_a_whole_sync_is_followed_from_its_begin_to_its_end(watched: Watched, wire: Wire) -> None:
     before = watched.samples()
     start(wire)
+    # A request is counted after its answer was sent.
+    wait_until(lambda: watched.samples()["ankisyncd_running_syncs",] == 1)
     during = watched.samples()
-    assert during["ankisyncd_running_syncs",] == 1
     assert moved(before, during)["ankisyncd_syncs_begun_total", "kind=collection"] == 1
     bring_all(wire)
     assert wire.call("sanityCheck2", COUNTS).json["status"] == "ok"
@@ -124,6 +126,7 @@ def test_a_refused_sync_says_why(
     before = watched.samples()
     wire.call(method, payload)
     wire.call("abort", {})
+    wire.call("meta", {"v": 11, "cv": "tests"})  # after abort was counted
     found = moved(before, watched.samples())
     ended = ("ankisyncd_syncs_total", "kind=collection", f"outcome={outcome}", f"reason={reason}")
     assert found[ended] == 1
@@ -174,7 +177,7 @@ def test_what_clients_make_up_makes_no_series(watched: Watched) -> None:
     before = watched.samples()
     for number in range(5):
         assert get(watched.server.port, f"/made-up-{number}")[0] == 404
-    until(lambda: ("ankisyncd_requests_total", "method=other", "status=404") in watched.samples())
+    wait_until(lambda: ("ankisyncd_requests_total", "method=other", "status=404") in watched.samples())
     new = {key for key in watched.samples() if key not in before and key[0] == "ankisyncd_requests_total"}
     assert new <= {("ankisyncd_requests_total", "method=other", "status=404"),
                    ("ankisyncd_requests_total", "method=metrics", "status=200")}  # fmt: skip
@@ -201,8 +204,8 @@ def test_a_worker_that_dies_is_seen_and_what_it_counted_stays(watched: Watched) 
     assert before["ankisyncd_build_info", f"version={VERSION}"] == 1
     workers = psutil.Process(watched.server.process.pid).children()
     os.kill(workers[0].pid, signal.SIGKILL)
-    until(lambda: watched.samples()["ankisyncd_worker_starts_total",] == 3)
-    until(lambda: watched.samples()["ankisyncd_workers",] == 2)
+    wait_until(lambda: watched.samples()["ankisyncd_worker_starts_total",] == 3)
+    wait_until(lambda: watched.samples()["ankisyncd_workers",] == 2)
     after = watched.samples()
     # What moves is asked for, and nothing has gone back.
     for key, value in before.items():
@@ -214,7 +217,7 @@ def test_times_of_maintenance_and_of_a_verified_restore_are_those_of_the_store(t
     folder, port = tmp_path / "data", servers.free_port()
     extra = {"ANKISYNCD_METRICS_PORT": str(port), "ANKISYNCD_WORKERS": "1"}
     with servers.serving(servers.OURS, folder, 1, extra):
-        until(lambda: ("ankisyncd_cache_bytes", "cache=bases") in scrape(port))
+        wait_until(lambda: ("ankisyncd_cache_bytes", "cache=bases") in scrape(port))
         never = scrape(port)
     assert (MAINTAINED,) not in never and (VERIFIED,) not in never
     env = servers.environment([], folder, 1, {})
@@ -226,7 +229,7 @@ def test_times_of_maintenance_and_of_a_verified_restore_are_those_of_the_store(t
     checks.write(Checked(last_ms=1_600_000_000_000))
     checks.write(Checked(last_ms=1_700_000_000_000))
     with servers.serving(servers.OURS, folder, 1, extra):
-        until(lambda: (VERIFIED,) in scrape(port))
+        wait_until(lambda: (VERIFIED,) in scrape(port))
         found = scrape(port)
     assert found[VERIFIED,] == 1_700_000_000
     assert found["ankisyncd_worker_starts_total",] == 1  # what the server before has counted is gone

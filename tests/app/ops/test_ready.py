@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from app.ops.readiness import Readiness, Service
-from tests.app.ops.scrape import get, ready, scrape, until
+from tests.app.ops.scrape import get, ready, scrape
 from tests.support import aws, servers
 from tests.support.cluster import Place, cloud, operation_of
 from tests.support.proxy import Exchange, Fault
 from tests.support.userpool import UserPool
+from tests.support.waiting import wait_until
 from tests.support.wire import Wire
 
 ALL = {"heads", "objects", "keys", "disk", "users"}
@@ -54,10 +55,10 @@ def is_of(service: str, exchange: Exchange) -> bool:
 def test_readiness_falls_with_a_service_and_returns_with_it(
     server: servers.Server, place: Place, private_port: int, service: str
 ) -> None:
-    until(lambda: ready(server.port) == (200, {"ready": True, "services": dict.fromkeys(ALL, "ok")}))
+    wait_until(lambda: ready(server.port) == (200, {"ready": True, "services": dict.fromkeys(ALL, "ok")}))
     place.wire.on_call = lambda call: Fault.LOSE_REQUEST if is_of(service, call) else Fault.NONE
     try:
-        until(lambda: ready(server.port)[0] == 503)
+        wait_until(lambda: ready(server.port)[0] == 503)
         assert get(server.port, "/health")[0] == 200
         told = ready(server.port)[1]["services"]
         assert told[service] != "ok" and " " not in told[service]
@@ -67,7 +68,7 @@ def test_readiness_falls_with_a_service_and_returns_with_it(
         assert scrape(private_port)["ankisyncd_ready", f"service={service}"] == 0
     finally:
         place.wire.on_call = lambda _call: Fault.NONE
-    until(lambda: ready(server.port)[0] == 200)
+    wait_until(lambda: ready(server.port)[0] == 200)
     assert scrape(private_port)["ankisyncd_ready", f"service={service}"] == 1
     assert f"not ready: {service}:" in server.log
     assert f"ready again: {service}" in server.log
@@ -100,21 +101,21 @@ def test_a_server_starts_while_the_pool_is_away_and_is_ready_once_it_is_back(
             assert (status, found["services"]["heads"]) == (503, "ok")
             assert found["services"]["users"] == "ServiceUnavailable"
             place.wire.on_call = lambda _call: Fault.NONE
-            until(lambda: ready(server.port)[0] == 200)
+            wait_until(lambda: ready(server.port)[0] == 200)
     finally:
         place.wire.on_call = lambda _call: Fault.NONE
 
 
 def test_a_disk_that_cannot_be_written_is_not_ready(tmp_path: Path) -> None:
     with servers.serving(servers.OURS, tmp_path / "data", 1, {"ANKISYNCD_WORKERS": "1"}) as server:
-        until(lambda: ready(server.port)[0] == 200)
+        wait_until(lambda: ready(server.port)[0] == 200)
         (work,) = (path for path in (tmp_path / "data" / "ankisyncd" / "spool").iterdir() if path.is_dir())
         (work / "ready").unlink()
         (work / "ready").mkdir()  # for root, who may write everywhere
-        until(lambda: ready(server.port) == (503, {"ready": False, "services": {
+        wait_until(lambda: ready(server.port) == (503, {"ready": False, "services": {
             "heads": "ok", "objects": "ok", "keys": "ok", "disk": "IsADirectoryError"}}))  # fmt: skip
         (work / "ready").rmdir()
-        until(lambda: ready(server.port)[0] == 200)
+        wait_until(lambda: ready(server.port)[0] == 200)
 
 
 def test_services_are_asked_once_in_a_while_and_not_by_two_at_a_time() -> None:
