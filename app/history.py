@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from app.media.gate import IndexGate
-from storage.collection.engine.package import write_package
 from storage.collection.oneway import force_one_way
+from storage.collection.package import write_package
 from storage.collection.stamps import Stamps
 from storage.collection.tables.decks import read_decks
 from storage.database.history import RestorePoint, find_restore_point

@@ -23,7 +23,7 @@ from app.media.gate import IndexGate
 from app.media.unzip import MAX_FILE_BYTES, fault_of_name
 from app.sync.service import SyncService
 from app.sync.transfer import OK
-from storage.collection.engine.package import make_own, read_package, write_package
+from storage.collection.package import make_own, read_package, write_package
 from storage.database.origin import Kind, Origin
 from storage.database.store import DatabaseStore
 from storage.errors import Corrupt, TooLarge

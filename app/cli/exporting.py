@@ -19,7 +19,7 @@ from app.history import Restorer
 from app.main import Stores
 from app.media.unzip import fault_of_name
 from storage.collection.engine.empty import create_empty
-from storage.collection.engine.package import write_package
+from storage.collection.package import write_package
 from storage.database.history import RestorePoint
 from storage.errors import Corrupt
 from storage.media.blobs import Digester

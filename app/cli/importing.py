@@ -21,7 +21,7 @@ from app.cli.progress import shown
 from app.main import Stores, build_collections, build_gate, new_nonce, now_ms
 from app.media.unzip import fault_of_name
 from app.sync.transfer import OK
-from storage.collection.engine.package import make_own, read_package
+from storage.collection.package import make_own, read_package
 from storage.database.origin import Kind, name_commit
 from storage.database.store import Commit
 from storage.errors import Corrupt

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import apsw
 
+from storage.collection.rules import LATEST_TIME_MS
 from storage.collection.stamps import Stamps, read_stamps
-from storage.collection.upload.rules import LATEST_TIME_MS
 
 
 def force_one_way(connection: apsw.Connection, replaced: Mapping[str, int | bool], now_ms: int) -> Stamps:

@@ -3,7 +3,7 @@
 Pages: the same as `integrity_check` of the file, split into parts that can run in two threads.
 `quick_check` of the file finds pages that are used twice, lost or out of order, and missing values;
 `integrity_check` of each table compares it with its indexes. Values: each column has what its readers
-expect, see `storage.collection.upload.rules`.
+expect, see `storage.collection.rules`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import apsw
 import msgspec
 
 from storage.collection.engine.codec import Codec, DeckConfigRow, DeckRow
+from storage.collection.rules import HIGHEST_USN
 from storage.collection.tables import notetypes
 from storage.collection.upload.ddl import BIG_TABLES, LATEST, Table, tables
-from storage.collection.upload.rules import HIGHEST_USN
 from storage.collection.upload.untrusted import Deadline, limit_values
 from storage.errors import Corrupt, InvalidDatabase
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from storage.collection.upload.rules import (
+from storage.collection.rules import (
     CARD_DATA,
     MODIFIED,
     USN,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from storage.collection.engine.package import write_package
 from storage.collection.oneway import force_one_way
+from storage.collection.package import write_package
 from storage.collection.stamps import read_stamps
 from storage.errors import Corrupt
 
