@@ -109,7 +109,7 @@ def needed(service: str, operation: str, params: dict, pool_arn: str) -> list[tu
         names = params.get("RequestItems") or [params["TableName"]]
         tables = f"arn:aws:dynamodb:{REGION}:123456789012:table/"
         return [(f"dynamodb:{operation}", tables + name + index) for name in names]
-    if operation.startswith("Admin"):
+    if operation.startswith(("Admin", "List")):
         return [(f"cognito-idp:{operation}", pool_arn)]
     return []  # GetUser is allowed by the user's own token alone
 

@@ -47,7 +47,6 @@ REFUSED = [
     ("dynamodb", "update_table", {"TableName": "TABLE", "DeletionProtectionEnabled": False}),
     ("dynamodb", "create_backup", {"TableName": "TABLE", "BackupName": "copy"}),
     ("dynamodb", "list_tables", {}),
-    ("cognito-idp", "list_users", {"UserPoolId": "POOL"}),
     ("cognito-idp", "admin_create_user", {"UserPoolId": "POOL", "Username": "mallory"}),
     ("cognito-idp", "admin_delete_user", {"UserPoolId": "POOL", "Username": "alice"}),
     (
@@ -64,6 +63,7 @@ REFUSED = [
 BY_ROLE = {
     "web": [
         ("s3", "delete_object", {"Bucket": "BUCKET", "Key": "v1/a"}),
+        ("cognito-idp", "list_users", {"UserPoolId": "POOL"}),
     ],
     "maintain": [
         (
@@ -138,6 +138,8 @@ def test_every_right_of_maintenance_is_used_and_no_use_lacks_its_right(cloud, tm
     objects = _use_the_bucket(cloud, cloud.maintain, tmp_path)
     objects.delete(["v1/rights/a", "v1/rights/large"])
     _use_the_table(cloud, cloud.maintain)
+    pool = cloud.client("cognito-idp", keys=cloud.maintain)
+    assert [user["Username"] for user in pool.list_users(UserPoolId=cloud.pool_id)["Users"]] == ["alice"]
     assert {action for action, _ in cloud.calls} == granted(cloud.maintain_policy)
 
 
