@@ -34,6 +34,8 @@ MEDIA_FILES, MEDIA_BYTES = 4, 900_000
 
 KEYS = re.compile(rb'"(hostkey|keyring)#')
 """In a call to DynamoDB about host keys: not about a head."""
+OF_STORE = re.compile(rb'"\.store#|upkeep/heads')
+"""In a call about the store's own record, which each server writes when it starts."""
 
 State = dict[str, Any]
 IsHit = Callable[[Exchange, Exchange], bool]
@@ -272,14 +274,20 @@ def writes(request: str, what: str) -> IsHit:
     """The first write of an `object`, or of a `head`, in a request of this kind.
 
     When it has an answer, one that did its work: a server whose record is not the newest is refused first.
+    Neither the store's own record (`.store`), which each server writes at its start, nor what a server does
+    beside the request: it may come in between.
     """
 
     def is_hit(found: Exchange, call: Exchange) -> bool:
-        if found.method != request or call.status not in {0, 200}:
+        if found.method != request or call.status not in {0, 200} or OF_STORE.search(call.body):
             return False
         if operation_of(call) == "PUT":
+            if "/.store/" in call.path or "/upkeep/" in call.path:
+                return False
             return ("/heads/" in call.path) is (what == "head")
-        return operation_of(call) == "UpdateItem" and what == "head" and not KEYS.search(call.body)
+        is_compaction = b"#chain_revision" in call.body and b"#stamps" not in call.body
+        is_head = operation_of(call) == "UpdateItem" and not KEYS.search(call.body) and not is_compaction
+        return is_head and what == "head"
 
     return is_hit
 
