@@ -34,11 +34,11 @@ class FailureLog:
         objects: ObjectStore,
         *,
         nonce: Callable[[], str],
-        beside: Callable[[Callable[[], None]], None],
+        start_thread: Callable[[Callable[[], None]], None],
         sleep: Callable[[float], None],
     ) -> None:
-        """`beside` runs a function while the caller goes on; `sleep` lets the process go on."""
-        self._objects, self._nonce, self._beside, self._sleep = objects, nonce, beside, sleep
+        """`start_thread` runs a function while the caller goes on; `sleep` lets the process go on."""
+        self._objects, self._nonce, self._start_thread, self._sleep = objects, nonce, start_thread, sleep
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=_MOST_WAITING)
         self._is_writing = False
         self._hour = 0
@@ -51,7 +51,7 @@ class FailureLog:
         self._waiting.append(failure_object(database, failure, self._nonce()))
         if not self._is_writing:
             self._is_writing = True
-            self._beside(self._write)
+            self._start_thread(self._write)
 
     def _is_one_of_few(self, user: UserId, hour: int) -> bool:
         if hour != self._hour:

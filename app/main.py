@@ -478,7 +478,7 @@ def build_process(settings: Settings, metrics_folder: Path | None = None) -> Pro
         accounts.authenticator,
         scratch,
         closed_text=lambda: orders.closed_text,
-        failures=FailureLog(stores.objects, nonce=new_nonce, beside=in_thread, sleep=time.sleep),
+        failures=FailureLog(stores.objects, nonce=new_nonce, start_thread=in_thread, sleep=time.sleep),
     )
 
     def has_users() -> bool:

@@ -103,7 +103,7 @@ class _Check:
 
 def in_thread(work: Callable[[], None]) -> None:
     """Run a function in a thread; in a worker, where gevent has patched threads, in a greenlet."""
-    threading.Thread(target=work, daemon=True, name="beside").start()
+    threading.Thread(target=work, daemon=True, name="ankisyncd-aside").start()
 
 
 class Authenticator:

@@ -31,19 +31,19 @@ class Away(MemoryObjectStore):
 class World:
     def __init__(self) -> None:
         self.objects = Away()
-        self.beside: list = []
+        self.started: list = []
         self.slept: list[float] = []
         names = iter(range(10_000))
         self.log = FailureLog(
             self.objects,
             nonce=lambda: f"{next(names):016x}",
-            beside=self.beside.append,
+            start_thread=self.started.append,
             sleep=self.slept.append,
         )
 
     def go_on(self) -> None:
-        while self.beside:
-            self.beside.pop()()
+        while self.started:
+            self.started.pop()()
 
     def kept(self, database=JOE):
         return [failure.text for failure in list_failures(self.objects, database)]
@@ -69,7 +69,7 @@ def test_noting_waits_for_no_store(world):
     world.log.note(JOE, failure("1"))
     world.log.note(JOE, failure("2"))
     assert world.kept() == []
-    assert len(world.beside) == 1
+    assert len(world.started) == 1
     world.go_on()
     assert world.kept() == ["1", "2"]
 

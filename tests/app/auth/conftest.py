@@ -52,7 +52,7 @@ class LocalServer:
             self.clock,
             revision,
             sleep=self.clock.pass_s,
-            beside=lambda work: work(),
+            start_thread=lambda work: work(),
         )
 
     def another_process(self, environment: dict[str, str] | None = None) -> LocalServer:

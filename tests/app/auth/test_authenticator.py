@@ -481,7 +481,7 @@ class Fleet:
         self.doors = [
             Authenticator(
                 directory, CountedKeys(server.keys, clock, self.reads), server.attempts, clock,
-                beside=lambda work: work(),
+                start_thread=lambda work: work(),
             )
             for _ in range(6)
         ]  # fmt: skip
