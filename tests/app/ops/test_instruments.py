@@ -81,7 +81,7 @@ def test_calls_of_a_store_are_timed_and_their_errors_named(instruments: Instrume
     found = moved(before, samples(instruments))
     for operation, times in {"find": 2, "list": 1, "advance_head": 2}.items():
         assert found["ankisyncd_store_seconds_count", f"operation={operation}", "store=heads"] == times
-    assert found["ankisyncd_store_errors_total", "error=HeadMoved", "operation=flip", "store=heads"] == 1
+    assert found["ankisyncd_store_errors_total", "error=HeadMoved", "operation=advance_head", "store=heads"] == 1
     assert found["ankisyncd_store_errors_total", "error=Unavailable", "operation=find", "store=heads"] == 1
 
 
@@ -119,7 +119,7 @@ def test_compactions_that_wait_are_a_gauge(instruments: Instruments, world: Worl
     objects, store = world.objects, world.worker()
     watch = instruments.watch(Readiness({}, lambda: 0.0), objects, store, lambda: len(due), world.nonce)
     due.add(DATABASE)
-    due.settle()
+    due.age()
     due.add(type(DATABASE)("other", DATABASE.kind))
     watch.tick()
     assert samples(instruments)[catalogue.WAITING,] == 2
