@@ -145,15 +145,15 @@ def test_a_sync_that_begins_in_the_middle_loses_too(admin):
     """Between reading the head and updating it: the restore finds another token and starts again."""
     with restorer_of(admin) as restorer:
         heads, seen = restorer.databases._heads, []
-        inner = heads.flip
+        inner = heads.advance_head
 
-        def flip(database, request):
+        def advance_head(database, request):
             if not seen:
                 heads.open_session(COLLECTION, new_session("late"))
             seen.append(request)
             return inner(database, request)
 
-        heads.flip = flip
+        heads.advance_head = advance_head
         restorer.restore_collection(ALICE, 2)
         assert len(seen) == 2
         assert heads.find(COLLECTION).session is None
@@ -163,13 +163,13 @@ def test_a_sync_that_begins_in_the_middle_loses_too(admin):
 def test_a_user_who_syncs_without_end_is_left_alone(admin):
     with restorer_of(admin) as restorer:
         heads = restorer.databases._heads
-        inner = heads.flip
+        inner = heads.advance_head
 
-        def flip(database, request):
+        def advance_head(database, request):
             heads.open_session(COLLECTION, new_session("again"))
             return inner(database, request)
 
-        heads.flip = flip
+        heads.advance_head = advance_head
         with pytest.raises(Unavailable, match="again and again"):
             restorer.restore_collection(ALICE, 2)
     assert newest(admin, COLLECTION) == (3, {"three"})

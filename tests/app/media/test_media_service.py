@@ -273,7 +273,7 @@ def test_an_upload_that_is_overtaken_many_times_waits_and_succeeds(worker, make_
     commit, left, put = worker.store.commit, [HeadMoved] * 12, []
 
     def overtaken(*arguments, **options):
-        put.append(options["beside"])
+        put.append(options["extra_objects"])
         if left:
             raise left.pop()
         return commit(*arguments, **options)
