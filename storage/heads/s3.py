@@ -198,7 +198,9 @@ class S3HeadStore:
             # It may still be applied after this read, so trying again could apply it twice.
             if isinstance(fault, Unavailable) and not landed(_head(again)):
                 raise fault
-            if not self._learn_etags(fault, record, again):
+            if self._learn_etags(fault, record, again):
+                attempted.discard(write_id)  # refused: the record is as it was before
+            else:
                 # Exponential back-off with full jitter.
                 longest = min(_LONGEST_PAUSE, 0.002 * 2**attempt)
                 time.sleep(random.uniform(0, longest))  # noqa: S311  nothing to guess

@@ -399,9 +399,7 @@ def test_an_answer_that_comes_late_ends_the_key_all_the_same(server, directory, 
 
         threading.Thread(target=run).start()
 
-    door = Authenticator(
-        directory, server.keys, server.attempts, clock, patience_s=0.01, start_thread=beside
-    )
+    door = Authenticator(directory, server.keys, server.attempts, clock, patience_s=0.01, start_thread=beside)
     key = door.login("alice", "secret", "192.0.2.1")
     del directory.users["alice"]
     clock.pass_s(300)

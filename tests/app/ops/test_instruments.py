@@ -81,8 +81,9 @@ def test_calls_of_a_store_are_timed_and_their_errors_named(instruments: Instrume
     found = moved(before, samples(instruments))
     for operation, times in {"find": 2, "list": 1, "advance_head": 2}.items():
         assert found["ankisyncd_store_seconds_count", f"operation={operation}", "store=heads"] == times
-    assert found["ankisyncd_store_errors_total", "error=HeadMoved", "operation=advance_head", "store=heads"] == 1
-    assert found["ankisyncd_store_errors_total", "error=Unavailable", "operation=find", "store=heads"] == 1
+    errors = "ankisyncd_store_errors_total"
+    assert found[errors, "error=HeadMoved", "operation=advance_head", "store=heads"] == 1
+    assert found[errors, "error=Unavailable", "operation=find", "store=heads"] == 1
 
 
 def test_retries_throttles_and_errors_of_aws_are_counted_by_operation(
