@@ -44,7 +44,7 @@ def ctl(applied, cloud, tmp_path):
 
 def test_it_prints_the_answer_and_returns_the_exit_code(ctl):
     done = ctl("key", "list")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "id\tuser\tclient\tcreated\tused"), (
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "id\tuser\tkind\tname\tclient\tcreated\tused"), (
         done.stderr
     )
     refused = ctl("history", "list", "a/b")
