@@ -6,14 +6,19 @@ the server empties at its start. A value costs about a microsecond.
 
 from __future__ import annotations
 
+import struct
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import prometheus_client
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.ops.catalogue import BY_NAME, Kind, Metric
 from storage.types import Offload
+
+_READS: Final = 20
+_PAUSE_S: Final = 0.02
 
 
 class Meters:
@@ -55,7 +60,16 @@ class Meters:
 
     def expose(self) -> bytes:
         """The metrics of all workers in Prometheus's text format."""
-        return self._offload(lambda: prometheus_client.generate_latest(self._registry))
+        return self._offload(self._read)
+
+    def _read(self) -> bytes:
+        """Read again if a worker is making its files meanwhile: a new one is empty for a moment."""
+        for _ in range(_READS - 1):
+            try:
+                return prometheus_client.generate_latest(self._registry)
+            except (struct.error, ValueError, FileNotFoundError):
+                time.sleep(_PAUSE_S)
+        return prometheus_client.generate_latest(self._registry)
 
 
 def _made(metric: Metric) -> Any:

@@ -44,9 +44,10 @@ def ctl(applied, cloud, tmp_path):
 
 def test_it_prints_the_answer_and_returns_the_exit_code(ctl):
     done = ctl("key", "list")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "id\tuser\tkind\tname\tclient\tcreated\tused"), (
-        done.stderr
-    )
+    assert (done.returncode, done.stdout.splitlines()[0]) == (
+        0,
+        "id\tuser\tkind\tname\tclient\tcreated\tused",
+    ), done.stderr
     refused = ctl("history", "list", "a/b")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "there is no user 'a/b'" in refused.stderr

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +130,12 @@ def test_compactions_that_wait_are_a_gauge(instruments: Instruments, world: Worl
     due.take()
     watch.tick()
     assert samples(instruments)[catalogue.WAITING,] == 1
+
+
+def test_a_file_that_a_worker_is_just_making_is_read_again(instruments: Instruments) -> None:
+    new = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], "counter_1.db")
+    new.touch()
+    remove = threading.Timer(0.05, new.unlink)
+    remove.start()
+    assert samples(instruments)
+    remove.join()
