@@ -15,14 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-import apsw
 import msgspec
 from msgspec.structs import replace
 
 from app.auth.hostkeys import HostKeys, KeyRecord
 from app.media.gate import IndexGate
-from storage.collection.oneway import force_one_way
-from storage.collection.schema import configure
+from storage.collection.oneway import force_one_way_of
 from storage.database.format import envelope, keys
 from storage.database.history import History, RestorePoint
 from storage.database.maintenance.mark import list_databases
@@ -456,7 +454,7 @@ class BackupRestorer:
         with tempfile.TemporaryDirectory(dir=self._scratch, prefix="restore-") as folder:
             path = Path(folder, "database")
             backup.export(database, RestorePoint(chain[-1].last, chain[-1].time_ms, chain), path)
-            commit = Commit(self._nonce(), b"", now_ms, _dated(path, head, now_ms), None)
+            commit = Commit(self._nonce(), b"", now_ms, force_one_way_of(path, head.stamps, now_ms), None)
             after = self._databases.replace(database, head, path, commit)
         return Restored(database, after.version, is_on_top=True)
 
@@ -473,15 +471,3 @@ class BackupRestorer:
         finally:
             backup.discard(checkout)
         return Restored(database, self._databases.head(database).version, is_on_top=True)
-
-
-def _dated(path: Path, replaced: Head, now_ms: int) -> dict[str, int | bool]:
-    connection = apsw.Connection(str(path))
-    try:
-        configure(connection)
-        with connection:
-            stamps = force_one_way(connection, replaced.stamps, now_ms)
-        connection.pragma("wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.close()
-    return stamps

@@ -120,11 +120,6 @@ def hash_of(key: str, kind: KeyKind = KeyKind.DEVICE) -> bytes:
     return hashlib.sha256(_PREFIXES[kind] + key.encode()).digest()
 
 
-def key_id(key: str) -> str:
-    """The id of a host key: `KeyRecord.id` of its record."""
-    return hash_of(key).hex()[:ID_LENGTH]
-
-
 def seal(key: str, user: UserId, proof: bytes) -> bytes:
     """Encrypt `proof` with the host key: nonce, then AES-256-GCM with the user id as associated data."""
     nonce = secrets.token_bytes(_NONCE_BYTES)

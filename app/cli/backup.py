@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -27,8 +26,7 @@ from app.cli.audit import Change
 from app.cli.context import Admin
 from app.cli.output import Row, say, show
 from app.cli.rebuild import find_kept_user
-from app.main import Stores, new_nonce, now_ms, open_bucket, open_databases, open_folder
-from app.media.gate import IndexGate, Waiting
+from app.main import Stores, build_gate, new_nonce, now_ms, open_bucket, open_databases, open_folder
 from storage.database.history import History
 from storage.database.maintenance.mark import HeadsMark
 from storage.database.store import DatabaseStore
@@ -147,7 +145,7 @@ def restore(  # noqa: PLR0913 - one for each option
             stores.heads,
             stores.objects,
             stores.databases,
-            _gate(stores),
+            build_gate(stores, offload=run_inline),
             scratch=stores.work.path,
             clock_ms=now_ms,
             nonce=new_nonce,
@@ -250,18 +248,6 @@ def _opener(stores: Stores, place: ObjectStore, stack: ExitStack) -> Callable[[]
         return opened[0]
 
     return open_backup
-
-
-def _gate(stores: Stores) -> IndexGate:
-    return IndexGate(
-        stores.databases,
-        locks=stores.locks,
-        offload=run_inline,
-        clock_ms=now_ms,
-        nonce=new_nonce,
-        scratch=stores.work.path,
-        waiting=Waiting(time.sleep, time.monotonic),
-    )
 
 
 def _row(name: str, manifest: Manifest) -> Row:

@@ -21,8 +21,6 @@ from app.media.unzip import fault_of_name
 from storage.collection.engine.empty import create_empty
 from storage.collection.package import write_package
 from storage.database.history import RestorePoint
-from storage.errors import Corrupt
-from storage.media.blobs import Digester
 from storage.media.index import FileFacts, FileRow, MediaIndex
 from storage.types import DatabaseId, DatabaseKind, UserId
 
@@ -78,7 +76,8 @@ class Exporter:
         count = 0
         with self._index(user) as rows:
             for name, facts in shown(rows, len(rows), "Fetching media"):
-                if fault_of_name(name) is None and self._write_file(name, facts, into / name):
+                row = FileRow(name, facts.sha256, facts.crc32, facts.size_bytes)
+                if fault_of_name(name) is None and self.stores.blobs.write_file(row, into / name):
                     count += 1
                 else:
                     lost.append(name)
@@ -86,20 +85,6 @@ class Exporter:
             if fault_of_name(name) is None:  # a part of a damaged one
                 (into / name).unlink(missing_ok=True)
         return count, lost
-
-    def _write_file(self, name: str, facts: FileFacts, path: Path) -> bool:
-        pieces = self.stores.blobs.find_stream(FileRow(name, facts.sha256, facts.crc32, facts.size_bytes))
-        if pieces is None:
-            return False
-        digester = Digester()
-        try:
-            with path.open("wb") as file:
-                for piece in pieces:
-                    digester.update(piece)
-                    file.write(piece)
-        except Corrupt:
-            return False
-        return digester.facts().sha256 == facts.sha256
 
     @contextmanager
     def _index(self, user: UserId) -> Iterator[Sequence[tuple[str, FileFacts]]]:

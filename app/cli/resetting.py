@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apsw
-
 from app.history import insist
 from app.main import Stores, build_gate
 from storage.collection.engine.empty import create_empty
-from storage.collection.oneway import force_one_way
-from storage.collection.schema import configure
+from storage.collection.oneway import force_one_way_of
 from storage.database.store import Commit
 from storage.media.index import FileRow, MediaIndex
 from storage.types import DatabaseId, DatabaseKind, Head, UserId, run_inline
@@ -74,11 +71,4 @@ class Resetter:
 def _create(path: Path, replaced: Head, now_ms: int) -> dict[str, Any]:
     """Write an empty collection that no device takes for its own; its stamps."""
     create_empty(path)
-    connection = apsw.Connection(str(path))
-    try:
-        configure(connection)
-        with connection:
-            stamps = force_one_way(connection, replaced.stamps, now_ms)
-    finally:
-        connection.close()
-    return stamps
+    return force_one_way_of(path, replaced.stamps, now_ms)

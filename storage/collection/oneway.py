@@ -1,12 +1,15 @@
-"""Forces a one-way sync of all devices after a version was restored. Called by `app.cli.restoring`."""
+"""Forces a one-way sync of all devices after a version was restored, reset or brought in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 
 import apsw
 
 from storage.collection.rules import LATEST_TIME_MS
+from storage.collection.schema import configure
 from storage.collection.stamps import Stamps, read_stamps
 
 
@@ -29,3 +32,13 @@ def force_one_way(connection: apsw.Connection, replaced: Mapping[str, int | bool
         (stamp_ms, 1 + max(usn, int(replaced.get("usn", 0)))),
     )
     return read_stamps(connection)
+
+
+def force_one_way_of(path: Path, replaced: Mapping[str, int | bool], now_ms: int) -> Stamps:
+    """As `force_one_way`, for a file that nothing else has open; all of it is in the file afterwards."""
+    with closing(apsw.Connection(str(path))) as connection:
+        configure(connection)
+        with connection:
+            stamps = force_one_way(connection, replaced, now_ms)
+        connection.pragma("wal_checkpoint(TRUNCATE)")
+    return stamps

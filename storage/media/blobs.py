@@ -136,21 +136,25 @@ class Blobs:
 
         It is read into the file `copy`, compared with its hash, and put from there.
         """
+        if not self.write_file(row, copy):
+            return False
+        self.put_new([NewBlob(row.sha256, copy)])
+        return True
+
+    def write_file(self, row: FileRow, path: Path) -> bool:
+        """Write a blob into a file; False if it is lost or damaged, and what is in the file is of no use."""
         pieces = self.find_stream(row)
         if pieces is None:
             return False
         digester = Digester()
         try:
-            with copy.open("wb") as file:
+            with path.open("wb") as file:
                 for piece in pieces:
                     digester.update(piece)
                     file.write(piece)
         except Corrupt:
             return False
-        if digester.facts().sha256 != row.sha256:
-            return False
-        self.put_new([NewBlob(row.sha256, copy)])
-        return True
+        return digester.facts().sha256 == row.sha256
 
     def read_many(self, rows: Sequence[FileRow]) -> list[bytes | None]:
         """The contents of small files, each compared with its hash; None for a missing or damaged blob.
