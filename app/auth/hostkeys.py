@@ -34,7 +34,7 @@ class KeyKind(StrEnum):
     PASSWORD = "password"  # noqa: S105 - a kind of key
     """A generated password, which hostKey takes in place of the account's."""
     DELETION = "deletion"
-    """No key: the note that a user wants the account deleted. Nobody has what its hash is of."""
+    """No key: the note that a user wants the account deleted. Its hash is of no key that exists."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,7 +116,7 @@ _PREFIXES = {
 
 
 def hash_of(key: str, kind: KeyKind = KeyKind.DEVICE) -> bytes:
-    """What a key is found by. A plain hash will do: nobody can guess 256 random bits, or 100."""
+    """What a key is found by. A plain hash is enough: 256 random bits, or 100, cannot be guessed."""
     return hashlib.sha256(_PREFIXES[kind] + key.encode()).digest()
 
 

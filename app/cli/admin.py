@@ -1,6 +1,6 @@
 """`ankisyncctl`: users, host keys, history and maintenance of the store; works beside a running server.
 
-Refuses passwords as arguments: other users of the machine could read them.
+Passwords are not taken as arguments: other users of the machine could read them.
 """
 
 from __future__ import annotations

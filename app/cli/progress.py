@@ -1,4 +1,4 @@
-"""Shows how far long work is: a bar on the terminal, and nothing where nobody looks at one."""
+"""Shows how far long work is: a bar on the terminal, and nothing if the output is not a terminal."""
 
 from __future__ import annotations
 

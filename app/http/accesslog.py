@@ -1,6 +1,6 @@
 """One line per request: who did what with which client, how it ended, how long, how many bytes.
 
-Refuses bodies, passwords and host keys: a line is made of the named fields and nothing else.
+Bodies, passwords and host keys are never logged: a line has the named fields and nothing else.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Answers:
         return Answer(packed, ((_SIZE_HEADER, str(len(payload))),))
 
     def _file(self, request: SyncRequest, download: Download) -> Answer:
-        """A file in blocks; an error on the way cuts the connection: nobody takes a part for the whole."""
+        """A file in blocks; an error cuts the connection, so a part is not taken for the whole."""
         size_bytes = download.size_bytes
         if request.is_packed:
             return Answer(

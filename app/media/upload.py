@@ -24,7 +24,7 @@ def upload_changes(  # noqa: PLR0913 - one caller, by name
     """`[processed, usn]`; `processed` counts all entries, also those that changed nothing.
 
     The contents are durable before the index names them, the small ones by one sync with the index's own
-    change; a crash in between leaves blobs that nobody names, for the sweep.
+    change; a crash in between leaves blobs that nothing refers to, for the sweep.
     Raises: QuotaExceeded if the user would keep too much, and more than before; nothing is stored then.
     """
     refusal: QuotaExceeded | None = None

@@ -34,7 +34,7 @@ class Fault(msgspec.Struct, frozen=True):
 class Readiness:
     """Asks the services, and keeps their answers for some seconds.
 
-    Whoever comes while they are being asked gets the answers before these.
+    A caller that comes while they are being asked gets the previous answers.
     """
 
     def __init__(self, services: Mapping[str, Service], monotonic_s: Callable[[], float]) -> None:

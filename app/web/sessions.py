@@ -8,7 +8,7 @@ from storage.types import UserId
 
 
 def end_old_sessions(keys: HostKeys, user: UserId, visitors: Visitors) -> None:
-    """Remove the records of sessions that are over because of their age: nobody may come back to them."""
+    """Remove the records of sessions that are over because of their age."""
     for record in list(keys.list(user)):
         if record.kind is KeyKind.BROWSER and visitors.is_over(record):
             keys.revoke(record.hash)

@@ -27,14 +27,14 @@ _NAME: Final = "ankisyncd"
 _SECURE_NAME: Final = f"__Host-{_NAME}"
 """Browsers take a cookie of this name only over HTTPS, for this host alone and for all its paths."""
 _STRANGER: Final = "visit."
-"""What the key of a browser begins with that nobody has signed in with; no session is looked up for it."""
+"""Prefix of the key of a browser that is not signed in; no session is looked up for it."""
 _KEY_BYTES: Final = 32
 _DAY_S: Final = 24 * 3600
 _LONGEST_KEY: Final = 256
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """Whoever sent the request at hand."""
+    """The sender of the request at hand."""
 
     key: str
     """The cookie's value."""
@@ -110,7 +110,7 @@ def set_cookie(response: flask.Response, place: Place, key: str) -> None:
 
 
 def forget_cookie(response: flask.Response, place: Place) -> None:
-    """Give the browser the key of a stranger."""
+    """Give the browser a key that is not signed in."""
     set_cookie(response, place, _new_stranger())
 
 

@@ -59,7 +59,7 @@ _Make = Callable[[Checkout, Head, Commit, str, LocalChange], StoredObject]
 
 
 def _count_nothing(_event: str) -> None:
-    """For processes that nobody watches."""
+    """For processes without metrics."""
 
 
 def _ignore(_database: DatabaseId) -> None:

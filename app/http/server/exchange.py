@@ -75,7 +75,7 @@ class OneSendResponse:
         self.sent = 0
 
     def start_response(self, status: str, headers: list[tuple[str, str]], _error: Any = None) -> None:
-        """As WSGI has it, but for the function that nobody calls any more.
+        """As WSGI has it, without the `write` function, which is obsolete.
 
         Raises: ValueError for a header that would be two.
         """
