@@ -29,7 +29,7 @@ def session() -> None:
 def list_sessions(admin: Admin, *, as_json: bool) -> None:
     """The running syncs of all users, with device and step, the oldest first.
 
-    One that was last heard of long ago is of a device that went away. It does not block others: the next sync of
+    One that was last heard of long ago is of a device that went away. It blocks no others: the next sync of
     its user takes its place.
     """
     with admin.stores() as stores:
